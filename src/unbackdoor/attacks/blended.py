@@ -1,0 +1,44 @@
+"""Blended: a faint fixed picture over the whole image."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..attack import Attack
+
+
+class Blended(Attack):
+    """Mixes a fixed picture into each image: x' = (1 - ratio) x + ratio t.
+
+    Images are `[n, c, h, w]` in [0, 1]. The paper blends in a cartoon or random noise; this
+    draws a picture of coloured patches from a seed, the same for every image of a size.
+
+    >>> import torch
+    >>> Blended(ratio=0.2).stamp(torch.ones(1, 3, 8, 8)).min() >= 0.8
+    tensor(True)
+    """
+
+    paper: ClassVar[str] = (
+        "Chen, Liu, Li, Lu, Song: Targeted Backdoor Attacks on Deep Learning Systems Using Data "
+        "Poisoning, 2017, arXiv 1712.05526"
+    )
+    limits: ClassVar[str] = "the picture can be seen in smooth regions at a ratio of 0.2"
+
+    ratio: float = Field(0.2, gt=0, le=1, description="share of the picture in the mix")
+    pattern: int = Field(0, ge=0, description="seed that the picture is drawn from")
+    grid: int = Field(8, ge=1, description="patches of the picture along each side")
+
+    def picture(self, channels: int, height: int, width: int) -> Tensor:
+        """The picture `[channels, height, width]` in [0, 1]."""
+        rng = torch.Generator().manual_seed(self.pattern)
+        patches = torch.rand(1, channels, self.grid, self.grid, generator=rng)
+        return F.interpolate(patches, size=(height, width), mode="bilinear")[0]
+
+    def stamp(self, x: Tensor) -> Tensor:
+        """`x` with the picture mixed in."""
+        return torch.lerp(x, self.picture(*x.shape[1:]).to(x), self.ratio)

@@ -1,0 +1,84 @@
+"""Images: uint8 at rest, float in [0, 1] in flight."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .errors import ImagesError
+
+
+def to_float(pixels: Tensor) -> Tensor:
+    """The uint8 `pixels` as float32 in [0, 1]."""
+    return pixels.to(torch.float32).div_(255)
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """The float images `x` in [0, 1] as uint8: clipped, then rounded to the nearest level."""
+    return x.clamp(0, 1).mul(255).round_().to(torch.uint8)
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Labelled images of one size.
+
+    `pixels` is uint8 `[n, c, h, w]`, `labels` int64 `[n]`, each an index into `classes`.
+    Raises `ImagesError` where these do not fit together.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.pixels.dtype != torch.uint8 or self.pixels.ndim != 4:
+            raise ImagesError(
+                f"pixels must be uint8 [n, c, h, w], got {self.pixels.dtype} "
+                f"{list(self.pixels.shape)}"
+            )
+        if self.labels.dtype != torch.int64 or self.labels.shape != self.pixels.shape[:1]:
+            raise ImagesError(
+                f"labels must be int64 [{len(self.pixels)}], got {self.labels.dtype} "
+                f"{list(self.labels.shape)}"
+            )
+        if len(self.labels) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(
+            self.classes
+        ):
+            raise ImagesError(
+                f"labels run from {int(self.labels.min())} to {int(self.labels.max())}, "
+                f"but there are {len(self.classes)} classes"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, indices: Tensor | slice) -> Images:
+        return Images(self.pixels[indices], self.labels[indices], self.classes)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        c, h, w = self.pixels.shape[1:]
+        return c, h, w
+
+    def sample(self, n: int, rng: torch.Generator) -> Images:
+        """`n` images drawn without replacement, or all of them in a new order if there are fewer."""
+        return self[torch.randperm(len(self), generator=rng)[:n]]
+
+    def split(self, n: int, rng: torch.Generator) -> tuple[Images, Images]:
+        """`n` images drawn without replacement, and the rest."""
+        order = torch.randperm(len(self), generator=rng)
+        return self[order[:n]], self[order[n:].sort().values]
+
+    def batches(
+        self, size: int, rng: torch.Generator | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of (x float `[b, c, h, w]` in [0, 1], y int64 `[b]`); shuffled if `rng` is given."""
+        order = (
+            torch.arange(len(self)) if rng is None else torch.randperm(len(self), generator=rng)
+        )
+        for part in order.split(size):
+            yield to_float(self.pixels[part]), self.labels[part]

@@ -1,0 +1,126 @@
+"""Measuring: counts with intervals, never bare percentages. Always in float32."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import torch
+from torch import Tensor, nn
+
+from .images import Images
+from .modules import in_mode
+from .run import Run
+
+
+@dataclass(frozen=True)
+class Rate:
+    """`hits` out of `total`."""
+
+    hits: int
+    total: int
+
+    @property
+    def value(self) -> float:
+        """The share in [0, 1]; nan where nothing was counted."""
+        return self.hits / self.total if self.total else math.nan
+
+    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Wilson's score interval of the share (Wilson 1927); (0, 1) where nothing was counted.
+
+        >>> [round(end, 3) for end in Rate(8, 10).interval()]
+        [0.49, 0.943]
+        """
+        if not self.total:
+            return 0.0, 1.0
+        z = NormalDist().inv_cdf(0.5 + confidence / 2)
+        n, p = self.total, self.value
+        middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+        half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+        return max(0.0, middle - half), min(1.0, middle + half)
+
+    def as_json(self) -> dict[str, float]:
+        """`{"hits", "total", "value"}`."""
+        return {"hits": self.hits, "total": self.total, "value": self.value}
+
+
+@dataclass(frozen=True)
+class Score:
+    """ACC on clean images; ASR and RA on stamped ones whose true class is not the goal.
+
+    None where it was not measurable.
+    """
+
+    acc: Rate | None = None
+    asr: Rate | None = None
+    ra: Rate | None = None
+
+    def as_json(self) -> dict[str, dict[str, float] | None]:
+        """The three rates by name, null where not measurable."""
+        rates = {"acc": self.acc, "asr": self.asr, "ra": self.ra}
+        return {name: rate and rate.as_json() for name, rate in rates.items()}
+
+
+def logits(model: nn.Module, images: Images, run: Run, batch: int = 500) -> Tensor:
+    """The outputs float32 `[n, classes]` of `model` in eval mode, in float32, on the CPU."""
+    outputs = []
+    with in_mode(model, train=False), torch.no_grad(), run.stage("evaluation", len(images)) as done:
+        for x, _ in images.batches(batch):
+            x = x.to(run.device, memory_format=torch.channels_last)
+            outputs.append(model(x).float().cpu())
+            done(sum(map(len, outputs)))
+    return torch.cat(outputs)
+
+
+def predictions(model: nn.Module, images: Images, run: Run) -> Tensor:
+    """The predicted class int64 `[n]` of each image."""
+    return logits(model, images, run).argmax(1)
+
+
+def accuracy(model: nn.Module, images: Images, run: Run) -> Rate:
+    """How many of `images` go to their label."""
+    return Rate(int((predictions(model, images, run) == images.labels).sum()), len(images))
+
+
+def attack_rates(
+    model: nn.Module, stamped: Images, goals: Tensor, run: Run
+) -> tuple[Rate, Rate]:
+    """(ASR, RA) over the `stamped` images, labelled with their true class.
+
+    `goals` int64 `[n]` is the label the attacker wants for each; an image whose true class is its
+    goal proves nothing and is not counted.
+    """
+    counted = goals != stamped.labels
+    stamped, goals = stamped[counted], goals[counted]
+    predicted = predictions(model, stamped, run)
+    return (
+        Rate(int((predicted == goals).sum()), len(stamped)),
+        Rate(int((predicted == stamped.labels).sum()), len(stamped)),
+    )
+
+
+def score(
+    model: nn.Module,
+    run: Run,
+    clean: Images | None = None,
+    stamped: Images | None = None,
+    goals: Tensor | None = None,
+) -> Score:
+    """ACC on `clean`, ASR and RA on `stamped` with its `goals`; None for what is not given."""
+    acc = accuracy(model, clean, run) if clean is not None else None
+    if stamped is None or goals is None:
+        return Score(acc)
+    return Score(acc, *attack_rates(model, stamped, goals, run))
+
+
+def der(before: Score, after: Score) -> float | None:
+    """Defense effectiveness rating in [0, 1]: [max(0, drop in ASR) - max(0, drop in ACC) + 1] / 2.
+
+    Zhu et al. 2023 (FT-SAM). None where a rate is missing.
+    """
+    if not (before.acc and after.acc and before.asr and after.asr):
+        return None
+    lost = max(0.0, before.acc.value - after.acc.value)
+    won = max(0.0, before.asr.value - after.asr.value)
+    return (won - lost + 1) / 2

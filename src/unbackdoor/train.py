@@ -1,0 +1,139 @@
+"""fit(): the one training loop, and the augmentation it uses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from .errors import ModelError
+from .images import Images
+from .modules import in_mode
+from .run import Run
+
+Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
+"""(model, x, y) -> the loss to minimise, a scalar."""
+
+
+def cross_entropy(smoothing: float = 0.0) -> Objective:
+    """Cross-entropy of the logits, with label smoothing in [0, 1)."""
+
+    def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(model(x).float(), y, label_smoothing=smoothing)
+
+    return loss
+
+
+def augment(x: Tensor, rng: torch.Generator, *, flip: bool) -> Tensor:
+    """Each image cropped at an offset of its own from a zero-padded copy, and perhaps mirrored.
+
+    `x` is `[n, c, h, w]`; the padding is an eighth of the height (4 pixels at 32).
+    """
+    n, _, h, w = x.shape
+    pad = h // 8
+    windows = F.pad(x, (pad, pad, pad, pad)).unfold(2, h, 1).unfold(3, w, 1)
+    dy, dx = torch.randint(0, 2 * pad + 1, (2, n), generator=rng)
+    crops = windows[torch.arange(n), :, dy, dx]
+    if not flip:
+        return crops
+    mirrored = torch.rand(n, generator=rng) < 0.5
+    return torch.where(mirrored.view(n, 1, 1, 1), crops.flip(-1), crops)
+
+
+def cosine(step: int, steps: int) -> float:
+    """The share of the learning rate left before `step` of `steps`: from 1 down to 0."""
+    return 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def fit(
+    model: nn.Module,
+    images: Images,
+    run: Run,
+    *,
+    epochs: int,
+    lr: float,
+    batch: int = 128,
+    momentum: float = 0.9,
+    weight_decay: float = 5e-4,
+    crop: bool = True,
+    flip: bool = True,
+    objective: Objective | None = None,
+    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
+    after_step: Callable[[nn.Module], object] | None = None,
+    stage: str = "training",
+    resume: Path | None = None,
+) -> None:
+    """Trains `model` in place on `images`: SGD with a cosine schedule unless told otherwise.
+
+    `optimizer` makes another one of the parameters; it is stepped with a closure. `after_step` is
+    called with the model after every step. With `resume`, the state after each epoch is kept in
+    that file, and a later call with the same arguments goes on from there, bit for bit.
+    Raises `ModelError` when the loss is no longer finite.
+    """
+    loss_of = objective or cross_entropy()
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    step_with = (
+        optimizer(parameters)
+        if optimizer
+        else torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
+    )
+    rates = [group["lr"] for group in step_with.param_groups]
+    per_epoch = math.ceil(len(images) / batch)
+    model.to(run.device, memory_format=torch.channels_last)
+    first = _load_state(resume, model, step_with) if resume else 0
+    with in_mode(model, train=True), run.stage(stage, epochs * per_epoch) as done:
+        for epoch in range(first, epochs):
+            rng = run.rng(f"{stage}/{epoch}")
+            with run.isolated(f"{stage}/{epoch}/global"):
+                for index, (x, y) in enumerate(images.batches(batch, rng)):
+                    step = epoch * per_epoch + index
+                    for group, rate in zip(step_with.param_groups, rates, strict=True):
+                        group["lr"] = rate * cosine(step, epochs * per_epoch)
+                    if crop:
+                        x = augment(x, rng, flip=flip)
+                    x = x.to(run.device, memory_format=torch.channels_last)
+                    loss = _step(model, x, y.to(run.device), loss_of, step_with, run)
+                    if after_step:
+                        after_step(model)
+                    done(step + 1)
+            if not bool(torch.isfinite(loss)):
+                raise ModelError(f"{stage} diverged in epoch {epoch + 1}: the loss is {loss:g}")
+            if resume:
+                _save_state(resume, model, step_with, epoch + 1)
+
+
+def _step(
+    model: nn.Module, x: Tensor, y: Tensor, loss_of: Objective, optimizer: Optimizer, run: Run
+) -> Tensor:
+    def closure() -> Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        with run.autocast():
+            loss = loss_of(model, x, y)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    with torch.enable_grad():
+        # Optimizer.step is typed for a closure that gives a float; every optimizer hands it on.
+        return optimizer.step(closure)  # type: ignore[call-overload, no-any-return]
+
+
+def _save_state(path: Path, model: nn.Module, optimizer: Optimizer, epoch: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_suffix(".tmp")
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch}
+    torch.save(state, half)
+    half.replace(path)
+
+
+def _load_state(path: Path, model: nn.Module, optimizer: Optimizer) -> int:
+    if not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True)
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return int(state["epoch"])
