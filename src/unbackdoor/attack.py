@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from .errors import ParameterError
-from .images import Images, to_float, to_uint8
+from .images import Images, Triggered, to_float, to_uint8
 from .method import Method
 from .run import Run
 from .train import fit
@@ -31,17 +31,6 @@ class Poisoned:
     images: Images
     role: Tensor
     original: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Triggered:
-    """Stamped test images with their true labels, and the label the attacker wants for each.
-
-    Only images whose true class is not the goal are in it; `goals` is int64 `[n]`.
-    """
-
-    images: Images
-    goals: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +98,6 @@ class Attack(Method):
     def triggered(self, test: Images) -> Triggered:
         """The stamped images of `test`, without those whose true class is already the goal."""
         goals = self.goals(test.labels, len(test.classes))
-        keep = goals != test.labels
-        pixels = to_uint8(self.stamp(to_float(test.pixels[keep])))
-        return Triggered(Images(pixels, test.labels[keep], test.classes), goals[keep])
+        kept = Triggered(test, goals).counted()
+        pixels = to_uint8(self.stamp(to_float(kept.images.pixels)))
+        return Triggered(Images(pixels, kept.images.labels, test.classes), kept.goals)

@@ -82,3 +82,20 @@ class Images:
         )
         for part in order.split(size):
             yield to_float(self.pixels[part]), self.labels[part]
+
+
+@dataclass(frozen=True, eq=False)
+class Triggered:
+    """Stamped test images with their true labels, and the label the attacker wants for each.
+
+    `goals` is int64 `[n]`. An image whose true class is its goal proves nothing: `counted` leaves
+    it out.
+    """
+
+    images: Images
+    goals: Tensor
+
+    def counted(self) -> Triggered:
+        """Only the images whose true class is not their goal."""
+        keep = self.goals != self.images.labels
+        return Triggered(self.images[keep], self.goals[keep])

@@ -9,7 +9,7 @@ from statistics import NormalDist
 import torch
 from torch import Tensor, nn
 
-from .images import Images
+from .images import Images, Triggered
 from .modules import in_mode
 from .run import Run
 
@@ -83,35 +83,26 @@ def accuracy(model: nn.Module, images: Images, run: Run) -> Rate:
     return Rate(int((predictions(model, images, run) == images.labels).sum()), len(images))
 
 
-def attack_rates(
-    model: nn.Module, stamped: Images, goals: Tensor, run: Run
-) -> tuple[Rate, Rate]:
-    """(ASR, RA) over the `stamped` images, labelled with their true class.
+def attack_rates(model: nn.Module, triggered: Triggered, run: Run) -> tuple[Rate, Rate]:
+    """(ASR, RA): how many stamped images go to the attacker's goal, and to their true class.
 
-    `goals` int64 `[n]` is the label the attacker wants for each; an image whose true class is its
-    goal proves nothing and is not counted.
+    Images whose true class is the goal are not counted.
     """
-    counted = goals != stamped.labels
-    stamped, goals = stamped[counted], goals[counted]
-    predicted = predictions(model, stamped, run)
+    counted = triggered.counted()
+    predicted = predictions(model, counted.images, run)
     return (
-        Rate(int((predicted == goals).sum()), len(stamped)),
-        Rate(int((predicted == stamped.labels).sum()), len(stamped)),
+        Rate(int((predicted == counted.goals).sum()), len(predicted)),
+        Rate(int((predicted == counted.images.labels).sum()), len(predicted)),
     )
 
 
 def score(
-    model: nn.Module,
-    run: Run,
-    clean: Images | None = None,
-    stamped: Images | None = None,
-    goals: Tensor | None = None,
+    model: nn.Module, run: Run, clean: Images | None = None, triggered: Triggered | None = None
 ) -> Score:
-    """ACC on `clean`, ASR and RA on `stamped` with its `goals`; None for what is not given."""
+    """ACC on `clean`, ASR and RA on `triggered`; None for what is not given."""
     acc = accuracy(model, clean, run) if clean is not None else None
-    if stamped is None or goals is None:
-        return Score(acc)
-    return Score(acc, *attack_rates(model, stamped, goals, run))
+    asr, ra = attack_rates(model, triggered, run) if triggered is not None else (None, None)
+    return Score(acc, asr, ra)
 
 
 def der(before: Score, after: Score) -> float | None:
