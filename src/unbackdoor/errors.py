@@ -1,14 +1,14 @@
 """Everything a person can cause, as one tree of exceptions: one clear line and exit code 2.
 
-    ValueError
-    └── UnbackdoorError
-        ├── UnknownNameError      no such method, source, architecture or field; names the nearest
-        ├── ParameterError        a value out of its bounds, or of the wrong kind
-        ├── ImagesError           images that cannot be read or do not fit
-        ├── CheckpointError       a model file that cannot be read or does not fit
-        │   └── RefusedFileError  a file that would have run code
-        ├── ModelError            a network that a method cannot handle
-        └── OutputError           a place that cannot be written to
+ValueError
+└── UnbackdoorError
+    ├── UnknownNameError      no such method, source, architecture or field; names the nearest
+    ├── ParameterError        a value out of its bounds, or of the wrong kind
+    ├── ImagesError           images that cannot be read or do not fit
+    ├── CheckpointError       a model file that cannot be read or does not fit
+    │   └── RefusedFileError  a file that would have run code
+    ├── ModelError            a network that a method cannot handle
+    └── OutputError           a place that cannot be written to
 """
 
 from __future__ import annotations
@@ -55,3 +55,7 @@ class ModelError(UnbackdoorError):
 
 class OutputError(UnbackdoorError):
     """A place that cannot be written to."""
+
+
+class UnbackdoorWarning(UserWarning):
+    """Something a person should know, said once; the command line shows it on stderr."""

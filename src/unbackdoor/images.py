@@ -77,10 +77,8 @@ class Images:
         self, size: int, rng: torch.Generator | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of (x float `[b, c, h, w]` in [0, 1], y int64 `[b]`); shuffled if `rng` is given."""
-        order = (
-            torch.arange(len(self)) if rng is None else torch.randperm(len(self), generator=rng)
-        )
-        for part in order.split(size):
+        order = torch.arange(len(self)) if rng is None else torch.randperm(len(self), generator=rng)
+        for part in torch.split(order, size):
             yield to_float(self.pixels[part]), self.labels[part]
 
 

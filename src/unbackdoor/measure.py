@@ -59,7 +59,7 @@ class Score:
     def as_json(self) -> dict[str, dict[str, float] | None]:
         """The three rates by name, null where not measurable."""
         rates = {"acc": self.acc, "asr": self.asr, "ra": self.ra}
-        return {name: rate and rate.as_json() for name, rate in rates.items()}
+        return {name: rate.as_json() if rate else None for name, rate in rates.items()}
 
 
 def logits(model: nn.Module, images: Images, run: Run, batch: int = 500) -> Tensor:

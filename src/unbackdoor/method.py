@@ -11,7 +11,7 @@ import inspect
 import json
 import pkgutil
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, cast, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -54,7 +54,7 @@ def find(role: Role, name: str) -> type[Method]:
     module = importlib.import_module(f"{__package__}.{role}s.{name}")
     for _, found in inspect.getmembers(module, inspect.isclass):
         if issubclass(found, Method) and found.__module__ == module.__name__:
-            return cast(type[Method], found)
+            return found
     raise UnknownNameError(f"{module.__name__} declares no method")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +85,7 @@ def fit(
     )
     rates = [group["lr"] for group in step_with.param_groups]
     per_epoch = math.ceil(len(images) / batch)
-    model.to(run.device, memory_format=torch.channels_last)
+    model.to(run.device).to(memory_format=torch.channels_last)
     first = _load_state(resume, model, step_with) if resume else 0
     with in_mode(model, train=True), run.stage(stage, epochs * per_epoch) as done:
         for epoch in range(first, epochs):
@@ -110,16 +111,17 @@ def fit(
 def _step(
     model: nn.Module, x: Tensor, y: Tensor, loss_of: Objective, optimizer: Optimizer, run: Run
 ) -> Tensor:
-    def closure() -> Tensor:
+    # Optimizers are typed for closures that give a float; a tensor saves waiting for the device.
+    def closure() -> Any:
         optimizer.zero_grad(set_to_none=True)
-        with run.autocast():
+        with torch.enable_grad(), run.autocast():
             loss = loss_of(model, x, y)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
-    with torch.enable_grad():
-        # Optimizer.step is typed for a closure that gives a float; every optimizer hands it on.
-        return optimizer.step(closure)  # type: ignore[call-overload, no-any-return]
+    loss: Any = optimizer.step(closure)
+    assert isinstance(loss, Tensor)
+    return loss
 
 
 def _save_state(path: Path, model: nn.Module, optimizer: Optimizer, epoch: int) -> None:
