@@ -65,7 +65,7 @@ class Images:
         return c, h, w
 
     def sample(self, n: int, rng: torch.Generator) -> Images:
-        """`n` images drawn without replacement, or all of them in a new order if there are fewer."""
+        """`n` images drawn without replacement; all of them, shuffled, if there are fewer."""
         return self[torch.randperm(len(self), generator=rng)[:n]]
 
     def split(self, n: int, rng: torch.Generator) -> tuple[Images, Images]:
@@ -76,7 +76,7 @@ class Images:
     def batches(
         self, size: int, rng: torch.Generator | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of (x float `[b, c, h, w]` in [0, 1], y int64 `[b]`); shuffled if `rng` is given."""
+        """Batches of (x float `[b, c, h, w]` in [0, 1], y int64 `[b]`), shuffled by `rng`."""
         order = torch.arange(len(self)) if rng is None else torch.randperm(len(self), generator=rng)
         for part in torch.split(order, size):
             yield to_float(self.pixels[part]), self.labels[part]
