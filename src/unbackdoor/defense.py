@@ -9,12 +9,13 @@ from __future__ import annotations
 import copy
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from .channels import Mask
 from .errors import ImagesError, ModelError, UnbackdoorWarning
@@ -22,7 +23,7 @@ from .images import Images, to_float
 from .method import Method
 from .modules import device_of, in_mode
 from .run import Run
-from .train import fit
+from .train import Objective, fit
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,14 +97,18 @@ class Tuning(Defense):
         clean: Images,
         run: Run,
         after_step: Callable[[nn.Module], object] | None = None,
+        objective: Objective | None = None,
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
     ) -> None:
-        """Trains `model` in place on the clean images; `after_step` as in `train.fit`."""
+        """Trains `model` in place on the clean images; the other arguments as in `train.fit`."""
         fit(
             model,
             clean,
             run,
             stage="fine-tuning",
             after_step=after_step,
+            objective=objective,
+            optimizer=optimizer,
             epochs=self.epochs,
             lr=self.lr,
             batch=self.batch,
