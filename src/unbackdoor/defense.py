@@ -7,10 +7,12 @@ the target or the test set.
 from __future__ import annotations
 
 import copy
+import time
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 
 import torch
 from pydantic import Field
@@ -20,6 +22,7 @@ from torch.optim import Optimizer
 from .channels import Mask
 from .errors import ImagesError, ModelError, UnbackdoorWarning
 from .images import Images, to_float
+from .measure import accuracy
 from .method import Method
 from .modules import device_of, in_mode
 from .run import Run
@@ -41,28 +44,73 @@ class Repair:
 
 
 class Defense(Method):
-    """A way to take a backdoor out of a trained model, given clean images."""
+    """A way to take a backdoor out of a trained model, given clean images.
+
+    Some of the clean images are kept from the method, to judge what it did.
+    """
+
+    held_out: float = Field(
+        0.1, ge=0, lt=1, description="share of the clean images that judges the repair, unseen"
+    )
+    max_acc_drop: float = Field(
+        0.2, ge=0, le=1, description="loss of held-out accuracy, of 1, that a repair may cost"
+    )
 
     def repair(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """The repair of a copy of `model` on `run.device`; the model that came in is not touched.
+
+        Its notes add the `seconds`, the `passes` over the clean images (every image that went
+        through the model counts once, with or without its gradient), and the held-out accuracy.
+        Where that fell by more than `max_acc_drop` beyond doubt (Wilson's interval, 95 %), the
+        repair has destroyed the model: a warning says so, and the model comes back as it came.
 
         Raises `ModelError` for weights or outputs that are not finite and `ImagesError` for images
         that do not fit the model. Warns where the repair changed no weight.
         """
         self.check(model, clean)
-        repaired = self.mend(copy.deepcopy(model).to(run.device), clean, run)
-        before, after = model.state_dict(), repaired.model.state_dict()
-        if before.keys() == after.keys() and all(
-            torch.equal(before[key].cpu(), after[key].cpu()) for key in before
-        ):
-            warnings.warn(f"{self.name()} changed no weight", UnbackdoorWarning, stacklevel=2)
+        used, judges = self.divided(clean, run, "judging")
+        start = time.perf_counter()
+        own = copy.deepcopy(model).to(run.device)
+        with _images_through(own) as seen:
+            repaired = self.mend(own, used, run)
+        notes = {
+            **repaired.notes,
+            "seconds": time.perf_counter() - start,
+            "passes": sum(seen) / len(clean),
+        }
         for module, was in zip(repaired.model.modules(), model.modules(), strict=False):
             module.training = was.training
-        return repaired
+        if len(judges):
+            before = accuracy(copy.deepcopy(model).to(run.device), judges, run)
+            after = accuracy(repaired.model, judges, run)
+            notes |= {"held_out_acc_before": before.value, "held_out_acc_after": after.value}
+            if before.value - after.interval()[1] > self.max_acc_drop:
+                self._warn(
+                    f"destroyed the model: held-out clean accuracy fell from {before.value:.2f} "
+                    f"to {after.value:.2f}, by more than {self.max_acc_drop:g}; "
+                    "the model comes back as it came"
+                )
+                return Repair(copy.deepcopy(model).to(run.device), {}, repaired.scores, notes)
+        if _same(model, repaired.model):
+            self._warn("changed no weight")
+        return replace(repaired, notes=notes)
+
+    def divided(self, clean: Images, run: Run, purpose: str) -> tuple[Images, Images]:
+        """(the rest, the `held_out` share) of `clean`, drawn for this `purpose`.
+
+        Of few images a larger share is held out, a quarter of at most 80: the accuracy on a
+        handful says nothing. Methods that tune something hold out images for that in the same way.
+        """
+        n = max(round(self.held_out * len(clean)), min(20, len(clean) // 4))
+        held, rest = clean.split(n if self.held_out else 0, run.rng(purpose))
+        return rest, held
+
+    def _warn(self, what: str) -> None:
+        warnings.warn(f"{self.name()} {what}", UnbackdoorWarning, stacklevel=3)
 
     @abstractmethod
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
-        """The repair of `model`, which is the method's own copy."""
+        """The repair of `model`, which is the method's own copy, in place."""
 
     def check(self, model: nn.Module, clean: Images) -> None:
         """Refuses, before any work, what cannot be repaired."""
@@ -79,6 +127,28 @@ class Defense(Method):
                 f"the model's output is {list(logits.shape)} for {len(x)} images; "
                 f"the clean images have {len(clean.classes)} classes"
             )
+
+
+def _same(model: nn.Module, other: nn.Module) -> bool:
+    one, two = model.state_dict(), other.state_dict()
+    return one.keys() == two.keys() and all(
+        torch.equal(one[key].cpu(), two[key].cpu()) for key in one
+    )
+
+
+@contextmanager
+def _images_through(model: nn.Module) -> Iterator[list[int]]:
+    """Collects the number of images of every pass through `model`, or a copy made inside."""
+    seen: list[int] = []
+
+    def count(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+        seen.append(len(args[0]))
+
+    handle = model.register_forward_pre_hook(count)
+    try:
+        yield seen
+    finally:
+        handle.remove()
 
 
 class Tuning(Defense):
