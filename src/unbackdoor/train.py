@@ -51,6 +51,11 @@ def cosine(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
+def constant(step: int, steps: int) -> float:
+    """All of the learning rate, at every step."""
+    return 1.0
+
+
 def fit(
     model: nn.Module,
     images: Images,
@@ -65,6 +70,7 @@ def fit(
     flip: bool = True,
     objective: Objective | None = None,
     optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
+    schedule: Callable[[int, int], float] = cosine,
     after_step: Callable[[nn.Module], object] | None = None,
     stage: str = "training",
     resume: Path | None = None,
@@ -95,7 +101,7 @@ def fit(
                 for index, (x, y) in enumerate(images.batches(batch, rng)):
                     step = epoch * per_epoch + index
                     for group, rate in zip(step_with.param_groups, rates, strict=True):
-                        group["lr"] = rate * cosine(step, epochs * per_epoch)
+                        group["lr"] = rate * schedule(step, epochs * per_epoch)
                     if crop:
                         x = augment(x, rng, flip=flip)
                     x = x.to(run.device, memory_format=torch.channels_last)
