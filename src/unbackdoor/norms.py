@@ -106,6 +106,13 @@ def below(masks: Mapping[str, Tensor], cut: float) -> dict[str, Tensor]:
     return {norm: mask < cut for norm, mask in masks.items()}
 
 
+def outliers(score: Tensor, u: float) -> Tensor:
+    """True for every channel whose `score` `[channels]` is above mean + u standard deviations."""
+    if len(score) < 2:
+        return torch.zeros_like(score, dtype=torch.bool)
+    return score > score.mean() + u * score.std()
+
+
 @torch.no_grad()
 def silence_norms_(model: nn.Module, mask: Mask) -> None:
     """Makes the masked channels of these norms put out exactly 0, in train and in eval mode.
