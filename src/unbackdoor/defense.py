@@ -169,17 +169,19 @@ class Tuning(Defense):
         after_step: Callable[[nn.Module], object] | None = None,
         objective: Objective | None = None,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
+        epochs: int | None = None,
+        stage: str = "fine-tuning",
     ) -> None:
         """Trains `model` in place on the clean images; the other arguments as in `train.fit`."""
         fit(
             model,
             clean,
             run,
-            stage="fine-tuning",
+            stage=stage,
             after_step=after_step,
             objective=objective,
             optimizer=optimizer,
-            epochs=self.epochs,
+            epochs=self.epochs if epochs is None else epochs,
             lr=self.lr,
             batch=self.batch,
             momentum=self.momentum,

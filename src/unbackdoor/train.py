@@ -72,13 +72,15 @@ def fit(
     optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
     schedule: Callable[[int, int], float] = cosine,
     after_step: Callable[[nn.Module], object] | None = None,
+    until: Callable[[nn.Module], bool] | None = None,
     stage: str = "training",
     resume: Path | None = None,
 ) -> None:
     """Trains `model` in place on `images`: SGD with a cosine schedule unless told otherwise.
 
     `optimizer` makes another one of the parameters; it is stepped with a closure. `after_step` is
-    called with the model after every step. With `resume`, the state after each epoch is kept in
+    called with the model after every step; after an epoch for which `until` holds, training ends.
+    With `resume`, the state after each epoch is kept in
     that file, and a later call with the same arguments goes on from there, bit for bit.
     Raises `ModelError` when the loss is no longer finite.
     """
@@ -113,6 +115,8 @@ def fit(
                 raise ModelError(f"{stage} diverged in epoch {epoch + 1}: the loss is {loss:g}")
             if resume:
                 _save_state(resume, model, step_with, epoch + 1)
+            if until and until(model):
+                break
 
 
 def _step(
