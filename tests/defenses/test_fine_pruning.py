@@ -40,5 +40,9 @@ def test_sleeping_channels_go_first_and_stay_silent_through_fine_tuning():
 @pytest.mark.parametrize("cost", [0.0, 1.0])
 def test_the_cost_bounds_the_share(cost):
     clean, net = task(classes=4)
-    share = FinePruning(epochs=1, batch=16, cost=cost, max_acc_drop=1).repair(net, clean, Run()).notes["share"]
+    share = (
+        FinePruning(epochs=1, batch=16, cost=cost, max_acc_drop=1)
+        .repair(net, clean, Run())
+        .notes["share"]
+    )
     assert share == 31 / 32 if cost else share < 31 / 32
