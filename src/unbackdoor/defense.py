@@ -78,8 +78,9 @@ class Defense(Method):
             "seconds": time.perf_counter() - start,
             "passes": sum(seen) / len(clean),
         }
-        for module, was in zip(repaired.model.modules(), model.modules(), strict=False):
-            module.training = was.training
+        modes = {name: module.training for name, module in model.named_modules()}
+        for name, module in repaired.model.named_modules():
+            module.training = modes.get(name, model.training)
         if len(judges):
             before = accuracy(copy.deepcopy(model).to(run.device), judges, run)
             after = accuracy(repaired.model, judges, run)

@@ -1,0 +1,83 @@
+"""Modules that a repair hangs behind a layer of any network, whose other names stay as they are.
+
+An insert is a child module of the layer whose output it changes, so the network's state dict gains
+entries and loses none. `reattach_` hangs the inserts that a state dict knows of behind a fresh
+network, so that the state dict fits it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from .modules import device_of
+
+
+class Bound(nn.Module):
+    """Cuts each channel off above a share of the most it should ever put out."""
+
+    most: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("most", torch.full((channels,), torch.inf))
+        self.share = nn.Parameter(torch.ones(channels))
+
+    def forward(self, y: Tensor) -> Tensor:
+        """`[n, channels, ...]` -> the same, at most `share * most` in each channel."""
+        limit = (self.share * self.most).view(-1, *[1] * (y.ndim - 2))
+        return torch.minimum(y, limit.to(y.dtype))
+
+
+class Polish(nn.Module):
+    """A pointwise convolution and a batch norm; together they do nothing at first."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 1, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+        with torch.no_grad():
+            self.conv.weight.copy_(torch.eye(channels).view(channels, channels, 1, 1))
+
+    def forward(self, y: Tensor) -> Tensor:
+        """`[n, channels, h, w]` -> the same shape."""
+        out: Tensor = self.norm(self.conv(y))
+        return out
+
+
+KINDS: dict[str, type[Bound | Polish]] = {"bound": Bound, "polish": Polish}
+_SIGNS = {"bound": ".bound.share", "polish": ".polish.norm.weight"}
+
+
+def attach_(model: nn.Module, layer: str, kind: str, channels: int) -> Bound | Polish:
+    """A new insert of this `kind`, hung behind the `layer` (a path) of `model`."""
+    host = model.get_submodule(layer)
+    insert = KINDS[kind](channels).to(device_of(model))
+    host.add_module(kind, insert)
+    # A sequence calls its last child without being told.
+    if not isinstance(host, nn.Sequential):
+        host.register_forward_hook(_through_bound if kind == "bound" else _through_polish)
+    return insert
+
+
+def reattach_(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Hangs behind the layers of `model` the inserts that `state` has entries of."""
+    layers = {name for name, _ in model.named_modules()}
+    for key, tensor in state.items():
+        for kind, sign in _SIGNS.items():
+            layer = key.removesuffix(sign)
+            if layer != key and layer in layers and f"{layer}.{kind}" not in layers:
+                attach_(model, layer, kind, len(tensor))
+
+
+# Functions of the module, not closures: a copy of the network calls its own inserts.
+def _through_bound(host: nn.Module, _: object, y: Tensor) -> Tensor:
+    out: Tensor = host.get_submodule("bound")(y)
+    return out
+
+
+def _through_polish(host: nn.Module, _: object, y: Tensor) -> Tensor:
+    out: Tensor = host.get_submodule("polish")(y)
+    return out
