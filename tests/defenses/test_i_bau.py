@@ -1,0 +1,34 @@
+import torch
+
+from defenses.samples import backdoored, rate, stamped, task
+from unbackdoor.defenses.i_bau import IBAU
+from unbackdoor.run import Run
+
+
+def test_the_perturbation_that_harms_most_is_the_trigger():
+    clean, net = backdoored(classes=4)
+    away = IBAU(batch=20, radius=2.0).perturbation(net, clean, Run(), 0)
+    assert (away[:, :2, :2] > 0.9).all()  # the four white pixels are 2 long
+    assert away.norm() <= 2.0001
+
+
+def test_unlearning_it_takes_the_backdoor_out():
+    clean, net = backdoored()
+    assert rate(net, stamped(clean), 1) == 1
+    method = IBAU(batch=20, epochs=20, lr=0.1, radius=2.0, inner_lr=1e4, penalty=0.0)
+    repaired = method.repair(net, clean, Run()).model
+    assert rate(repaired, stamped(clean), 1) == 0
+    assert rate(repaired, clean) == 1
+
+
+def test_norms_keep_their_statistics():
+    clean, net = task()
+    repaired = IBAU(batch=40, epochs=1).repair(net, clean, Run()).model
+    assert torch.equal(repaired[1].running_mean, net[1].running_mean)
+    assert not torch.equal(repaired[0].weight, net[0].weight)
+
+
+def test_it_works_in_bfloat16():
+    clean, net = task()
+    repaired = IBAU(batch=40, epochs=1).repair(net, clean, Run(precision="bf16")).model
+    assert all(weight.isfinite().all() for weight in repaired.parameters())
