@@ -44,7 +44,7 @@ MALFORMED = (
 )
 """What a damaged or hostile file makes a reader raise."""
 
-SHOWN = 8
+SHOWN = 5
 """How many names an error message lists before it says how many more there are."""
 
 NUMBERS = re.compile(r"b1|[iu][1248]|f[248]")
