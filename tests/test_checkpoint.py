@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from hostile import bench_result, touches
 from safetensors.torch import save_file
 
+from hostile import bench_result, touches
 from unbackdoor import checkpoint, models
 from unbackdoor.errors import (
     CheckpointError,

@@ -5,8 +5,8 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
-from hostile import Runs, touches
 
+from hostile import Runs, touches
 from unbackdoor.errors import CheckpointError, RefusedFileError
 from unbackdoor.untrusted import read_torch, sha256
 
@@ -132,10 +132,17 @@ def test_missing_files_and_folders(tmp_path):
         read_torch(tmp_path)
 
 
-def test_the_allow_list_is_gone_after_reading(tmp_path):
-    torch.save(np.zeros(1), tmp_path / "a.pt")
-    read_torch(tmp_path / "a.pt")
-    assert not torch.serialization.get_safe_globals()
+class Known:
+    pass
+
+
+def test_what_other_packages_call_safe_counts_for_nothing_here(tmp_path):
+    torch.save(Known(), tmp_path / "a.pt")
+    with torch.serialization.safe_globals([Known]):
+        before = set(torch.serialization.get_safe_globals())
+        with pytest.raises(RefusedFileError, match="Known"):
+            read_torch(tmp_path / "a.pt")
+        assert set(torch.serialization.get_safe_globals()) == before
 
 
 def test_sha256(tmp_path):
