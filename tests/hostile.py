@@ -1,4 +1,4 @@
-"""Files that a stranger might send: pickles that try to run something, and BackdoorBench results."""
+"""Files a stranger might send: pickles that try to run something, BackdoorBench results."""
 
 import os
 from pathlib import Path
@@ -23,7 +23,7 @@ def touches(marker: Path) -> Runs:
 
 
 def bench_result(folder: Path, weights: dict, rows, **changes) -> Path:
-    """An `attack_result.pt` with the images of `rows` (goal, label) beside it; index = gray level."""
+    """An `attack_result.pt`, and beside it an image for each (goal, label): its index is its gray."""
     entries = {}
     for index, (goal, label) in enumerate(rows):
         place = folder / "bd_test_dataset" / str(label) / f"{index}.png"

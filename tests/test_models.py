@@ -90,7 +90,8 @@ def test_code_of_ones_own(tmp_path, monkeypatch):
     (tmp_path / "my_nets.py").write_text(
         "from torch import nn\n"
         "def make(classes, hidden=4):\n"
-        "    return nn.Sequential(nn.Flatten(), nn.Linear(12, hidden), nn.Linear(hidden, classes))\n"
+        "    layers = nn.Linear(12, hidden), nn.Linear(hidden, classes)\n"
+        "    return nn.Sequential(nn.Flatten(), *layers)\n"
         "def nothing(classes):\n"
         "    return 3\n"
     )

@@ -39,7 +39,7 @@ def test_class_names(tmp_path):
 
 def test_parts(tmp_path):
     arrays = {"x_train": X, "y_train": Y, "x_test": X[:1], "y_test": Y[:1]}
-    with pytest.raises(ImagesError, match="say which: .*:train or .*:test"):
+    with pytest.raises(ImagesError, match=r"say which: .*:train or .*:test"):
         opened(tmp_path, **arrays)
     assert len(data.open_images(f"{tmp_path}/a.npz:test")) == 1
     with pytest.raises(ImagesError, match="'val'"):
