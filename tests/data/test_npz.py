@@ -73,6 +73,13 @@ def test_pickled_objects_are_not_opened(tmp_path):
     assert not marker.exists()
 
 
+def test_a_single_array(tmp_path):
+    with (tmp_path / "a.npz").open("wb") as file:
+        np.save(file, X)
+    with pytest.raises(ImagesError, match="single array"):
+        data.open_images(tmp_path / "a.npz")
+
+
 def test_damaged_files(tmp_path):
     opened(tmp_path, x=X, y=Y)
     whole = (tmp_path / "a.npz").read_bytes()

@@ -33,8 +33,10 @@ def read(source: Source) -> Raw:
     try:
         count = int(found["num_classes"])  # type: ignore[index]
         entries: Mapping[Any, Any] = found["bd_test"]["bd_data_container"]["data_dict"]  # type: ignore[index]
+        if not isinstance(entries, dict):
+            raise TypeError("its list of images is none")
         rows = [_row(source, entries[index]) for index in sorted(entries, key=int)]
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
         if isinstance(error, CheckpointError | ImagesError):
             raise
         raise ImagesError(

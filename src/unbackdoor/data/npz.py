@@ -34,13 +34,8 @@ def read(source: Source) -> Raw:
     holds several.
     """
     try:
-        loaded = np.load(source.path, allow_pickle=False)
-        if not isinstance(loaded, np.lib.npyio.NpzFile):
-            raise ImagesError(f"{source} holds a single array, not images and labels")
-        with loaded as archive:
-            x_key, y_key = _keys(source, archive)
-            x, y = archive[x_key], archive[y_key]
-            classes = archive.get("classes")
+        with source.path.open("rb") as file:
+            x_key, x, y_key, y, classes = _arrays(source, np.load(file, allow_pickle=False))
     except ImagesError:
         raise
     except (
@@ -57,6 +52,13 @@ def read(source: Source) -> Raw:
     count = int(labels.max()) + 1 if len(labels) else 0
     names = [str(label) for label in range(count)] if classes is None else map(str, classes.flat)
     return Raw(pixels, labels, tuple(names))
+
+
+def _arrays(source: Source, archive: Any) -> tuple[str, Any, str, Any, Any]:
+    if not isinstance(archive, np.lib.npyio.NpzFile):
+        raise ImagesError(f"{source} holds a single array, not images and labels")
+    x_key, y_key = _keys(source, archive)
+    return x_key, archive[x_key], y_key, archive[y_key], archive.get("classes")
 
 
 def _keys(source: Source, archive: Mapping[str, Any]) -> tuple[str, str]:
