@@ -76,7 +76,6 @@ def repair_page(record: Mapping[str, Any]) -> str:
             strips=pictures.strips(layers),
             histograms=pictures.histograms(layers, log),
             log=log,
-            bins=pictures.BINS,
         )
     )
 
