@@ -1,7 +1,9 @@
+import math
+
 import pytest
 import torch
 
-from unbackdoor.adversarial import Ball, climbed
+from unbackdoor.adversarial import Ball, avoidance, climbed
 
 
 def uphill(moved):
@@ -30,3 +32,10 @@ def test_images_stay_images_and_each_has_its_own_ball():
     assert moved.min() >= 0
     wild = climbed(x, uphill, Ball(0.2, "inf"), step=0.2, steps=2)
     assert wild.flatten().tolist() == [1.0, 0.0] * 2
+
+
+def test_avoidance_is_the_negative_log_of_the_rest():
+    logits = torch.tensor([[0.25, 0.75], [0.5, 0.5]]).log()
+    expected = torch.tensor([-math.log(0.75), -math.log(0.5)])
+    torch.testing.assert_close(avoidance(logits, torch.tensor([0, 1])), expected)
+    assert avoidance(torch.tensor([[500.0, 0.0]]), torch.tensor([0])).isfinite()

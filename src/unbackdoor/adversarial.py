@@ -57,3 +57,12 @@ def climbed(
             (slope,) = torch.autograd.grad(gain(moved), moved)
         away = ball.clipped(moved.detach() - x + step * ball.steepest(slope.float()))
     return (x + away).clamp(0, 1).detach()
+
+
+def avoidance(logits: Tensor, classes: Tensor) -> Tensor:
+    """-log(1 - p) `[n]`, where p is the probability of the class given for each image.
+
+    `logits` is `[n, classes]`, `classes` int64 `[n]`.
+    """
+    others = logits.scatter(1, classes.unsqueeze(1), -torch.inf)
+    return logits.logsumexp(1) - others.logsumexp(1)

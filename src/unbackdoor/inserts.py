@@ -41,6 +41,13 @@ class Polish(nn.Module):
         with torch.no_grad():
             self.conv.weight.copy_(torch.eye(channels).view(channels, channels, 1, 1))
 
+    @torch.no_grad()
+    def start_at_(self, mean: Tensor, var: Tensor) -> None:
+        """Makes it do nothing in train mode either, to maps with these statistics `[channels]`."""
+        self.norm.running_mean, self.norm.running_var = mean.clone(), var.clone()
+        self.norm.weight.copy_((var + self.norm.eps).sqrt())
+        self.norm.bias.copy_(mean)
+
     def forward(self, y: Tensor) -> Tensor:
         """`[n, channels, h, w]` -> the same shape."""
         out: Tensor = self.norm(self.conv(y))

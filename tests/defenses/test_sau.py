@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from defenses.samples import backdoored, rate, stamped, task
-from unbackdoor.defenses.sau import SAU, avoidance, disagreement
+from unbackdoor.defenses.sau import SAU, disagreement
 from unbackdoor.run import Run
 
 
@@ -13,13 +13,6 @@ def test_models_disagree_by_at_most_log_two():
     assert disagreement(same, same).item() == pytest.approx(0, abs=1e-7)
     sure, other = torch.tensor([[200.0, 0.0]]), torch.tensor([[0.0, 200.0]])
     assert disagreement(sure, other).item() == pytest.approx(math.log(2))
-
-
-def test_avoidance_is_the_negative_log_of_the_rest():
-    logits = torch.tensor([[0.25, 0.75], [0.5, 0.5]]).log()
-    expected = torch.tensor([-math.log(0.75), -math.log(0.5)])
-    torch.testing.assert_close(avoidance(logits, torch.tensor([0, 1])), expected)
-    assert avoidance(torch.tensor([[500.0, 0.0]]), torch.tensor([0])).isfinite()
 
 
 def test_examples_fool_the_former_model_and_stay_near():

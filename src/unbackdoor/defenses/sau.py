@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..adversarial import Ball, climbed
+from ..adversarial import Ball, avoidance, climbed
 from ..defense import Defense, Repair
 from ..images import Images
 from ..modules import frozen, in_mode, statistics_kept
@@ -94,9 +94,3 @@ def disagreement(one: Tensor, other: Tensor) -> Tensor:
     logs = torch.stack([one, other]).log_softmax(2)
     middle = logs.exp().mean(0).clamp_min(torch.finfo(logs.dtype).tiny).log()
     return (logs.exp() * (logs - middle)).sum(2).mean(0)
-
-
-def avoidance(logits: Tensor, classes: Tensor) -> Tensor:
-    """-log(1 - p) `[n]`, where p is the probability of the class given for each image."""
-    others = logits.scatter(1, classes.unsqueeze(1), -torch.inf)
-    return logits.logsumexp(1) - others.logsumexp(1)
