@@ -17,7 +17,7 @@ class Scaling(Defense):
 
     def mend(self, model, clean, run):
         x = clean.pixels.float() / 255
-        model(x)
+        model(x).sum().backward()
         with torch.no_grad():
             for weight in model.parameters():
                 weight.mul_(self.factor)
@@ -68,9 +68,12 @@ def test_a_repair_that_changed_nothing_warns():
         Scaling().repair(net, clean, Run())
 
 
-def test_no_hook_stays_behind():
+def test_no_hook_no_gradient_and_no_mode_stays_behind():
     clean, net = bright()
+    net[1].eval()
     repaired = Scaling(factor=2).repair(net, clean, Run())
+    assert all(weight.grad is None for weight in repaired.model.parameters())
+    assert [m.training for m in repaired.model.modules()] == [m.training for m in net.modules()]
     assert not repaired.model._forward_pre_hooks and not net._forward_pre_hooks
 
 

@@ -23,6 +23,9 @@ def test_a_bound_cuts_each_channel_off_at_its_share():
 
 def test_a_fresh_insert_changes_nothing():
     model, x = net(), torch.rand(3, 1, 2, 2)
+    state = torch.get_rng_state()
+    Polish(3)
+    assert torch.equal(state, torch.get_rng_state())
     before = model(x)
     attach_(model, "0", "bound", 2)
     assert torch.equal(model(x), before)

@@ -81,6 +81,7 @@ class Defense(Method):
         modes = {name: module.training for name, module in model.named_modules()}
         for name, module in repaired.model.named_modules():
             module.training = modes.get(name, model.training)
+        repaired.model.zero_grad(set_to_none=True)
         if len(judges):
             before = accuracy(copy.deepcopy(model).to(run.device), judges, run)
             after = accuracy(repaired.model, judges, run)

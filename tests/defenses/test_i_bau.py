@@ -1,4 +1,5 @@
 import torch
+from torch import nn
 
 from defenses.samples import backdoored, rate, stamped, task
 from unbackdoor.defenses.i_bau import IBAU
@@ -19,6 +20,25 @@ def test_unlearning_it_takes_the_backdoor_out():
     repaired = method.repair(net, clean, Run()).model
     assert rate(repaired, stamped(clean), 1) == 0
     assert rate(repaired, clean) == 1
+
+
+class Attending(nn.Module):
+    """Attention over the rows of an image, fused where torch can."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(64, 2)
+
+    def forward(self, x):
+        rows = x
+        return self.head(nn.functional.scaled_dot_product_attention(rows, rows, rows).flatten(1))
+
+
+def test_attention_has_a_second_derivative():
+    clean, _ = task()
+    net = Attending().requires_grad_()
+    repaired = IBAU(batch=40, epochs=1, max_acc_drop=1).repair(net, clean, Run()).model
+    assert not torch.equal(repaired.head.weight, net.head.weight)
 
 
 def test_norms_keep_their_statistics():

@@ -32,7 +32,8 @@ class FinePruning(Tuning):
     )
     limits: ClassVar[str] = (
         "an attacker who knows of it keeps the backdoor in channels that clean images use; "
-        "published ASR is 79 % for label-consistent and 68 % for TrojanNN"
+        "published ASR is 79 % for label-consistent and 68 % for TrojanNN; the last convolution of "
+        "a transformer is its first layer"
     )
 
     cost: float = Field(0.1, ge=0, le=1, description="held-out accuracy the pruning may cost")

@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..defense import Defense, Repair
 from ..images import Images
@@ -91,5 +92,6 @@ class IBAU(Defense):
             (slope,) = torch.autograd.grad(harm, point, create_graph=True)
             return point + self.implicit_lr * slope
 
-        with in_mode(model, train=False):
+        # Fused attention has no second derivative.
+        with in_mode(model, train=False), sdpa_kernel(SDPBackend.MATH):
             return through_fixed_point(outer, step, away, self.terms)
