@@ -37,7 +37,7 @@ class Polish(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         # A fresh convolution would draw from torch's global state.
-        self.conv = nn.utils.skip_init(nn.Conv2d, channels, channels, 1, bias=False)
+        self.conv = nn.utils.skip_init(nn.Conv2d, channels, channels, 1, bias=False)  # type: ignore[no-untyped-call]
         self.norm = nn.BatchNorm2d(channels)
         with torch.no_grad():
             self.conv.weight.copy_(torch.eye(channels).view(channels, channels, 1, 1))
