@@ -8,6 +8,7 @@ network, so that the state dict fits it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +21,9 @@ class Bound(nn.Module):
 
     most: Tensor
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, most: Tensor | None = None) -> None:
         super().__init__()
-        self.register_buffer("most", torch.full((channels,), torch.inf))
+        self.register_buffer("most", torch.ones(channels) if most is None else most)
         self.share = nn.Parameter(torch.ones(channels))
 
     def forward(self, y: Tensor) -> Tensor:
@@ -55,18 +56,17 @@ class Polish(nn.Module):
         return out
 
 
-KINDS: dict[str, type[Bound | Polish]] = {"bound": Bound, "polish": Polish}
-_SIGNS = {"bound": ".bound.share", "polish": ".polish.norm.weight"}
+Insert = TypeVar("Insert", Bound, Polish)
 
 
-def attach_(model: nn.Module, layer: str, kind: str, channels: int) -> Bound | Polish:
-    """A new insert of this `kind`, hung behind the `layer` (a path) of `model`."""
+def attach_(model: nn.Module, layer: str, insert: Insert) -> Insert:
+    """The `insert`, now hung behind the `layer` (a path) of `model`."""
     host = model.get_submodule(layer)
-    insert = KINDS[kind](channels).to(device_of(model))
-    host.add_module(kind, insert)
+    name, through = ("bound", _bounded) if isinstance(insert, Bound) else ("polish", _polished)
+    host.add_module(name, insert.to(device_of(model)))
     # A sequence calls its last child without being told.
     if not isinstance(host, nn.Sequential):
-        host.register_forward_hook(_through_bound if kind == "bound" else _through_polish)
+        host.register_forward_hook(through)
     return insert
 
 
@@ -74,18 +74,20 @@ def reattach_(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Hangs behind the layers of `model` the inserts that `state` has entries of."""
     layers = {name for name, _ in model.named_modules()}
     for key, tensor in state.items():
-        for kind, sign in _SIGNS.items():
-            layer = key.removesuffix(sign)
-            if layer != key and layer in layers and f"{layer}.{kind}" not in layers:
-                attach_(model, layer, kind, len(tensor))
+        host, _, entry = key.partition(".bound.")
+        if entry == "share" and host in layers:
+            attach_(model, host, Bound(len(tensor)))
+        host, _, entry = key.partition(".polish.")
+        if entry == "norm.weight" and host in layers:
+            attach_(model, host, Polish(len(tensor)))
 
 
 # Functions of the module, not closures: a copy of the network calls its own inserts.
-def _through_bound(host: nn.Module, _: object, y: Tensor) -> Tensor:
+def _bounded(host: nn.Module, _: object, y: Tensor) -> Tensor:
     out: Tensor = host.get_submodule("bound")(y)
     return out
 
 
-def _through_polish(host: nn.Module, _: object, y: Tensor) -> Tensor:
+def _polished(host: nn.Module, _: object, y: Tensor) -> Tensor:
     out: Tensor = host.get_submodule("polish")(y)
     return out

@@ -124,6 +124,32 @@ def silence_norms_(model: nn.Module, mask: Mask) -> None:
             tensor.masked_fill_(silent.to(tensor.device), 0)
 
 
+def prune_below_(
+    model: nn.Module,
+    masks: Mapping[str, Tensor],
+    threshold: float | None,
+    cost: float,
+    held: Images,
+    run: Run,
+) -> tuple[dict[str, Tensor], float]:
+    """Silences the norm channels whose mask is below `threshold`; returns which, and that.
+
+    None: the last of 0.05, 0.1, ... 0.95 before the accuracy on `held` falls by more than `cost`.
+    """
+    if threshold is None:
+        threshold = deepest_cut(
+            model,
+            lambda trial, cut: silence_norms_(trial, below(masks, cut)),
+            (step / 20 for step in range(1, 20)),
+            cost,
+            held,
+            run,
+        )
+    pruned = below(masks, threshold)
+    silence_norms_(model, pruned)
+    return pruned, threshold
+
+
 def deepest_cut(
     model: nn.Module,
     prune_: Callable[[nn.Module, float], object],

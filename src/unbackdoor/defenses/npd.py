@@ -57,8 +57,7 @@ class NPD(Tuning):
         ends = stages(model, to_float(clean.pixels[:2]), self.name())
         place = ends[-2:][0]
         mean, var = _statistics(model, place, clean, run)
-        layer = attach_(model, place, "polish", len(mean))
-        assert isinstance(layer, Polish)
+        layer = attach_(model, place, Polish(len(mean)))
         layer.start_at_(mean, var)
 
         def loss(polished: nn.Module, x: Tensor, y: Tensor) -> Tensor:

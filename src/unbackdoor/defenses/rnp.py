@@ -12,11 +12,9 @@ from torch import Tensor, nn
 from ..defense import Defense, Repair
 from ..images import Images, to_float
 from ..measure import accuracy
-from ..norms import MaskedNorms, below, deepest_cut, find_norms, silence_norms_
+from ..norms import MaskedNorms, find_norms, prune_below_
 from ..run import Run
 from ..train import Objective, constant, cross_entropy, fit
-
-CUTS = tuple(step / 20 for step in range(1, 20))
 
 
 class RNP(Defense):
@@ -61,18 +59,7 @@ class RNP(Defense):
         masked = MaskedNorms(unlearned, find_norms(model, to_float(clean.pixels[:2]), self.name()))
         self.recover(masked, learning, run)
         masks = masked.learned()
-        threshold = self.threshold
-        if threshold is None:
-            threshold = deepest_cut(
-                model,
-                lambda trial, cut: silence_norms_(trial, below(masks, cut)),
-                CUTS,
-                self.cost,
-                held,
-                run,
-            )
-        pruned = below(masks, threshold)
-        silence_norms_(model, pruned)
+        pruned, threshold = prune_below_(model, masks, self.threshold, self.cost, held, run)
         return Repair(model, pruned, masks, {"threshold": threshold})
 
     def unlearn(self, model: nn.Module, clean: Images, run: Run) -> None:

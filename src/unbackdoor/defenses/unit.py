@@ -62,13 +62,13 @@ class UNIT(Defense):
         floor = accuracy(model, held, run).value - self.cost
         spots = self._spots(model, clean)
         most = largest(model, spots, learning, run)
-        bounds = {spot.name: attach_(model, spot.name, "bound", spot.channels) for spot in spots}
-        for name, bound in bounds.items():
-            assert isinstance(bound, Bound)
-            bound.most.copy_(most[name])
+        bounds = {
+            spot.name: attach_(model, spot.name, Bound(spot.channels, most[spot.name]))
+            for spot in spots
+        }
+        shares: list[Tensor] = [bound.share for bound in bounds.values()]
         weight = self.weight
         best = copy.deepcopy(model.state_dict())
-        shares: list[Tensor] = [b.share for b in bounds.values() if isinstance(b, Bound)]
 
         def loss(bounded: nn.Module, x: Tensor, y: Tensor) -> Tensor:
             nonlocal weight
@@ -102,11 +102,7 @@ class UNIT(Defense):
                 stage="bounds",
             )
         model.load_state_dict(best)
-        scores = {
-            name: bound.share.detach().cpu()
-            for name, bound in bounds.items()
-            if isinstance(bound, Bound)
-        }
+        scores = {name: bound.share.detach().cpu() for name, bound in bounds.items()}
         return Repair(model, {}, scores)
 
     def _spots(self, model: nn.Module, clean: Images) -> list[Layer]:
