@@ -27,7 +27,8 @@ class UNIT(Defense):
     A bound hangs behind every norm over channels (behind every convolution of a network without
     norms). It starts at the largest activation on the clean images, and learns the share of it
     that it may keep: cross-entropy plus the mean share times a weight, which grows by half after
-    every batch whose accuracy is within `cost` of the model's own and falls by half after others.
+    every batch whose accuracy is within `cost` of the model's own and falls by half after others,
+    between 1e-4 and 1e4.
     The result is the last epoch whose accuracy on held-out clean images is within `cost`. Only the
     upper side is cut: what follows is taken to rectify.
 
@@ -76,7 +77,8 @@ class UNIT(Defense):
                 logits = bounded(x).float()
             right = (logits.argmax(1) == y).float().mean()
             total = F.cross_entropy(logits, y) + weight * torch.cat(shares).mean()
-            weight *= 1.5 if right >= own - self.cost else 0.5
+            factor = 1.5 if right >= own - self.cost else 0.5
+            weight = min(max(weight * factor, 1e-4), 1e4)
             return total
 
         def keep(bounded: nn.Module) -> bool:
