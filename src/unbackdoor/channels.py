@@ -90,14 +90,19 @@ class _Trace:
             source = None
         self.fed_by.setdefault(name, set()).add(source)
 
-    def leave(self, name: str, module: nn.Module, y: Tensor) -> None:
-        """A convolution or a linear layer has put out `y`."""
+    def leave(self, name: str, module: nn.Module, y: Tensor) -> Tensor:
+        """A convolution or a linear layer has put out `y`; the pass goes on with a clone.
+
+        `y` may be a view, whose node would be replaced by a change in place.
+        """
+        y = y.clone()
         if y.shape[0] != self.images or (isinstance(module, nn.Linear) and y.ndim < 3):
-            return
+            return y
         self.calls.append(name)
         if y.grad_fn is not None:
             self.made[y.grad_fn] = name
             self.peaks[name] = _peaks(y, -1 if isinstance(module, nn.Linear) else 1)
+        return y
 
     def source(self, x: Tensor, through: set[str]) -> str | None:
         """The layer whose output `x` is, but for the operations named in `through`."""
