@@ -10,13 +10,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unbackdoor.channels import find_layers
+from unbackdoor.channels import Layer, find_layers
 from unbackdoor.defenses.fmp import FMP
 from unbackdoor.images import Images, to_float
-from unbackdoor.reverse import Nudge, reversed_images
+from unbackdoor.reverse import Nudge, Reversal, in_precision
 from unbackdoor.run import Run
 
 RUN = Run(precision="fp32")
+
+
+def reversed_images(
+    model: nn.Module, layer: Layer, channels: Tensor, x: Tensor, signs: Tensor, nudge: Nudge
+) -> Tensor:
+    """The images `[k, n, c, h, w]` made for each of the channels."""
+    model = model.eval().requires_grad_(False)
+    return Reversal(model, in_precision(model, RUN), layer, x, signs, nudge, RUN).images(channels)
 
 
 class Linear1x1(nn.Module):
