@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 from torchvision.models.efficientnet import EfficientNet, MBConvConfig
 
-from unbackdoor.channels import Layer, find_layers, silenced
+from unbackdoor.channels import Layer, feature_maps, find_layers, silenced
 from unbackdoor.defenses.fmp import FMP
 from unbackdoor.images import Images
 from unbackdoor.models import preact_resnet18
+from unbackdoor.reverse import Nudge, Reversal, in_precision
 from unbackdoor.run import Run
 
 CLASSES = 10
@@ -248,3 +249,29 @@ def test_silencing_a_hidden_unit_takes_exactly_its_share_from_the_block():
     with torch.no_grad():
         share = nn.functional.gelu(block[0](tokens)[..., 7:8]) * block[3].weight[:, 7]
         torch.testing.assert_close(block(tokens) - quiet(tokens), share)
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_the_images_made_are_those_of_the_plain_procedure(name):
+    """One channel at a time, autograd from its map to the image: the same steps."""
+    model, x, run = built(NARROW[name]).requires_grad_(False), noise(32), Run(precision="fp32")
+    rng = torch.Generator().manual_seed(3)
+    signs = torch.randint(0, 2, x.shape, generator=rng).float() * 2 - 1
+    nudge = Nudge(eps=0.06, alpha=0.02, steps=1)
+    for layer in find_layers(model, x)[::3]:
+        channels = torch.tensor([0, layer.channels - 1])
+        reversal = Reversal(model, in_precision(model, run), layer, x, signs, nudge, run)
+        made = reversal.images(channels).detach()
+        for images_of_channel, channel in zip(made, channels, strict=True):
+            start = (x + 0.02 * signs).clamp(0, 1).requires_grad_()
+            with feature_maps(model, [layer]) as maps:
+                model(x)
+                calm = maps[layer.name][:, channel]
+                model(start)
+                distance = (maps[layer.name][:, channel] - calm).square().sum()
+            (gradient,) = torch.autograd.grad(distance, start)
+            plain = (start + 0.02 * gradient.sign()).clamp(0, 1).detach()
+            # The sign of a gradient that is nearly 0 hangs on rounding.
+            sure = gradient.abs() > 1e-4 * gradient.abs().max()
+            wrong = (images_of_channel - plain).abs() > 1e-6
+            assert wrong[sure].sum() <= 0.001 * sure.sum()
