@@ -1,5 +1,3 @@
-import warnings
-
 import pytest
 import torch
 from torch import nn
@@ -89,8 +87,15 @@ def test_what_cannot_be_repaired_is_refused():
         Scaling().repair(net, clean, Run())
 
 
-def test_few_images_work():
+def test_of_few_images_none_is_held_out():
     clean, net = bright()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        Scaling(factor=2).repair(net, clean[:1], Run())
+    for n in (1, 31):
+        notes = Scaling(factor=-1).repair(net, clean[:n], Run()).notes
+        assert notes["images"] == n and "held_out_acc_after" not in notes
+
+
+@pytest.mark.parametrize(("n", "held"), [(32, 8), (50, 12), (80, 20), (200, 20), (300, 30)])
+def test_how_many_are_held_out(n, held):
+    clean = bright(n)[0]
+    used, judges = Scaling().divided(clean, Run(), "judging")
+    assert (len(used), len(judges)) == (n - held, held)

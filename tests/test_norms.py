@@ -81,3 +81,4 @@ def test_the_deepest_cut_stops_before_the_allowance_is_spent(allowed, expected):
         model.at.data.fill_(cut - 0.5)  # `cut` of the ten images go wrong
 
     assert deepest_cut(Rising(), prune_, [1.0, 2.0, 3.0, 4.0], allowed, held, Run()) == expected
+    assert deepest_cut(Rising(), prune_, [1.0], 1.0, held[:0], Run()) == 0

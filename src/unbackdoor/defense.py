@@ -29,6 +29,10 @@ from .run import Run
 from .train import Objective, fit
 
 
+FEWEST_HELD_OUT = 8
+"""Fewer images than that tell nothing about a model, so fewer are not held out."""
+
+
 @dataclass(frozen=True, eq=False)
 class Repair:
     """A repaired model and what was done to it.
@@ -100,11 +104,13 @@ class Defense(Method):
     def divided(self, clean: Images, run: Run, purpose: str) -> tuple[Images, Images]:
         """(the rest, the `held_out` share) of `clean`, drawn for this `purpose`.
 
-        Of few images a larger share is held out, a quarter of at most 80: the accuracy on a
-        handful says nothing. Methods that tune something hold out images for that in the same way.
+        Of few images a larger share is held out, a quarter of at most 80, and of fewer than 32
+        none. Methods that tune something hold out images for that in the same way.
         """
         n = max(round(self.held_out * len(clean)), min(20, len(clean) // 4))
-        held, rest = clean.split(n if self.held_out else 0, run.rng(purpose))
+        if not self.held_out or n < FEWEST_HELD_OUT:
+            n = 0
+        held, rest = clean.split(n, run.rng(purpose))
         return rest, held
 
     def _warn(self, what: str) -> None:

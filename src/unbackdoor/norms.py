@@ -160,8 +160,11 @@ def deepest_cut(
 ) -> float:
     """The last of the rising `cuts` before the accuracy on `held` falls by more than `allowed`.
 
-    `prune_` cuts a copy of `model` in place. 0 where even the first cut is too deep.
+    `prune_` cuts a copy of `model` in place. 0 where even the first cut is too deep, or where
+    nothing is held out.
     """
+    if not len(held):
+        return 0.0
     floor = accuracy(model, held, run).value - allowed
     deepest = 0.0
     for cut in cuts:
