@@ -17,6 +17,7 @@ import resource
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -42,11 +43,11 @@ class Tally:
     seconds: float = 0.0
     rankings: dict[str, Ranking] = field(default_factory=dict)
 
-    def add(self, layer: Layer, channels: int, work: Callable[[], object]) -> None:
-        """Times `work` on `channels` of the layer's channels and scales it up to all."""
+    def take(self, layer: Layer, scale: float, rank: Callable[[], Ranking]) -> None:
+        """Keeps the ranking of `layer` that `rank` gives, and `scale` times the time it takes."""
         start = time.perf_counter()
-        work()
-        self.seconds += (time.perf_counter() - start) * layer.channels / channels
+        self.rankings[layer.name] = rank()
+        self.seconds += (time.perf_counter() - start) * scale
 
 
 def plainly(
@@ -67,6 +68,20 @@ def plainly(
         logits = model(moved)
     hits = (logits.argmax(1) == y).float().mean()
     return float(hits), float(F.cross_entropy(logits, y))
+
+
+def plain_ranking(
+    model: nn.Module,
+    layer: Layer,
+    channels: Tensor,
+    x: Tensor,
+    y: Tensor,
+    signs: Tensor,
+    nudge: Nudge,
+) -> Ranking:
+    """The ranking of the `channels` of `layer`, in the order of their numbers."""
+    found = [plainly(model, layer, c, x, y, signs, nudge) for c in channels.sort().values.tolist()]
+    return Ranking(*torch.tensor(found).T)
 
 
 def agreement(layers: Sequence[Layer], truth: Tally, other: Tally) -> float:
@@ -108,27 +123,13 @@ def bench(
     rng = Run(seed).rng("sample")
     warm_up(model, ranker, layers, (x, y, signs, nudge))
     for layer in layers:
-        count = max(1, layer.channels // P)
         chosen = torch.randperm(layer.channels, generator=rng)
         chosen = chosen if whole else chosen[:sample]
-        found: list[tuple[float, float]] = []
-        for channel in chosen.tolist():
-            plain.add(
-                layer,
-                len(chosen),
-                lambda c=channel: found.append(plainly(model, layer, c, x, y, signs, nudge)),
-            )
-        if whole:
-            ordered = torch.tensor(found)[chosen.argsort()]
-            plain.rankings[layer.name] = Ranking(ordered[:, 0], ordered[:, 1])
-        for tally, rank in ((exact, ranker.rank), (fast, ranker.race)):
-            tally.add(
-                layer,
-                layer.channels,
-                lambda t=tally, r=rank: t.rankings.update(
-                    {layer.name: r(layer, count, lambda _: None)}
-                ),
-            )
+        count = max(1, layer.channels // P)
+        scale = layer.channels / len(chosen)
+        plain.take(layer, scale, partial(plain_ranking, model, layer, chosen, x, y, signs, nudge))
+        exact.take(layer, 1, partial(ranker.rank, layer, count, lambda _: None))
+        fast.take(layer, 1, partial(ranker.race, layer, count, lambda _: None))
     truth = plain if whole else exact
     return {
         "channels": sum(layer.channels for layer in layers),
@@ -151,7 +152,7 @@ def bench(
                 .flatten()
                 .tolist()
                 for name, tally in (("plain", plain), ("exact", exact), ("fast", fast))
-                if layer.name in tally.rankings
+                if whole or tally is not plain
             }
             for layer in layers
         },

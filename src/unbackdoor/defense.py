@@ -28,7 +28,6 @@ from .modules import device_of, in_mode
 from .run import Run
 from .train import Objective, fit
 
-
 FEWEST_HELD_OUT = 8
 """Fewer images than that tell nothing about a model, so fewer are not held out."""
 

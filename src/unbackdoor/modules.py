@@ -58,3 +58,11 @@ def statistics_kept(model: nn.Module) -> Iterator[None]:
     finally:
         for module in keepers:
             module.track_running_stats = True
+
+
+@torch.no_grad()
+def channels_last_(model: nn.Module) -> None:
+    """Lays the kernels of 2-D convolutions out channels last in place: their values stay."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_input
 
 from .channels import Layer, channels_first
+from .modules import channels_last_
 from .run import Run
 
 
@@ -48,13 +49,16 @@ def at_layer(model: nn.Module, layer: Layer, x: Tensor) -> tuple[Tensor, Tensor]
     module = model.get_submodule(layer.name)
     found: list[tuple[Tensor, Tensor]] = []
 
-    def stop(_: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> NoReturn:
-        found.append((args[0], channels_first(module, y)))
+    def stop(
+        _: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor], y: Tensor
+    ) -> NoReturn:
+        inputs = args[0] if args else named["input"]
+        found.append((inputs, channels_first(module, y)))
         raise _ReachedLayerError
 
-    handle = module.register_forward_hook(stop)
+    handle = module.register_forward_hook(stop, with_kwargs=True)
     try:
-        model(x)
+        model(x.clone())  # some models normalise in place
     except _ReachedLayerError:
         pass
     finally:
@@ -68,7 +72,8 @@ def in_precision(model: nn.Module, run: Run) -> nn.Module:
     for module in fast.modules():
         if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)):
             module.to(run.dtype)
-    return fast.to(memory_format=torch.channels_last)
+    channels_last_(fast)
+    return fast
 
 
 class Reversal:
@@ -136,7 +141,7 @@ class Reversal:
 
     def _gradients(self, channels: Tensor, moved: Tensor) -> Tensor:
         """The gradients `[k, n, c, h, w]` at images of each channel's own."""
-        k, n = moved.shape[:2]
+        n = moved.shape[1]
         calm = self.calm[:, channels].movedim(1, 0).flatten(0, 1)
         own = channels.repeat_interleave(n)
         with self.run.autocast():

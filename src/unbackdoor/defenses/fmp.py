@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -25,7 +26,8 @@ class FMP(Tuning):
 
     Where the paper leaves a choice: eps and alpha follow an older configuration of its authors
     (its text gives eps 1/255); ties of accuracy are broken by the loss; feature maps are the
-    convolutions' outputs; pruned channels stay silent through fine-tuning (`hold`).
+    convolutions' outputs; pruned channels stay silent through fine-tuning (`hold`; without it only
+    the convolution's weights are zeroed once, its norm lives, and the channel can grow back).
     """
 
     paper: ClassVar[str] = (
@@ -61,8 +63,11 @@ class FMP(Tuning):
                 ranking = rank(layer, count, advance)
                 mask[layer.name] = ranking.suspects(count)
                 scores[layer.name] = ranking.accuracy
-        silence_(model, layers, mask)
-        self.tune(
-            model, clean, run, (lambda tuned: silence_(tuned, layers, mask)) if self.hold else None
-        )
-        return Repair(model, mask if self.hold else {}, scores)
+        if self.hold:
+            silence_(model, layers, mask)
+            self.tune(model, clean, run, lambda tuned: silence_(tuned, layers, mask))
+            return Repair(model, mask, scores)
+        bare = [replace(layer, norm=None, other_norms=()) for layer in layers]
+        silence_(model, bare, mask)
+        self.tune(model, clean, run)
+        return Repair(model, {}, scores)
