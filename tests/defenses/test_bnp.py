@@ -32,6 +32,16 @@ def test_the_channel_that_remembers_something_else_goes():
     assert torch.equal(repaired.model[4].running_mean, net[4].running_mean)
 
 
+def test_the_clean_statistics_are_those_of_the_batch():
+    clean, net = task()
+    with torch.no_grad():
+        y = net[0](clean.pixels / 255).movedim(1, 0).flatten(1)
+    norm = net[1]
+    expected = divergence(norm.running_mean, norm.running_var, y.mean(1), y.var(1))
+    score = BNP(u=0, held_out=0).repair(net, clean, Run()).scores["1"]
+    torch.testing.assert_close(score, expected, rtol=1e-3, atol=1e-5)
+
+
 def test_a_network_without_batch_norms_is_refused_before_any_work():
     clean, _ = task()
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.GroupNorm(1, 2), nn.Flatten(), nn.Linear(72, 2))

@@ -26,8 +26,10 @@ def test_activations_are_rectified_means_behind_the_norm():
 def test_sleeping_channels_go_first_and_stay_silent_through_fine_tuning():
     clean, net = task()
     with torch.no_grad():
-        net[4].bias[:4] = -50.0  # rectified away: pruning them is free
-    repaired = FinePruning(epochs=2, batch=16, cost=0.0).repair(net, clean, Run())
+        net[4].bias[:4] = -50.0  # rectified away
+    net[5] = nn.LeakyReLU(0.01)  # lets a gradient through, so that pruned channels could grow
+    method = FinePruning(epochs=2, batch=16, cost=1.0, max_acc_drop=1.0)
+    repaired = method.repair(net, clean, Run())
     assert repaired.silenced["3"][:4].all()
     assert repaired.notes["share"] >= 0.5
     x = clean.pixels.float() / 255
