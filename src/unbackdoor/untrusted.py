@@ -55,6 +55,7 @@ PLAIN = (str, int, float, bool, complex, bytes, bytearray, torch.dtype, torch.de
 HARMLESS = re.compile(
     r"collections\.OrderedDict|collections\.Counter|_codecs\.encode|torch\._utils\._rebuild_\w+"
     r"|torch\._tensor\._rebuild_from_type_v2|torch\.(storage\.)?\w*Storage|torch\.Size"
+    r"|(builtins|__builtin__)\.(set|bytearray|complex)"
     r"|torch\.(b?float|u?int|complex)\d+|torch\.bool|torch\.nn\.parameter\.Parameter|torch\.device"
 )
 """Names that every ordinary checkpoint holds: left out of the message about a refused file."""
@@ -118,7 +119,7 @@ ALLOWED = [
 
 
 def read_torch(path: Path | str) -> object:
-    """What a file of `torch.save` holds, as plain dicts, lists, tuples, numbers, tensors and arrays.
+    """What a file of `torch.save` holds: plain containers, numbers, tensors and arrays.
 
     Tensors are on the CPU and detached. Raises `RefusedFileError`, naming the globals found in it,
     for a file that asks for anything off the allow list, and `CheckpointError` for one that is
@@ -136,14 +137,14 @@ def read_torch(path: Path | str) -> object:
         raise RefusedFileError(f"{path} was refused: it {error}; nothing in it was run") from None
     except CheckpointError as error:
         raise CheckpointError(f"{path} {error}") from None
-    except MALFORMED as error:
+    except MALFORMED:
         if names := globals_in(path):
             raise RefusedFileError(
                 f"{path} was refused: it asks for {listed(names)}, which could run code; "
                 "nothing in it was run"
             ) from None
         raise CheckpointError(
-            f"{path} is not a readable PyTorch file, or is truncated ({_reason(error)})"
+            f"{path} cannot be read: it is damaged, truncated or no file of torch.save"
         ) from None
 
 
@@ -155,7 +156,7 @@ def globals_in(path: Path) -> list[str]:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 for member in archive.namelist():
-                    if member.endswith((".pkl", ".py")):
+                    if member.endswith(".pkl"):
                         with archive.open(member) as file:
                             found.update(_named(file))
         else:
@@ -195,7 +196,7 @@ class _Plain:
         self.done: dict[int, object] = {}
 
     def of(self, value: object) -> object:
-        if isinstance(value, PLAIN) or isinstance(value, np.generic):
+        if isinstance(value, (*PLAIN, np.generic)):
             return value
         if id(value) not in self.done:
             self.done[id(value)] = _PENDING
@@ -245,8 +246,3 @@ def _existing(path: Path | str) -> Path:
     if not path.is_file():
         raise CheckpointError(f"{path} is not a file" if path.exists() else f"no such file: {path}")
     return path
-
-
-def _reason(error: BaseException) -> str:
-    first = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {first[:100]}" if first else type(error).__name__

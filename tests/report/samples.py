@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-CIFAR = "airplane automobile bird cat deer dog frog horse ship truck".split()
+CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 PREACT = (64,) * 5 + (128,) * 5 + (256,) * 5 + (512,) * 5
 
 
@@ -32,7 +32,8 @@ def png(seed: int, stamped: bool = False, side: int = 32) -> str:
     for y in range(side):
         for x in range(side):
             inside = 1 / (1 + math.exp(math.hypot(x - x0, y - y0) - r))
-            shade = [round(p * (1 - inside) * (0.6 + y / 80) + q * inside) for p, q in zip(a, b, strict=True)]
+            dim = (1 - inside) * (0.6 + y / 80)
+            shade = [round(p * dim + q * inside) for p, q in zip(a, b, strict=True)]
             picture.putpixel((x, y), tuple(min(255, value) for value in shade))
     if stamped:
         picture.paste((255, 255, 255), (side - 4, side - 4, side - 1, side - 1))
@@ -123,8 +124,13 @@ def record(**changes: Any) -> dict[str, Any]:
         "precision": "bf16",
         "versions": {"python": "3.11.7", "torch": "2.14.0", "numpy": "2.4.1"},
         "machine": {"cpu": "Intel(R) Xeon(R) Processor @ 2.10GHz", "cores": 2},
-        "seconds": {"load": 0.84, "measure before": 31.2, "ranking": 412.7, "fine-tuning": 903.4,
-                    "measure after": 30.9},
+        "seconds": {
+            "load": 0.84,
+            "measure before": 31.2,
+            "ranking": 412.7,
+            "fine-tuning": 903.4,
+            "measure after": 30.9,
+        },
         "peak_mib": 1893.4,
         "acc_on": "test images",
         "before": scores(),
@@ -174,13 +180,18 @@ def deep() -> dict[str, Any]:
     """A model of 120 layers, with a heavy-tailed ranking and 43 classes."""
     made = layers([64 + 16 * (number // 2) for number in range(120)], p=32, heavy=True)
     for number, layer in enumerate(made):
-        layer["name"] = f"features.denseblock{1 + number // 30}.denselayer{1 + number % 30}.conv{1 + number % 2}"
+        block, unit = divmod(number, 30)
+        layer["name"] = f"features.denseblock{block + 1}.denselayer{unit + 1}.conv{unit % 2 + 1}"
+    classes = [f"Speed limit ({10 * n} km/h)" for n in range(1, 44)]
     found = record(layers=made, score_name="capacity that clean images leave unused")
     found["model"] |= {
         "arch": "torchvision:densenet121",
         "options": {"cifar_stem": True},
-        "classes": [f"Speed limit ({10 * n} km/h)" for n in range(1, 44)],
+        "classes": classes,
     }
+    found["examples"] = [
+        example(n, classes[n], classes[n], classes[0], classes[n], classes[n]) for n in range(1, 7)
+    ]
     return found
 
 
@@ -188,8 +199,17 @@ def empty() -> dict[str, Any]:
     """A record in which everything that may be null is, and every list is empty."""
     nothing = {"acc": None, "asr": None, "ra": None}
     made = record(
-        test=None, triggered=None, before=nothing, after=None, der=None, layers=[], notes={},
-        score_name=None, warnings=[], examples=[], seconds={},
+        test=None,
+        triggered=None,
+        before=nothing,
+        after=None,
+        der=None,
+        layers=[],
+        notes={},
+        score_name=None,
+        warnings=[],
+        examples=[],
+        seconds={},
     )
     made["clean"] |= {"sha256": None}
     return made

@@ -53,6 +53,14 @@ class Normalized(nn.Module):
         logits: Tensor = self.net((x - self.mean) / self.std)
         return logits
 
+    @property
+    def channels(self) -> int:
+        """How many channels images must have: those of the first convolution."""
+        for module in self.net.modules():
+            if isinstance(module, nn.Conv2d):
+                return module.in_channels
+        return len(self.spec.mean)
+
 
 def create(spec: Spec, rng: torch.Generator | None = None) -> Normalized:
     """The network of `spec` with fresh weights, drawn from `rng` if it is given.
@@ -80,7 +88,7 @@ def names() -> tuple[str, ...]:
 
 def options(arch: str) -> tuple[str, ...]:
     """The options of one of our own networks."""
-    return _keywords(_module(arch).build)
+    return _keywords(_module(arch).build) or ()
 
 
 def infer(arch: str, state: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -33,9 +33,7 @@ def build(arch: str, classes: int, given: dict[str, Any]) -> nn.Module:
     stem = given.pop("cifar_stem", False)
     if arch in ("googlenet", "inception_v3"):
         given |= {"aux_logits": False, "init_weights": True}
-    net: nn.Module = torchvision.models.get_model(
-        arch, weights=None, num_classes=classes, **given
-    )
+    net: nn.Module = torchvision.models.get_model(arch, weights=None, num_classes=classes, **given)
     if stem:
         _keep_size(arch, net)
     return net

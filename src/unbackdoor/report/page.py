@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any, Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from . import pictures, rates
 from .rates import Share, share
@@ -26,7 +27,7 @@ class Measure:
     short: str
     name: str
     of: str
-    better: Literal["higher", "lower"]
+    better: str
     before: Share | None
     after: Share | None
 
@@ -44,7 +45,7 @@ class Guess:
 class Picture:
     """An example image as base64 PNG with what the model said of it."""
 
-    kind: Literal["clean", "stamped"]
+    kind: str
     png: str
     guesses: tuple[Guess, ...]
 
@@ -76,7 +77,6 @@ def repair_page(record: Mapping[str, Any]) -> str:
             strips=pictures.strips(layers),
             histograms=pictures.histograms(layers, log),
             log=log,
-            bins=pictures.BINS,
         )
     )
 
@@ -84,15 +84,14 @@ def repair_page(record: Mapping[str, Any]) -> str:
 def measures(record: Mapping[str, Any]) -> list[Measure]:
     """Accuracy, attack success and recovery, each before and after."""
 
-    def measure(name: str, *words: Any) -> Measure:
-        return Measure(
-            name.upper(), *words, share(record["before"], name), share(record["after"], name)
-        )
-
+    before, after, right = record["before"], record["after"], "that go to their true class"
     return [
-        measure("asr", "Attack success rate", f"stamped images that go to {goal(record)}", "lower"),
-        measure("ra", "Robust accuracy", "stamped images that go to their true class", "higher"),
-        measure("acc", "Accuracy", f"{record['acc_on']} that go to their true class", "higher"),
+        Measure(name.upper(), words, of, better, share(before, name), share(after, name))
+        for name, words, of, better in (
+            ("asr", "Attack success rate", f"stamped images that go to {goal(record)}", "lower"),
+            ("ra", "Robust accuracy", f"stamped images {right}", "higher"),
+            ("acc", "Accuracy", f"{record['acc_on']} {right}", "higher"),
+        )
     ]
 
 
@@ -110,8 +109,13 @@ def _example(found: Mapping[str, Any], record: Mapping[str, Any]) -> Example:
                 for when in ("before", "after")
                 if (said := found[when]) and said[kind] is not None
             )
-            shown.append(Picture(kind, found[kind], guesses))  # type: ignore[arg-type]
+            shown.append(Picture(kind, found[kind], guesses))
     return Example(found["truth"], tuple(shown))
+
+
+def breakable(name: str) -> Markup:
+    """A layer's name that may be broken after each of its dots."""
+    return Markup(".<wbr>").join(name.split("."))
 
 
 def _mark(said: str, truth: str, kind: str, record: Mapping[str, Any]) -> Mark:
@@ -148,5 +152,6 @@ def _environment() -> Environment:
         "duration": rates.duration,
         "literal": rates.literal,
         "ranges": pictures.ranges,
+        "breakable": breakable,
     }
     return environment

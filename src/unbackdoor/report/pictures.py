@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
 from .rates import short
 
-BINS = 48
+BINS = 40
+"""The most bars in one histogram."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,11 @@ class Strip:
 class Histogram:
     """One layer's scores: bars of the kept channels, a tick for every silenced one.
 
-    The bars fill a box of BINS by 1, the ticks one of BINS by 1 below it.
+    The bars fill a box of `bins` by 1, the ticks one of the same size below it.
     """
 
     name: str
+    bins: int
     bars: str
     ticks: str
     low: str
@@ -102,30 +105,43 @@ def _is_number(score: float | None) -> bool:
 
 def _histogram(layer: Mapping[str, Any], log: bool) -> Histogram:
     finite, silenced = _finite(layer), set(layer["silenced"])
-    low, high = min(finite), max(finite)
-    start, end = (math.log(low), math.log(high)) if log else (low, high)
-
-    def place(score: float) -> float:
-        along = (math.log(score) if log else score) - start
-        return along / (end - start) if end > start else 0.5
-
-    bars, ticks = [0] * BINS, set()
-    for channel, score in enumerate(layer["scores"]):
-        if not _is_number(score):
-            continue
+    scaled = [math.log(score) if log else score for score in finite]
+    start, width, bins = _axis(scaled)
+    bars, ticks = [0] * bins, set()
+    channels = [at for at, score in enumerate(layer["scores"]) if _is_number(score)]
+    for channel, score in zip(channels, scaled, strict=True):
+        place = (score - start) / width
         if channel in silenced:
-            ticks.add(round(place(score) * BINS, 2))
+            ticks.add(round(place, 2))
         else:
-            bars[min(BINS - 1, int(place(score) * BINS))] += 1
+            bars[min(bins - 1, int(place))] += 1
     return Histogram(
         name=layer["name"],
+        bins=bins,
         bars=_bars(bars),
         ticks="".join(f"M{x:g} 0v1" for x in sorted(ticks)),
-        low=short(low),
-        high=short(high),
+        low=short(min(finite)),
+        high=short(max(finite)),
         silenced=len(silenced),
         unranked=len(layer["scores"]) - len(finite),
     )
+
+
+def _axis(scores: Sequence[float]) -> tuple[float, float, int]:
+    """(start, width of a bin, bins). Shares of few images lie on a grid: bins then hold whole steps
+
+    of it, or the picture would show a comb that is not in the data.
+    """
+    levels = sorted(set(scores))
+    low, reach = levels[0], levels[-1] - levels[0]
+    if not reach:
+        return low - 0.5, 1.0, 1
+    step = max(reach / 1e6, min(b - a for a, b in pairwise(levels)))
+    steps = round(reach / step) + 1
+    if steps > 8 * BINS:
+        return low, reach / BINS, BINS
+    together = math.ceil(steps / BINS)
+    return low - step / 2, together * step, math.ceil(steps / together)
 
 
 def _bars(counts: Sequence[int]) -> str:

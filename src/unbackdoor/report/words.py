@@ -1,4 +1,4 @@
-"""What the numbers of a record mean, in plain words: the headline, and no more than was measured."""
+"""What the numbers of a record mean, in plain words, and no more than was measured."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .rates import Share, count, percent, points, share
+from .rates import MINUS, Share, count, percent, points, share
 
 GONE = 0.05
-"""At most this share of stamped images goes to the target: a clean model's own mistakes reach it."""
+"""A clean model's own mistakes send this share of stamped images to the target, at most."""
 FAINT = 0.10
 """Below this a backdoor does not work; above it one is there."""
 DEAR = 0.03
@@ -30,14 +30,11 @@ class Verdict:
 def verdict(record: Mapping[str, Any]) -> Verdict:
     """What a repair's (or a demo's) record says about the backdoor and the accuracy."""
     before, after = record["before"], record["after"]
-    tone, headline = _backdoor(
-        share(before, "asr"), share(after, "asr"), after is not None, record
-    )
-    lost = _change(before, after, "acc")
-    if tone == "good" and lost is not None and -lost > DEAR:
-        tone = "mixed"
-        headline = headline.replace("gone:", f"gone, at the cost of {-100 * lost:.1f} points:", 1)
-    return Verdict(tone, headline, tuple(_sentences(record)))
+    tone, claim, detail = _backdoor(record, share(before, "asr"), share(after, "asr"))
+    change = _change(before, after, "acc")
+    if tone == "good" and change is not None and change < -DEAR:
+        tone, claim = "mixed", f"{claim}, at the cost of {_amount(change)} of accuracy"
+    return Verdict(tone, f"{claim}{detail and ': '}{detail}", tuple(_sentences(record)))
 
 
 def goal(record: Mapping[str, Any]) -> str:
@@ -45,42 +42,54 @@ def goal(record: Mapping[str, Any]) -> str:
     triggered = record["triggered"] or {}
     target, classes = triggered.get("target"), record["model"]["classes"]
     if isinstance(target, int):
-        name = classes[target] if 0 <= target < len(classes) else str(target)
-        return f"the target class, {name}" if name else "the target class"
-    return "the attacker\N{RIGHT SINGLE QUOTATION MARK}s goal"
+        name = classes[target] if 0 <= target < len(classes) else target
+        return f"the target class “{name}”"
+    return "the attacker’s goal"
 
 
 def _backdoor(
-    before: Share | None, after: Share | None, repaired: bool, record: Mapping[str, Any]
-) -> tuple[Tone, str]:
-    if before is None or (repaired and after is None):
-        why = "No stamped images were given"
-        if record["triggered"] and record["triggered"]["images"]:
-            why = "No stamped image could be counted"
-        return "unknown", f"{why}, so whether a backdoor {'was' if repaired else 'is'} there is unknown"
-    where = goal(record)
+    record: Mapping[str, Any], before: Share | None, after: Share | None
+) -> tuple[Tone, str, str]:
+    if before is None or (record["after"] is not None and after is None):
+        return "unknown", _unmeasured(record), ""
     if after is None:
-        if before.value < FAINT:
-            only = f"{percent(before.value)} of stamped images go to {where}"
-            return "unknown", f"No working backdoor was measured: {only}"
-        return "bad", f"The backdoor works: {percent(before.value)} of stamped images go to {where}"
-    now = f"{percent(after.value)} of stamped images go to {where} (was {percent(before.value)})"
-    still = now.replace("images go", "images still go")
+        claim = "No working backdoor was measured" if before.value < FAINT else "The backdoor works"
+        return "unknown" if before.value < FAINT else "bad", claim, _going(record, before)
+    was = f" (was {percent(before.value)})"
+    now, still = _going(record, after) + was, _going(record, after, " still") + was
     low, high = after.interval
     if low > before.interval[1]:
-        return "bad", f"The backdoor works better than before: {now}"
+        return "bad", "The backdoor works better than before", now
     if before.value < FAINT:
-        return "unknown", f"There was no working backdoor to remove: {now}"
+        return "unknown", "There was no working backdoor to remove", now
+    if after.value <= GONE and high <= FAINT:
+        return "good", "The backdoor is gone", still
     if after.value <= GONE:
-        if high > FAINT:
-            few = f"only {count(after.total)} stamped images were counted"
-            return "mixed", f"The backdoor looks gone, but {few}: {still}"
-        return "good", f"The backdoor is gone: {still}"
+        few = f"The backdoor looks gone, but only {count(after.total)} stamped images were counted"
+        return "mixed", few, still
     if high >= before.interval[0]:
-        return "bad", f"The backdoor is still there: {now}"
+        return "bad", "The backdoor is still there", now
     if after.value < FAINT:
-        return "mixed", f"The backdoor is almost gone: {still}"
-    return "bad", f"The backdoor is weaker but still there: {now}"
+        return "mixed", "The backdoor is almost gone", still
+    return "bad", "The backdoor is weaker but still there", now
+
+
+def _unmeasured(record: Mapping[str, Any]) -> str:
+    given = record["triggered"] and record["triggered"]["images"]
+    why = "No stamped image could be counted" if given else "No stamped images were given"
+    tense = "is" if record["after"] is None else "was"
+    return f"{why}, so whether a backdoor {tense} there is unknown"
+
+
+def _going(record: Mapping[str, Any], attack: Share, still: str = "") -> str:
+    if not attack.hits:
+        return f"none of {count(attack.total)} stamped images goes to {goal(record)}"
+    return f"{percent(attack.value)} of stamped images{still} go to {goal(record)}"
+
+
+def _amount(change: float) -> str:
+    text = points(change).lstrip(f"+{MINUS}")
+    return f"{text} point{'' if text == '1.0' else 's'}"
 
 
 def _change(before: Mapping[str, Any], after: Mapping[str, Any] | None, name: str) -> float | None:
@@ -102,12 +111,11 @@ def _accuracy(record: Mapping[str, Any]) -> str:
         return "Accuracy was not measured."
     if now is None:
         return f"Accuracy on {on} is {percent(was.value)}."
-    change = points(now.value - was.value)
-    if change == "0.0":
+    change = now.value - was.value
+    if points(change) == "0.0":
         return f"Accuracy on {on} stayed at {percent(now.value)}."
-    verb = "rose" if now.value > was.value else "fell"
-    amount = f"{change[1:]} point{'' if change[1:] == '1.0' else 's'}"
-    return f"Accuracy on {on} {verb} by {amount}, to {percent(now.value)}."
+    verb = "rose" if change > 0 else "fell"
+    return f"Accuracy on {on} {verb} by {_amount(change)}, to {percent(now.value)}."
 
 
 def _recovered(record: Mapping[str, Any]) -> str:
@@ -149,15 +157,16 @@ def limits(record: Mapping[str, Any]) -> list[str]:
 def story(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The four steps of a demo, each a title and a sentence."""
     attack, defense = record.get("attack"), record["defense"]
-    planted = f"{attack['name']} was planted in training" if attack else "A backdoor was planted"
+    planted = "A backdoor was planted in training" + (f" ({attack['name']})" if attack else "")
     clean = share(record.get("clean_model"), "acc")
     if clean:
         planted += f"; the same network trained without it has {percent(clean.value)} accuracy"
-    repaired = "The backdoor was not touched"
+    repaired = "The model was left as it was"
     if defense:
         silenced = sum(len(layer["silenced"]) for layer in record["layers"])
-        given = count(record["clean"]["images"])
-        repaired = f"{defense['name']} saw {given} clean images and silenced {count(silenced)} channels"
+        given = record["clean"]["images"] - record["clean"]["held_out"]
+        repaired = f"From {count(given)} clean images, {defense['name']} repaired the model"
+        repaired += f" and silenced {count(silenced)} channels" if silenced else ""
     return [
         ("Plant", f"{planted}."),
         ("Measure", _measured(record["before"])),
@@ -170,4 +179,4 @@ def _measured(scores: Mapping[str, Any] | None) -> str:
     acc, asr = share(scores, "acc"), share(scores, "asr")
     said = [f"{percent(asr.value)} of stamped images reach the target"] if asr else []
     said += [f"accuracy is {percent(acc.value)}"] if acc else []
-    return f"{', '.join(said)}." if said else "Nothing could be measured."
+    return f"{'; '.join(said)}." if said else "Nothing could be measured."
