@@ -50,16 +50,16 @@ def load_model(
 def load_images(
     source: str | Path,
     *,
-    size: int | tuple[int, int] | None = None,
+    size: tuple[int, int] | None = None,
     channels: int | None = None,
     classes: Sequence[str] | None = None,
     download: bool = False,
 ) -> Images:
     """The images of a source: `digits`, a folder of class folders, `.npz`, parquet, `cifar10`...
 
-    `size` and `channels` are what the model takes. Raises `ImagesError`.
+    `size` (height, width) and `channels` are what the model takes. Raises `ImagesError`.
 
-    >>> images = load_images("digits:test", size=16, channels=1)
+    >>> images = load_images("digits:test", size=(16, 16), channels=1)
     >>> images.shape, images.classes[:3]
     ((1, 16, 16), ('0', '1', '2'))
     """
@@ -70,19 +70,20 @@ def load_images(
 
 def load_triggered(
     source: str | Path,
-    target: int | Literal["all-to-all"],
+    target: int | Literal["all-to-all"] | None = None,
     *,
-    size: int | tuple[int, int] | None = None,
+    size: tuple[int, int] | None = None,
     channels: int | None = None,
     classes: Sequence[str] | None = None,
 ) -> Triggered:
     """Stamped test images labelled with their true class, and the class the attacker wants.
 
+    `target` is that class, or `all-to-all`; a BackdoorBench result holds its own.
     Raises `ImagesError`.
 
     >>> stamped = load_triggered("digits:test", target=0)
-    >>> len(stamped.counted().images) < len(stamped.images)
-    True
+    >>> set(stamped.goals.tolist())
+    {0}
     """
     return data.open_triggered(source, target, size=size, channels=channels, classes=classes)
 
@@ -103,7 +104,7 @@ def repair(
     >>> import torch
     >>> net = torch.nn.Sequential(
     ...     torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(144, 10))
-    >>> digits = load_images("digits:test", size=8, channels=1)[:20]
+    >>> digits = load_images("digits:test", size=(8, 8), channels=1)[:20]
     >>> repaired = repair(net, digits, "fmp", p=4, epochs=1, flip=False)
     >>> int(repaired.silenced["0"].sum())
     1
@@ -126,7 +127,7 @@ def evaluate(
 
     >>> import torch
     >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
-    >>> score = evaluate(net, load_images("digits:test", size=8, channels=1))
+    >>> score = evaluate(net, load_images("digits:test", size=(8, 8), channels=1))
     >>> 0 <= score.acc.value <= 1, score.asr
     (True, None)
     """

@@ -64,7 +64,7 @@ class Score:
 
 
 def check(model: nn.Module, images: Images) -> None:
-    """Raises `ModelError` for weights that are not finite, `ImagesError` for images that do not fit.
+    """Raises `ModelError` for weights that are not finite, `ImagesError` for unfit images.
 
     One pass of at most two images.
     """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,7 +27,9 @@ class Console:
     `warned` fills with the text of the warnings, each once.
     """
 
-    def __init__(self, *, as_json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
+    def __init__(
+        self, *, as_json: bool = False, quiet: bool = False, verbose: bool = False
+    ) -> None:
         self.as_json, self.quiet, self.verbose = as_json, quiet, verbose
         self.warned: list[str] = []
         self._screen = Screen(stderr=True, highlight=False, soft_wrap=True)
@@ -66,6 +67,10 @@ class Console:
         """A line of the log, on stderr."""
         if not self.quiet:
             self._line(text)
+
+    def complain(self, text: str) -> None:
+        """A bound that was missed, on stderr."""
+        self._line(f"missed: {text}")
 
     def detail(self, text: str) -> None:
         """A line of the log that only `-v` asks for."""
@@ -120,7 +125,9 @@ class Console:
             self._line(f"{category.__name__}: {text}")
 
 
-def table(headings: Iterable[str], rows: Iterable[Sequence[str]], title: str | None = None) -> Table:
+def table(
+    headings: Iterable[str], rows: Iterable[Sequence[str]], title: str | None = None
+) -> Table:
     """A plain table for stdout; the first column is text, the others are numbers."""
     shown = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
     for place, heading in enumerate(headings):
@@ -128,5 +135,3 @@ def table(headings: Iterable[str], rows: Iterable[Sequence[str]], title: str | N
     for row in rows:
         shown.add_row(*row)
     return shown
-
-

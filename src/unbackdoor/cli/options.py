@@ -37,7 +37,9 @@ class Device(StrEnum):
 
 
 def _option(*names: str, panel: str | None = None, **more: Any) -> Any:
-    return typer.Option(*names, rich_help_panel=panel, show_default=bool(more.pop("show", False)), **more)
+    return typer.Option(
+        *names, rich_help_panel=panel, show_default=bool(more.pop("show", False)), **more
+    )
 
 
 Checkpoint = Annotated[
@@ -48,10 +50,15 @@ Checkpoint = Annotated[
         show_default=False,
     ),
 ]
-Clean = Annotated[str, _option("--clean", metavar="SRC", panel=IMAGES, help=f"clean images: {SOURCE}")]
-Data = Annotated[str, _option("--data", metavar="SRC", panel=IMAGES, help=f"training images: {SOURCE}")]
+Clean = Annotated[
+    str, _option("--clean", metavar="SRC", panel=IMAGES, help=f"clean images: {SOURCE}")
+]
+Data = Annotated[
+    str, _option("--data", metavar="SRC", panel=IMAGES, help=f"training images: {SOURCE}")
+]
 Test = Annotated[
-    str | None, _option("--test", metavar="SRC", panel=IMAGES, help="clean test images, to measure ACC")
+    str | None,
+    _option("--test", metavar="SRC", panel=IMAGES, help="clean test images, to measure ACC"),
 ]
 Triggered = Annotated[
     str | None,
@@ -80,7 +87,9 @@ Parameters = Annotated[
 ]
 Arch = Annotated[
     str | None,
-    _option("--arch", metavar="NAME", panel=MODEL, help="architecture, if the file names none; see list"),
+    _option(
+        "--arch", metavar="NAME", panel=MODEL, help="architecture, if the file names none; see list"
+    ),
 ]
 Classes = Annotated[
     str | None,
@@ -96,7 +105,9 @@ Std = Annotated[
 ]
 ModelOptions = Annotated[
     list[str] | None,
-    _option("--model-option", metavar="KEY=VALUE", panel=MODEL, help="an option of the architecture"),
+    _option(
+        "--model-option", metavar="KEY=VALUE", panel=MODEL, help="an option of the architecture"
+    ),
 ]
 Out = Annotated[
     Path,
@@ -118,7 +129,9 @@ Verbose = Annotated[bool, _option("--verbose", "-v", panel=OUTPUT, help="say mor
 OnDevice = Annotated[
     Device, _option("--device", panel=MACHINE, show=True, help="auto: the best there is")
 ]
-Seed = Annotated[int, _option("--seed", min=0, panel=MACHINE, show=True, help="of every random draw")]
+Seed = Annotated[
+    int, _option("--seed", min=0, panel=MACHINE, show=True, help="of every random draw")
+]
 InPrecision = Annotated[
     Precision,
     _option(
@@ -181,10 +194,12 @@ def numbers(option: str, text: str | None) -> tuple[float, ...] | None:
         ) from None
 
 
-def goal(text: str, classes: Sequence[str]) -> int | Literal["all-to-all"]:
+def goal(text: str | None, classes: Sequence[str]) -> int | Literal["all-to-all"] | None:
     """A `--target` as the index of a class, given by number or name, or `all-to-all`."""
+    if text is None:
+        return None
     if text == "all-to-all":
-        return text
+        return "all-to-all"
     if text.isdecimal():
         if int(text) >= len(classes):
             raise ParameterError(

@@ -14,7 +14,7 @@ from typing import Any
 
 from .. import __version__
 from ..defense import Repair
-from ..images import Images
+from ..images import Images, Triggered
 from ..measure import Score
 from ..method import Method
 from ..models import Normalized
@@ -59,6 +59,23 @@ def of_images(source: str, images: Images, **more: object) -> dict[str, Any]:
         "images": len(images),
         **more,
     }
+
+
+def of_triggered(source: str | None, triggered: Triggered | None) -> dict[str, Any] | None:
+    """The same of stamped images, with the attacker's goal; None if there are none."""
+    if source is None or triggered is None:
+        return None
+    return of_images(source, triggered.images, target=_goal(triggered))
+
+
+def _goal(triggered: Triggered) -> int | str | None:
+    """The one class all stamped images should go to, `all-to-all`, or None if it is neither."""
+    goals, labels = triggered.goals, triggered.images.labels
+    if bool((goals == goals[0]).all()):
+        return int(goals[0])
+    if bool((goals == (labels + 1) % len(triggered.images.classes)).all()):
+        return "all-to-all"
+    return None
 
 
 def of_method(method: Method) -> dict[str, Any]:
