@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
+from typing import cast
 
 import typer
 
@@ -33,7 +34,7 @@ app.command("describe")(describe.describe)
 app.command("convert")(convert.convert)
 
 # What typer raises for wrong usage; it has no public name of its own in every version.
-_UsageError = typer.BadParameter.__mro__[1]
+_UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UnbackdoorError, OSError) as error:
         return _refused(str(error))
     except _UsageError as error:
-        message = error.format_message()  # type: ignore[attr-defined]
+        message = error.format_message()
         return _refused(message) if message else 2
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED

@@ -53,6 +53,7 @@ def demo(
         from .. import api, method
         from ..attack import Attack
         from ..defense import Defense
+        from ..models import Normalized
         from ..run import Run, pick_device
         from . import output, planting, record, repairing, scores
 
@@ -73,7 +74,7 @@ def demo(
         victim = attack.plant(model, theirs, run)
         stamped = attack.triggered(test)
         planting.warn_of_weakness(planting.learned(victim, run))
-        assert isinstance(victim.model, planting.Normalized)
+        assert isinstance(victim.model, Normalized)
         case = repairing.Case(victim.model, clean, test, "test images", stamped)
         outcome = repairing.treat(case, defense, run, console)
         told = {
