@@ -16,6 +16,7 @@ import struct
 import warnings
 import zipfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -44,7 +45,7 @@ MALFORMED = (
 )
 """What a damaged or hostile file makes a reader raise."""
 
-SHOWN = 8
+SHOWN = 5
 """How many names an error message lists before it says how many more there are."""
 
 NUMBERS = re.compile(r"b1|[iu][1248]|f[248]")
@@ -127,7 +128,7 @@ def read_torch(path: Path | str) -> object:
     """
     path = _existing(path)
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(ALLOWED):  # type: ignore[arg-type]
+        with warnings.catch_warnings(), _only_allowed():
             warnings.simplefilter("ignore")
             # Opened here: torch would choose another reader by the name of the file.
             with path.open("rb") as file:
@@ -146,6 +147,18 @@ def read_torch(path: Path | str) -> object:
         raise CheckpointError(
             f"{path} cannot be read: it is damaged, truncated or no file of torch.save"
         ) from None
+
+
+@contextmanager
+def _only_allowed() -> Iterator[None]:
+    """Inside, torch's list of safe globals is `ALLOWED`: what other packages added is put back."""
+    others = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    try:
+        with torch.serialization.safe_globals(ALLOWED):  # type: ignore[arg-type]
+            yield
+    finally:
+        torch.serialization.add_safe_globals(others)
 
 
 def globals_in(path: Path) -> list[str]:

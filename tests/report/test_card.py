@@ -10,7 +10,10 @@ def test_the_card_tells_what_the_record_holds() -> None:
     card = model_card(made).replace("\N{NO-BREAK SPACE}", " ")
     assert card.startswith("---\nlibrary_name: unbackdoor\n")
     assert f"```sh\n{made['command']}\n```" in card
-    assert "98.7 % (8,883 of 9,000; 98.4 to 98.9 %) | 1.3 % (117 of 9,000; 1.1 to 1.6 %)" in card
+    assert (
+        "98.7 % (8,883 of 9,000; 98.4 to 98.9 %) | 1.3 % (117 of 9,000; 1.1 to 1.6 %) | −97.4 |"
+        in card
+    )
     assert "| eps | 0.00392156862745098 |" in card
     assert "| hold | true |" in card
     for text in ("3f" * 32, "d4" * 32, "arXiv 2307.11565", "75 of 4,800 channels", "Seed 7"):

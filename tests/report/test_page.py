@@ -9,6 +9,7 @@ import pytest
 from report import samples
 from unbackdoor.report import repair_page
 from unbackdoor.report.page import examples
+from unbackdoor.report.pictures import histograms
 
 ALL = [
     samples.record,
@@ -108,9 +109,29 @@ def test_the_numbers_are_the_records() -> None:
 
 
 def test_every_silenced_channel_is_listed() -> None:
-    page = repair_page(samples.record(layers=samples.layers((64, 512))))
+    layers = samples.layers((64, 512))
+    layers[0]["silenced"] = [3, 4, 5, 17]
+    page = repair_page(samples.record(layers=layers))
     assert page.count('class="strip"') == 2
-    assert "9 of 576 channels in 2 layers" in Reader(page).text
+    assert '<path d="M3 0h3v1h-3zM17 0h1v1h-1z"/>' in page
+    assert "12 of 576 channels in 2 layers" in Reader(page).text
+    assert "3–5, 17" in Reader(page).text
+
+
+def test_the_plot_places_each_rate_and_its_interval() -> None:
+    tags = Reader(repair_page(samples.record())).tags
+    dots = [found["cx"] for tag, found in tags if tag == "circle" and found.get("class")]
+    assert dots == ["98.700%", "1.300%", "1.078%", "90.300%", "94.120%", "92.970%"]
+    bands = [found for tag, found in tags if tag == "rect"]
+    assert (bands[1]["x"], bands[1]["width"]) == ("1.086%", "0.470%")
+
+
+def test_every_ranked_layer_has_its_histogram() -> None:
+    made = samples.record(layers=samples.layers((64, 512)))
+    page = repair_page(made)
+    for drawn in histograms(made["layers"], log=False):
+        assert f'<path d="{drawn.bars}"/>' in page
+        assert f'<path d="{drawn.ticks}"/>' in page
 
 
 def test_a_repair_without_pruning_says_so() -> None:
