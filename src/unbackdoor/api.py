@@ -59,9 +59,9 @@ def load_images(
 
     `size` (height, width) and `channels` are what the model takes. Raises `ImagesError`.
 
-    >>> images = load_images("digits:test", size=(16, 16), channels=1)
+    >>> images = load_images("digits:test", channels=1)
     >>> images.shape, images.classes[:3]
-    ((1, 16, 16), ('0', '1', '2'))
+    ((1, 32, 32), ('0', '1', '2'))
     """
     return data.open_images(
         source, size=size, channels=channels, classes=classes, download=download
@@ -103,8 +103,8 @@ def repair(
 
     >>> import torch
     >>> net = torch.nn.Sequential(
-    ...     torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(144, 10))
-    >>> digits = load_images("digits:test", size=(8, 8), channels=1)[:20]
+    ...     torch.nn.Conv2d(1, 4, 3, stride=4), torch.nn.Flatten(), torch.nn.Linear(256, 10))
+    >>> digits = load_images("digits:test", channels=1)[:20]
     >>> repaired = repair(net, digits, "fmp", p=4, epochs=1, flip=False)
     >>> int(repaired.silenced["0"].sum())
     1
@@ -126,8 +126,8 @@ def evaluate(
     Raises `ModelError` for weights that are not finite, `ImagesError` for images that do not fit.
 
     >>> import torch
-    >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
-    >>> score = evaluate(net, load_images("digits:test", size=(8, 8), channels=1))
+    >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1024, 10))
+    >>> score = evaluate(net, load_images("digits:test", channels=1))
     >>> 0 <= score.acc.value <= 1, score.asr
     (True, None)
     """
