@@ -12,7 +12,9 @@ from unbackdoor.errors import ImagesError, ModelError, UnknownNameError
 from unbackdoor.images import Images, Triggered
 
 
-@pytest.mark.parametrize("name", ["load_model", "load_images", "load_triggered", "repair", "evaluate"])
+@pytest.mark.parametrize(
+    "name", ["load_model", "load_images", "load_triggered", "repair", "evaluate"]
+)
 def test_examples_run(name):
     found = doctest.DocTestFinder().find(getattr(api, name), name, globs=vars(api).copy())
     runner = doctest.DocTestRunner()
@@ -44,7 +46,7 @@ def test_scores_of_a_model_that_says_the_target_always():
 
 
 def test_what_cannot_be_measured_is_refused():
-    with pytest.raises(ImagesError, match="3 classes|classes"):
+    with pytest.raises(ImagesError, match="3 classes"):
         unbackdoor.evaluate(constant(0, 4), four([0, 1]))
     broken = constant(0)
     broken[1].weight.data[0, 0] = float("inf")

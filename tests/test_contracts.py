@@ -1,4 +1,4 @@
-"""What every attack and every defense must keep to; a walk over the folders, so none is left out."""
+"""What every attack and defense must keep to; a walk over the folders, so none is left out."""
 
 from __future__ import annotations
 
@@ -69,7 +69,11 @@ def state(model: nn.Module) -> dict[str, object]:
             for key, value in model.named_parameters()
         },
         "hooks": [
-            (len(module._forward_hooks), len(module._forward_pre_hooks), len(module._backward_hooks))
+            (
+                len(module._forward_hooks),
+                len(module._forward_pre_hooks),
+                len(module._backward_hooks),
+            )
             for module in model.modules()
         ],
     }

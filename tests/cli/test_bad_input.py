@@ -64,7 +64,9 @@ class Bomb:
 
 
 @pytest.mark.parametrize("protocol", [2, 4])
-def test_a_pickle_that_runs_code_is_not_run(repairing, refused, tmp_path, protocol, tmp_path_factory):
+def test_a_pickle_that_runs_code_is_not_run(
+    repairing, refused, tmp_path, protocol, tmp_path_factory
+):
     went_off = tmp_path_factory.mktemp("bomb") / "went-off"
     path = tmp_path / "evil.pt"
     torch.save({"conv1.weight": Bomb(went_off)}, path, pickle_protocol=protocol)
@@ -157,7 +159,9 @@ def test_devices_that_are_not_there(repairing):
 def test_output_folders(repairing, tiny, tmp_path):
     (tmp_path / "file").write_text("")
     repairing("--out", tmp_path / "file", says="a file, not a folder")
-    repairing("--out", tmp_path / "file" / "under", says="cannot write|not a folder|Not a directory")
+    repairing(
+        "--out", tmp_path / "file" / "under", says="cannot write|not a folder|Not a directory"
+    )
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("")
     repairing("--out", tmp_path / "full", says="full is not empty; --force")

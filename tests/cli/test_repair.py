@@ -66,13 +66,17 @@ def test_without_a_test_set_a_tenth_is_held_out_from_the_defense(
     seen = []
     mend = FMP.mend
     monkeypatch.setattr(
-        FMP, "mend", lambda self, model, clean, run: (seen.append(clean), mend(self, model, clean, run))[1]
+        FMP,
+        "mend",
+        lambda self, model, clean, run: (seen.append(clean), mend(self, model, clean, run))[1],
     )
     record = run(*repair, "--out", tmp_path / "out", "--json").json
     assert record["clean"]["images"] == 20 and record["clean"]["held_out"] == 2
     assert record["before"]["acc"]["total"] == 2 and record["acc_on"] == "held-out clean images"
     assert len(seen[0]) == 18
-    assert record["after"]["asr"] is None and record["after"]["ra"] is None and record["der"] is None
+    assert (
+        record["after"]["asr"] is None and record["after"]["ra"] is None and record["der"] is None
+    )
 
 
 def test_two_runs_with_one_seed_give_the_same_bits(run, repair, tmp_path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from . import options as o
 from .console import Console, table
 
-
 KINDS = ("a folder of class folders", ".npz", ".parquet", "attack_result.pt")
 
 
