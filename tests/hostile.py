@@ -23,7 +23,7 @@ def touches(marker: Path) -> Runs:
 
 
 def bench_result(folder: Path, weights: dict, rows, **changes) -> Path:
-    """An `attack_result.pt`, and beside it an image for each (goal, label), as gray as its index."""
+    """An `attack_result.pt`, beside it an image for each (goal, label), as gray as its index."""
     entries = {}
     for index, (goal, label) in enumerate(rows):
         place = folder / "bd_test_dataset" / str(label) / f"{index}.png"
