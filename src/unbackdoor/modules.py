@@ -39,3 +39,19 @@ def device_of(model: nn.Module) -> torch.device:
     for tensor in (*model.parameters(), *model.buffers()):
         return tensor.device
     return torch.device("cpu")
+
+
+def fast_layout(model: nn.Module) -> torch.memory_format:
+    """The memory format that `model` trains fastest in: channels last, where that is safe.
+
+    oneDNN writes past its workspace in the weight gradients of strided 1x1 convolutions of fewer
+    than 16 input channels in channels-last (oneDNN issue 6035), which ends in a crash.
+    """
+    unsafe = any(
+        isinstance(module, nn.Conv2d)
+        and set(module.kernel_size) == {1}
+        and max(module.stride) > 1
+        and module.in_channels // module.groups < 16
+        for module in model.modules()
+    )
+    return torch.contiguous_format if unsafe else torch.channels_last

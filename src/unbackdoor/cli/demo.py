@@ -11,20 +11,23 @@ from . import options as o
 from .console import Console
 
 ARCH, WIDTH = "preact_resnet18", 8
+BATCHES, BATCH = 7, 64
+"""The victim learns from twice as many batches as the defender holds, each of them full: norms of
+so few steps do not bear a last batch of a few images."""
 ATTACK: dict[str, Any] = {
     "size": 4,
     "rate": 0.2,
-    "epochs": 20,
+    "epochs": 16,
     "lr": 0.1,
-    "batch": 64,
+    "batch": BATCH,
     "flip": False,
 }
 REPAIR: dict[str, Any] = {
     "p": 4,
     "ranking_images": 16,
-    "epochs": 15,
+    "epochs": 12,
     "lr": 0.1,
-    "batch": 32,
+    "batch": BATCH // 2,
     "flip": False,
 }
 """A small network on few images: more channels go, and steps are fewer but longer."""
@@ -67,7 +70,7 @@ def demo(
         heading = record.heading("demo", context.obj)
 
         train, test = (api.load_images(f"digits:{part}", channels=1) for part in ("train", "test"))
-        theirs, clean = train.split(len(train) * 2 // 3, run.rng("two thirds"))
+        theirs, clean = train[: 3 * BATCHES * BATCH].split(2 * BATCHES * BATCH, run.rng("two thirds"))
         network = planting.Network(ARCH, {"width": WIDTH, "in_channels": 1})
         model = network.build(theirs, run)
         console.say(f"planting {attack.name()} in {ARCH} with {len(theirs)} handwritten digits")
