@@ -70,7 +70,9 @@ def demo(
         heading = record.heading("demo", context.obj)
 
         train, test = (api.load_images(f"digits:{part}", channels=1) for part in ("train", "test"))
-        theirs, clean = train[: 3 * BATCHES * BATCH].split(2 * BATCHES * BATCH, run.rng("two thirds"))
+        theirs, clean = train[: 3 * BATCHES * BATCH].split(
+            2 * BATCHES * BATCH, run.rng("two thirds")
+        )
         network = planting.Network(ARCH, {"width": WIDTH, "in_channels": 1})
         model = network.build(theirs, run)
         console.say(f"planting {attack.name()} in {ARCH} with {len(theirs)} handwritten digits")
