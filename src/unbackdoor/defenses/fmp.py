@@ -41,6 +41,7 @@ class FMP(Tuning):
     alpha: float = Field(0.02, gt=0, le=1, description="step and random start, of 1")
     steps: int = Field(1, ge=1, description="gradient-sign steps")
     ranking_images: int = Field(32, ge=1, description="clean images that rank the channels")
+    fast: bool = Field(False, description="drop channels early that cannot be among the worst")
     hold: bool = Field(True, description="keep pruned channels silent through fine-tuning")
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
@@ -53,10 +54,12 @@ class FMP(Tuning):
         ranker = Ranker(model, x, y, signs, Nudge(self.eps, self.alpha, self.steps), run)
         mask: dict[str, Tensor] = {}
         scores: dict[str, Tensor] = {}
-        with run.stage("ranking", len(x) * sum(layer.channels for layer in layers)) as advance:
+        rank = ranker.race if self.fast else ranker.rank
+        with run.stage("ranking", sum(layer.channels for layer in layers)) as advance:
             for layer in layers:
-                ranking = ranker.rank(layer, advance)
-                mask[layer.name] = ranking.suspects(layer.channels // self.p)
+                count = layer.channels // self.p
+                ranking = rank(layer, count, advance)
+                mask[layer.name] = ranking.suspects(count)
                 scores[layer.name] = ranking.accuracy
         silence_(model, layers, mask)
         self.tune(
