@@ -143,7 +143,7 @@ class Attack(Method):
     def _from_sources(self, labels: Tensor) -> Tensor:
         if self.sources is None:
             return torch.ones_like(labels, dtype=torch.bool)
-        return torch.isin(labels, torch.tensor(self.sources))
+        return torch.isin(labels, torch.tensor(self.sources, device=labels.device))
 
     def chosen(self, train: Images, run: Run) -> tuple[Tensor, Tensor]:
         """Indices of the images to stamp, at least one, and of those that become cover images."""

@@ -46,8 +46,7 @@ def chroma_wave(strength: float, space: str, channels: int, height: int, width: 
     plane = torch.zeros(height, width, dtype=torch.float64)
     plane[: rows * side, : columns * side] = block.tile(rows, columns)
     gains = CHROMA[space] if channels == 3 else (1.0,) * channels
-    pattern: Tensor = torch.tensor(gains).view(-1, 1, 1) * plane.float()
-    return pattern
+    return torch.tensor(gains).view(-1, 1, 1) * plane.float()
 
 
 def low_pass(x: Tensor, sigma: float) -> Tensor:
@@ -56,4 +55,5 @@ def low_pass(x: Tensor, sigma: float) -> Tensor:
     v = torch.fft.fftfreq(h, 1 / h, device=x.device).view(-1, 1)
     u = torch.fft.rfftfreq(w, 1 / w, device=x.device).view(1, -1)
     damping = torch.exp(-(u**2 + v**2) / (2 * sigma**2))
-    return torch.fft.irfft2(torch.fft.rfft2(x) * damping, s=(h, w))
+    smooth: Tensor = torch.fft.irfft2(torch.fft.rfft2(x) * damping, s=(h, w))
+    return smooth

@@ -40,7 +40,10 @@ class BPP(Attack):
 
     def stamp(self, x: Tensor) -> Tensor:
         """`x` with fewer levels."""
-        return self._dithered(x) if self.dither else self._rounded(x)
+        if not self.dither:
+            return self._rounded(x)
+        # A part at a time stays in the processor's cache.
+        return torch.cat([self._dithered(part) for part in torch.split(x, 400)])
 
     def cover_count(self, stamped: int) -> int:
         """`covers` for each stamped one; at least two, which trade their residuals."""
