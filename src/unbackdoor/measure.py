@@ -65,11 +65,15 @@ class Score:
 def logits(model: nn.Module, images: Images, run: Run, batch: int = 500) -> Tensor:
     """The outputs float32 `[n, classes]` of `model` in eval mode, in float32, on the CPU."""
     outputs = []
-    with in_mode(model, train=False), torch.no_grad(), run.stage("evaluation", len(images)) as done:
+    with (
+        in_mode(model, train=False),
+        torch.no_grad(),
+        run.stage("evaluation", len(images)) as advance,
+    ):
         for x, _ in images.batches(batch):
             x = x.to(run.device, memory_format=torch.channels_last)
             outputs.append(model(x).float().cpu())
-            done(sum(map(len, outputs)))
+            advance(len(x))
     return torch.cat(outputs)
 
 

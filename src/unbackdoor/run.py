@@ -98,10 +98,16 @@ class Run:
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
-        """Yields a function that says how many of `total` units are done; times the whole."""
-        start = time.perf_counter()
+        """Yields `advance(units)`, to be called as units of `total` are done; times the whole."""
+        start, done = time.perf_counter(), 0
+
+        def advance(units: int) -> None:
+            nonlocal done
+            done += units
+            self.progress(name, done, total)
+
         self.progress(name, 0, total)
         try:
-            yield lambda done: self.progress(name, done, total)
+            yield advance
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start

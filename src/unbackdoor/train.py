@@ -87,7 +87,8 @@ def fit(
     per_epoch = math.ceil(len(images) / batch)
     model.to(run.device).to(memory_format=torch.channels_last)
     first = _load_state(resume, model, step_with) if resume else 0
-    with in_mode(model, train=True), run.stage(stage, epochs * per_epoch) as done:
+    with in_mode(model, train=True), run.stage(stage, epochs * per_epoch) as advance:
+        advance(first * per_epoch)
         for epoch in range(first, epochs):
             rng = run.rng(f"{stage}/{epoch}")
             with run.isolated(f"{stage}/{epoch}/global"):
@@ -101,7 +102,7 @@ def fit(
                     loss = _step(model, x, y.to(run.device), loss_of, step_with, run)
                     if after_step:
                         after_step(model)
-                    done(step + 1)
+                    advance(1)
             if not bool(torch.isfinite(loss)):
                 raise ModelError(f"{stage} diverged in epoch {epoch + 1}: the loss is {loss:g}")
             if resume:

@@ -1,0 +1,66 @@
+"""FMP: adversarial feature map pruning, rightly wired."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ..channels import find_layers, silence_
+from ..defense import Repair, Tuning
+from ..images import Images, to_float
+from ..reverse import Nudge, channels_in, ranked, score_layer
+from ..run import Run
+
+
+class FMP(Tuning):
+    """Prunes in each layer the channels whose feature maps, moved a little, break the model most.
+
+    For every channel of every convolution: images made to move its map (`reverse`), the model's
+    accuracy on them, the `N / p` channels of lowest accuracy silenced, and fine-tuning on the
+    clean images. Images are `[n, c, h, w]`; `eps` and `alpha` are L-inf for pixels in [0, 1].
+
+    Where the paper leaves a choice: eps and alpha follow an older configuration of its authors
+    (its text gives eps 1/255); ties of accuracy are broken by the loss; feature maps are the
+    convolutions' outputs; pruned channels stay silent through fine-tuning (`hold`).
+    """
+
+    paper: ClassVar[str] = (
+        "Huang, Bu: Adversarial Feature Map Pruning for Backdoor, ICLR 2024, arXiv 2307.11565"
+    )
+    limits: ClassVar[str] = (
+        "on the victims measured here the ranking finds few of the backdoor's channels, and a "
+        "well-trained backdoor survives"
+    )
+
+    p: int = Field(64, ge=1, description="one channel in p is pruned from each layer")
+    eps: float = Field(0.06, gt=0, le=1, description="furthest move of a pixel, of 1")
+    alpha: float = Field(0.02, gt=0, le=1, description="step and random start, of 1")
+    steps: int = Field(1, ge=1, description="gradient-sign steps")
+    ranking_images: int = Field(32, ge=1, description="clean images that rank the channels")
+    hold: bool = Field(True, description="keep pruned channels silent through fine-tuning")
+
+    def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
+        """`model` with its most suspect channels silenced, fine-tuned."""
+        chosen = clean.sample(self.ranking_images, run.rng("ranking images"))
+        x = to_float(chosen.pixels)
+        layers = find_layers(model, x[:2])
+        signs = torch.randint(0, 2, x.shape, generator=run.rng("start")).to(x) * 2 - 1
+        x, signs, y = (tensor.to(run.device) for tensor in (x, signs, chosen.labels))
+        nudge = Nudge(self.eps, self.alpha, self.steps)
+        mask: dict[str, Tensor] = {}
+        scores: dict[str, Tensor] = {}
+        with run.stage("ranking", channels_in(layers)) as advance:
+            for layer in layers:
+                score = score_layer(model, layer, x, y, signs, nudge, run, advance, chunk=16)
+                worst = ranked(score)[: layer.channels // self.p]
+                mask[layer.name] = torch.zeros(layer.channels, dtype=torch.bool)
+                mask[layer.name][worst] = True
+                scores[layer.name] = score.accuracy
+        silence_(model, layers, mask)
+        self.tune(
+            model, clean, run, (lambda tuned: silence_(tuned, layers, mask)) if self.hold else None
+        )
+        return Repair(model, mask if self.hold else {}, scores)
