@@ -225,10 +225,14 @@ class Attack(Method):
         fit(victim, poisoned.images, run, resume=resume, **self.settings())
         return Victim(victim, poisoned, learned)
 
-    def triggered(self, test: Images, learned: Learned = NOTHING) -> Triggered:
-        """The stamped images of `test` whose true class is a source and is not the goal."""
+    def aimed(self, test: Images) -> Triggered:
+        """The images of `test` whose true class is a source and is not the goal, not yet stamped."""
         sources = test[self._from_sources(test.labels)]
-        kept = Triggered(sources, self.goals(sources.labels, len(test.classes))).counted()
+        return Triggered(sources, self.goals(sources.labels, len(test.classes))).counted()
+
+    def triggered(self, test: Images, learned: Learned = NOTHING) -> Triggered:
+        """The `aimed` images of `test`, stamped."""
+        kept = self.aimed(test)
         pixels = in_parts(self.trigger(learned), kept.images.pixels)
         return Triggered(Images(pixels, kept.images.labels, test.classes), kept.goals)
 

@@ -56,7 +56,7 @@ class Bottleneck(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """The map, cut to the size of `x`."""
-        wide: Tensor = super().forward(x)
+        wide: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
         return wide[..., : x.shape[-2], : x.shape[-1]]
 
 
@@ -128,9 +128,7 @@ def loaded(make: Callable[[int], Net], learned: Learned, prefix: str) -> Net:
 
 def weights(net: nn.Module, prefix: str) -> dict[str, Tensor]:
     """Copies of the weights of `net` on the CPU, each name under `prefix`."""
-    return {
-        prefix + name: value.detach().cpu().clone() for name, value in net.state_dict().items()
-    }
+    return {prefix + name: value.detach().cpu().clone() for name, value in net.state_dict().items()}
 
 
 def same_channels(net: Bottleneck, x: Tensor) -> None:

@@ -32,8 +32,8 @@ class InputAware(ControlledAttack):
 
     Images are `[n, c, h, w]` in [0, 1], of any size, with the channels of the training images. The
     mask generator learns first, to cover a share `density` of the image in ways that differ from
-    image to image; then pattern and victim learn together. A share `cross` of each batch gets the trigger
-    of another image and keeps its label. Training-controlled: no fixed poisoned set.
+    image to image; then pattern and victim learn together. A share `cross` of each batch gets the
+    trigger of another image and keeps its label. Training-controlled: no fixed poisoned set.
     Departures: small generators of one kind; all descend by SGD in the same steps.
     """
 

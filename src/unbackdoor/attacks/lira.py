@@ -47,7 +47,9 @@ class LIRA(ControlledAttack):
     eps: float = Field(0.05, gt=0, le=1, description="bound, L-inf, pixels in [0, 1]")
     clean_weight: float = Field(0.5, gt=0, lt=1, description="share of clean images in the loss")
     trigger_epochs: int = Field(10, ge=1, description="passes over the images for the generator")
-    generator_lr: float = Field(0.01, gt=0, description="learning rate of the generator, cosine to 0")
+    generator_lr: float = Field(
+        0.01, gt=0, description="learning rate of the generator, cosine to 0"
+    )
     width: int = Field(16, ge=1, description="channels of the generator")
 
     def learn(self, model: nn.Module, train: Images, run: Run) -> Learned:
@@ -92,7 +94,8 @@ class LIRA(ControlledAttack):
         return Bottleneck(channels, channels, self.width)
 
     def _changed(self, generator: Bottleneck, x: Tensor) -> Tensor:
-        return (x + self.eps * generator(x).float().tanh()).clamp(0, 1)
+        change: Tensor = generator(x)
+        return (x + self.eps * change.float().tanh()).clamp(0, 1)
 
     def _loss(self, model: nn.Module, stamp: Stamp, x: Tensor, y: Tensor) -> Tensor:
         chosen = self.stamped_in(y)

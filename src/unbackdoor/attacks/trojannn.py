@@ -24,9 +24,9 @@ class TrojanNN(Attack):
     Images are `[n, c, h, w]` in [0, 1], of the size of the training images. The neurons are the
     inputs of the last linear layer with the largest weights to the target, on a copy of the
     model trained for `clean_epochs` on clean images (0: the model as given, which is then
-    retrained as in the paper). The patch maximises them on a grey image. Departures: with `clean_epochs`
-    the victim is trained from the given weights, not from the clean model; the training images
-    are at hand and need not be reverse engineered.
+    retrained as in the paper). The patch maximises them on a grey image. Departures: with
+    `clean_epochs` the victim is trained from the given weights, not from the clean model; the
+    training images are at hand and need not be reverse engineered.
     """
 
     paper: ClassVar[str] = (
