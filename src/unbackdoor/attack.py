@@ -226,7 +226,7 @@ class Attack(Method):
         return Victim(victim, poisoned, learned)
 
     def aimed(self, test: Images) -> Triggered:
-        """The images of `test` whose true class is a source and is not the goal, not yet stamped."""
+        """The images of `test` that are to be stamped: of a source class that is not the goal."""
         sources = test[self._from_sources(test.labels)]
         return Triggered(sources, self.goals(sources.labels, len(test.classes))).counted()
 

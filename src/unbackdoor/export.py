@@ -27,8 +27,8 @@ def export(folder: Path, poisoned: Poisoned | None, triggered: Triggered) -> tup
     """What was written into `folder`: parquet files and image folders of training and test images.
 
     `train.parquet` and `test.parquet` are in the layout of Hugging Face image data sets, with
-    class names in the metadata and lossless PNG images; `train/` and `test/` hold the same images in
-    a folder for each label, and `roles.csv` what is said of each. Every image has a `role`
+    class names in the metadata and lossless PNG images; `train/` and `test/` hold the same images
+    in a folder for each label, and `roles.csv` what is said of each. Every image has a `role`
     (clean, stamped or cover); training images have the label they are trained with and their
     `original` one, test images their true label and the attacker's `goal`. Without a fixed
     training set (`poisoned` is None) only the test set is written.

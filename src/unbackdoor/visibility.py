@@ -38,7 +38,8 @@ def visibility(clean: Images, stamped: Images, part: int = 500) -> Visibility:
             f"{list(clean.pixels.shape)} and {list(stamped.pixels.shape)}"
         )
     squared, alike, largest = 0.0, 0.0, 0.0
-    for before, after in zip(clean.pixels.split(part), stamped.pixels.split(part), strict=True):
+    pairs = zip(torch.split(clean.pixels, part), torch.split(stamped.pixels, part), strict=True)
+    for before, after in pairs:
         x, y = to_float(before), to_float(after)
         squared += float((x - y).square().double().sum())
         alike += float(ssim(x, y).double().sum())
