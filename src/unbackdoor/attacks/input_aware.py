@@ -97,12 +97,14 @@ class InputAware(ControlledAttack):
         return Bottleneck(channels, channels, self.width)
 
     def _mask(self, masks: Bottleneck, x: Tensor) -> Tensor:
-        """A mask `[n, 1, h, w]` in [0, 1], nearly 1 on a share `density` of each image."""
-        height = masks(x).float()
-        spread = height.std((1, 2, 3), keepdim=True) + 1e-6
-        covered = max(1, round(self.density * height[0].numel()))
-        shore = height.flatten(1).topk(covered).values[:, -1].view(-1, 1, 1, 1)
-        return torch.sigmoid(20 * (height - shore) / spread + 2)
+        """A mask `[n, 1, h, w]` of 0 and 1, with the share `density` of ones in each image."""
+        height = masks(x).float().flatten(1)
+        covered = max(1, round(self.density * height.shape[1]))
+        highest = height.topk(covered).indices
+        mask = torch.zeros_like(height).scatter_(1, highest, 1.0)
+        # Ones and zeros have no slope; the generator learns by that of their smooth stand-in.
+        smooth = height.softmax(1) * covered
+        return (mask + smooth - smooth.detach()).view(-1, 1, *x.shape[2:])
 
     def _loss(self, joint: Joint, masks: Bottleneck, x: Tensor, y: Tensor) -> Tensor:
         chosen = self.stamped_in(y)
