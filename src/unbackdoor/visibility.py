@@ -42,7 +42,7 @@ def visibility(clean: Images, stamped: Images, part: int = 500) -> Visibility:
     for before, after in pairs:
         x, y = to_float(before), to_float(after)
         squared += float((x - y).square().double().sum())
-        alike += float(ssim(x, y).double().sum())
+        alike += float(ssim(x, y).sum())
         largest = max(largest, float((x - y).abs().max()))
     error = squared / clean.pixels.numel()
     psnr = -10 * math.log10(error) if error else math.inf
@@ -57,12 +57,14 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
     """
     channels = x.shape[1]
     side = min(11, (min(x.shape[2:]) - 1) // 2 * 2 + 1)
-    bell = torch.exp(-((torch.arange(side) - side // 2) ** 2) / (2 * 1.5**2))
-    bell = bell / bell.sum()
-    window = bell.outer(bell).to(x).expand(channels, 1, side, side)
+    bell = torch.exp(-((torch.arange(side).double() - side // 2) ** 2) / (2 * 1.5**2))
+    # Variances are small differences of large numbers.
+    x, y = x.double(), y.double()
+    bell = (bell / bell.sum()).to(x).expand(channels, 1, 1, side)
 
     def mean(values: Tensor) -> Tensor:
-        return F.conv2d(values, window, groups=channels)
+        columns = F.conv2d(values, bell.mT, groups=channels)
+        return F.conv2d(columns, bell, groups=channels)
 
     mean_x, mean_y = mean(x), mean(y)
     var_x, var_y = mean(x * x) - mean_x**2, mean(y * y) - mean_y**2

@@ -104,7 +104,8 @@ class InputAware(ControlledAttack):
         mask = torch.zeros_like(height).scatter_(1, highest, 1.0)
         # Ones and zeros have no slope; the generator learns by that of their smooth stand-in.
         smooth = height.softmax(1) * covered
-        return (mask + smooth - smooth.detach()).view(-1, 1, *x.shape[2:])
+        learning: Tensor = mask + smooth - smooth.detach()
+        return learning.view(-1, 1, *x.shape[2:])
 
     def _loss(self, joint: Joint, masks: Bottleneck, x: Tensor, y: Tensor) -> Tensor:
         chosen = self.stamped_in(y)

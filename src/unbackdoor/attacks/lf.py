@@ -22,7 +22,7 @@ class LF(Attack):
 
     Images are `[n, c, h, w]` in [0, 1], of the size of the training images. The perturbation is
     universal: it sends `images` training images to the target on a copy of the model trained for
-    `clean_epochs` on clean images (0: the model as given). After each of `steps` it goes through a
+    `clean_epochs` on clean images (0: the model as given). In each of `steps` it goes through a
     Gaussian low-pass and is scaled so that its largest value is `strength`. Departure: steps
     follow the gradient of the mean loss, where the paper adds up DeepFool steps image by image.
     """
@@ -45,19 +45,19 @@ class LF(Attack):
         rng = run.rng("lf")
         x = to_float(train.sample(self.images, rng).pixels).to(run.device)
         goals = torch.full((len(x),), self.target, device=run.device)
-        noise = torch.randn(train.shape, generator=rng).to(run.device)
-        trigger = self._smooth(noise).requires_grad_()
+        rough = self.strength * torch.randn(train.shape, generator=rng).to(run.device)
         with in_mode(clean, train=False), frozen(clean), run.stage("trigger", self.steps) as done:
             for step in range(self.steps):
-                loss = F.cross_entropy(clean((x + trigger).clamp(0, 1)), goals)
-                (slope,) = torch.autograd.grad(loss, trigger)
+                rough = rough.requires_grad_()
+                loss = F.cross_entropy(clean((x + self._smooth(rough)).clamp(0, 1)), goals)
+                (slope,) = torch.autograd.grad(loss, rough)
                 pace = 0.1 * self.strength / (slope.abs().max() + 1e-12)
-                trigger = self._smooth(trigger.detach() - pace * slope).requires_grad_()
+                rough = rough.detach() - pace * slope
                 done(step + 1)
-        return {"perturbation": trigger.detach().cpu()}
+        return {"perturbation": self._smooth(rough).cpu()}
 
-    def _smooth(self, trigger: Tensor) -> Tensor:
-        smooth = low_pass(trigger, self.sigma)
+    def _smooth(self, rough: Tensor) -> Tensor:
+        smooth = low_pass(rough, self.sigma)
         return smooth * (self.strength / (smooth.abs().max() + 1e-12))
 
     def trigger(self, learned: Learned = NOTHING) -> Stamp:

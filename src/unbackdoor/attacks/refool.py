@@ -54,7 +54,8 @@ class Refool(Attack):
     def _ghost(self, x: Tensor) -> Tensor:
         near = F.pad(x, (0, self.shift, 0, self.shift), mode="replicate")
         far = F.pad(x, (self.shift, 0, self.shift, 0), mode="replicate")
-        return F.interpolate((0.6 * near + 0.4 * far), x.shape[2:], mode="bilinear")
+        both = 0.6 * near + 0.4 * far
+        return F.interpolate(both, x.shape[2:], mode="bilinear", antialias=True)
 
     def trigger(self, learned: Learned = NOTHING) -> Stamp:
         """Blends in one of the reflections."""
