@@ -1,20 +1,22 @@
 """Feature reverse generation: for each channel, the images nudged to move its feature map most.
 
-Step 1 of FMP (Huang & Bu, ICLR 2024, arXiv 2307.11565), and the scores that step 2 ranks by.
+Step 1 of FMP (Huang & Bu, ICLR 2024, arXiv 2307.11565), with as little work as it needs: the
+forward pass to a layer is shared by all of its channels, and each channel's gradient enters at the
+layer's input, where a single channel's share is cheap, instead of at its output.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.grad import conv2d_input
 
 from .channels import Layer, channels_first
-from .modules import frozen, in_mode
 from .run import Run
 
 
@@ -29,26 +31,25 @@ class Nudge:
     alpha: float
     steps: int
 
-
-@dataclass(frozen=True, eq=False)
-class ChannelScore:
-    """How the model does on the images made for each channel of a layer: float32 `[channels]`."""
-
-    accuracy: Tensor
-    loss: Tensor
+    def within(self, moved: Tensor, x: Tensor) -> Tensor:
+        """`moved`, brought back to at most `eps` from the clean `x` and into [0, 1]."""
+        return torch.maximum(torch.minimum(moved, x + self.eps), x - self.eps).clamp(0, 1)
 
 
 class _ReachedLayerError(Exception):
     """Ends a forward pass at the layer that was asked for."""
 
 
-def _map_of(model: nn.Module, layer: Layer, x: Tensor) -> Tensor:
-    """The feature maps `[n, channels, ...]` of `layer` on `x`; the pass ends there."""
-    module = model.get_submodule(layer.name)
-    found: list[Tensor] = []
+def at_layer(model: nn.Module, layer: Layer, x: Tensor) -> tuple[Tensor, Tensor]:
+    """What `layer` takes in on the images `x`, and the maps `[n, channels, ...]` it puts out.
 
-    def stop(_: nn.Module, args: object, y: Tensor) -> NoReturn:
-        found.append(channels_first(module, y))
+    The pass ends there.
+    """
+    module = model.get_submodule(layer.name)
+    found: list[tuple[Tensor, Tensor]] = []
+
+    def stop(_: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> NoReturn:
+        found.append((args[0], channels_first(module, y)))
         raise _ReachedLayerError
 
     handle = module.register_forward_hook(stop)
@@ -61,91 +62,130 @@ def _map_of(model: nn.Module, layer: Layer, x: Tensor) -> Tensor:
     return found[0]
 
 
-def reversed_images(
-    model: nn.Module, layer: Layer, channels: Tensor, x: Tensor, signs: Tensor, nudge: Nudge
-) -> Tensor:
-    """The images `[k, n, c, h, w]` in [0, 1] that move the map of each of `k` channels most.
+def in_precision(model: nn.Module, run: Run) -> nn.Module:
+    """A copy of `model` for passes under `run.autocast()` that need not cast weights each time."""
+    fast = copy.deepcopy(model).to(run.device).eval().requires_grad_(False)
+    for module in fast.modules():
+        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)):
+            module.to(run.dtype)
+    return fast.to(memory_format=torch.channels_last)
+
+
+class Reversal:
+    """The images that move the maps of one layer's channels, made for any of its channels.
 
     `x` is `[n, c, h, w]` in [0, 1], `signs` the random directions of the start (-1 or 1, like
-    `x`), `channels` int64 `[k]`. Pushes the squared distance between the channel's map and its map
-    on `x` up; every image stays within `eps` of its clean one.
+    `x`). Pushes the squared distance between a channel's map and its map on `x` up. `exact` is the
+    model in float32, `fast` the same from `in_precision`: distances are differences of nearly
+    equal numbers, so they are taken in float32; gradients bear less.
     """
-    with torch.no_grad():
-        calm = _map_of(model, layer, x)[:, channels]
-    start = (x + nudge.alpha * signs).clamp(0, 1)
-    low, high = (x - nudge.eps).clamp(0, 1), (x + nudge.eps).clamp(0, 1)
-    k = len(channels)
-    moved = torch.maximum(torch.minimum(start, high), low).expand(k, *x.shape)
-    for _ in range(nudge.steps):
-        ascent = _directions(model, layer, channels, moved, calm)
-        moved = moved + nudge.alpha * ascent.sign()
-        moved = torch.maximum(torch.minimum(moved, high), low)
-    return moved
+
+    def __init__(
+        self,
+        exact: nn.Module,
+        fast: nn.Module,
+        layer: Layer,
+        x: Tensor,
+        signs: Tensor,
+        nudge: Nudge,
+        run: Run,
+    ) -> None:
+        self.fast, self.layer, self.x, self.nudge, self.run = fast, layer, x, nudge, run
+        self.module = fast.get_submodule(layer.name)
+        self.start = nudge.within((x + nudge.alpha * signs).clamp(0, 1), x)
+        with torch.no_grad():
+            _, self.calm = at_layer(exact, layer, x)
+            _, first = at_layer(exact, layer, self.start)
+        self.distance = first - self.calm
+        self.leaf = self.start.contiguous(memory_format=torch.channels_last).requires_grad_()
+        with torch.enable_grad(), run.autocast():
+            self.inputs, self.maps = at_layer(fast, layer, self.leaf)
+
+    def images(self, channels: Tensor) -> Tensor:
+        """The images `[k, n, c, h, w]` in [0, 1] for the `channels` int64 `[k]`."""
+        start = self.start.expand(len(channels), *self.start.shape)
+        moved = self._step(start, self._shared_gradients(channels))
+        for _ in range(1, self.nudge.steps):
+            moved = self._step(moved, self._gradients(channels, moved))
+        return moved
+
+    def _step(self, moved: Tensor, gradients: Tensor) -> Tensor:
+        return self.nudge.within(moved + self.nudge.alpha * gradients.sign(), self.x)
+
+    def _shared_gradients(self, channels: Tensor) -> Tensor:
+        """The gradients `[k, n, c, h, w]` at the start, which all channels share."""
+        ends, cotangents = self._cotangents(channels)
+        if len(channels) == 1:
+            (gradient,) = torch.autograd.grad(ends, self.leaf, cotangents[0], retain_graph=True)
+            return gradient[None]
+        (gradients,) = torch.autograd.grad(
+            ends, self.leaf, cotangents, retain_graph=True, is_grads_batched=True
+        )
+        return gradients
+
+    def _cotangents(self, channels: Tensor) -> tuple[Tensor, Tensor]:
+        """A tensor of the pass and, for each channel, the gradient `[k, *its shape]` there."""
+        pushed = self.distance[:, channels]
+        enter = _input_cotangents(self.module)
+        if enter is not None:
+            pushed = pushed.to(self.inputs.dtype)
+            return self.inputs, enter(self.inputs, pushed, channels)
+        whole = torch.zeros(len(channels), *self.maps.shape).to(self.maps)
+        whole[torch.arange(len(channels)), :, channels] = pushed.movedim(1, 0).to(whole)
+        return self.maps, whole
+
+    def _gradients(self, channels: Tensor, moved: Tensor) -> Tensor:
+        """The gradients `[k, n, c, h, w]` at images of each channel's own."""
+        k, n = moved.shape[:2]
+        flat = moved.flatten(0, 1).contiguous(memory_format=torch.channels_last).requires_grad_()
+        with torch.enable_grad(), self.run.autocast():
+            _, maps = at_layer(self.fast, self.layer, flat)
+            maps = maps.view(k, n, *maps.shape[1:])
+            own = maps[torch.arange(k), :, channels].float()
+            distance = (own - self.calm[:, channels].movedim(1, 0)).square().sum()
+        (gradient,) = torch.autograd.grad(distance, flat)
+        return gradient.view_as(moved)
 
 
-def _directions(
-    model: nn.Module, layer: Layer, channels: Tensor, moved: Tensor, calm: Tensor
-) -> Tensor:
-    """The gradient `[k, n, c, h, w]` of each channel's squared distance from its `calm` map."""
-    k, n = moved.shape[:2]
-    flat = moved.reshape(k * n, *moved.shape[2:]).contiguous(memory_format=torch.channels_last)
-    flat.requires_grad_()
-    maps = _map_of(model, layer, flat)
-    maps = maps.view(k, n, *maps.shape[1:])
-    own = maps[torch.arange(k), :, channels]
-    distance = (own - calm.movedim(1, 0)).float().square().sum()
-    (gradient,) = torch.autograd.grad(distance, flat)
-    return gradient.view_as(moved)
+def _input_cotangents(module: nn.Module) -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
+    """How gradients of single channels of `module` enter at its input; None if only at its output.
 
-
-def score_layer(
-    model: nn.Module,
-    layer: Layer,
-    x: Tensor,
-    y: Tensor,
-    signs: Tensor,
-    nudge: Nudge,
-    run: Run,
-    advance: Callable[[int], None],
-    *,
-    chunk: int,
-) -> ChannelScore:
-    """The model's accuracy and mean loss on the images made for each channel of `layer`.
-
-    `x` `[n, c, h, w]` in [0, 1] with labels `y` int64 `[n]`; `chunk` channels are worked on at a
-    time; `advance` is told of each chunk.
+    The function takes the input `[n, ...]`, the gradients `[n, k, ...]` of `k` channels' maps and
+    the channels, and gives the gradients `[k, n, ...]` of the input.
     """
-    accuracy, loss = [], []
-    with in_mode(model, train=False), frozen(model), run.autocast():
-        for channels in torch.arange(layer.channels, device=x.device).split(chunk):  # type: ignore[no-untyped-call]
-            moved = reversed_images(model, layer, channels, x, signs, nudge)
-            hit, lost = _verdict(model, moved, y)
-            accuracy.append(hit)
-            loss.append(lost)
-            advance(len(channels))
-    return ChannelScore(torch.cat(accuracy).cpu(), torch.cat(loss).cpu())
+    if isinstance(module, nn.Linear):
+        weight = module.weight
 
+        def of_linear(inputs: Tensor, pushed: Tensor, channels: Tensor) -> Tensor:
+            rows = weight[channels].view(-1, *[1] * (inputs.ndim - 1), inputs.shape[-1])
+            entering: Tensor = pushed.movedim(1, 0)[..., None] * rows
+            return entering
 
-@torch.no_grad()
-def _verdict(model: nn.Module, moved: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """(accuracy, mean loss), each `[k]`, on the images `moved` `[k, n, c, h, w]`."""
-    k, n = moved.shape[:2]
-    flat = moved.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-    logits = model(flat).float()
-    losses = F.cross_entropy(logits, y.repeat(k), reduction="none").view(k, n)
-    hits = (logits.argmax(1).view(k, n) == y).float()
-    return hits.mean(1), losses.mean(1)
+        return of_linear
+    if not isinstance(module, nn.Conv2d) or module.padding_mode != "zeros":
+        return None
+    if isinstance(module.padding, str):
+        return None
+    conv: Any = module
 
+    def of_conv(inputs: Tensor, pushed: Tensor, channels: Tensor) -> Tensor:
+        n, wide, *size = inputs.shape
+        k, share = len(channels), wide // conv.groups
+        entering: Tensor = conv2d_input(  # type: ignore[no-untyped-call]
+            (n, k * share, *size),
+            conv.weight[channels],
+            pushed,
+            conv.stride,
+            conv.padding,
+            conv.dilation,
+            groups=k,
+        )
+        entering = entering.reshape(n, k, share, *size).movedim(1, 0)
+        if conv.groups == 1:
+            return entering
+        group = channels // (conv.out_channels // conv.groups)
+        spread = torch.zeros(k, n, conv.groups, share, *size).to(entering)
+        spread[torch.arange(k), :, group] = entering
+        return spread.flatten(2, 3)
 
-def ranked(score: ChannelScore) -> Tensor:
-    """The channels int64 `[channels]` from the most suspect on: lowest accuracy, then largest loss.
-
-    Channels that tie in both stand in the order of their numbers.
-    """
-    by_loss = torch.argsort(score.loss, descending=True, stable=True)
-    return by_loss[torch.argsort(score.accuracy[by_loss], stable=True)]
-
-
-def channels_in(layers: Sequence[Layer]) -> int:
-    """How many channels the layers have together."""
-    return sum(layer.channels for layer in layers)
+    return of_conv

@@ -1,17 +1,183 @@
-"""Sources of images. One file is one kind of source."""
+"""Sources of images. One file is one kind of source; a leading underscore says that it is none.
+
+A source's file says in `NAMES` what names it answers to, or in `reads(path)` which files and
+folders; in `SPLITS` the parts that can be asked for, as in `digits:test`; and `read` reads it.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import importlib
+import pkgutil
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
 
-from PIL import Image
+import torch
 from torch import Tensor
 
+from ..errors import ImagesError, ParameterError, UnbackdoorWarning, UnknownNameError
+from ..images import Images, Triggered
+from ..untrusted import listed
+from ._source import Raw, Source
 
-@dataclass(frozen=True, eq=False)
-class Raw:
-    """Pictures of any size as they were found, with labels int64 `[n]` and class names."""
+Goal = int | Literal["all-to-all"]
 
-    pictures: list[Image.Image]
-    labels: Tensor
-    classes: tuple[str, ...]
+
+def open_images(
+    source: str | Path,
+    *,
+    size: tuple[int, int] | None = None,
+    channels: int | None = None,
+    classes: Sequence[str] | None = None,
+    download: bool = False,
+) -> Images:
+    """The images of `source`: a file, a folder, or a name such as `digits:test` or `cifar10`.
+
+    `size` (height, width) and `channels` (1 or 3) are what the model takes; images of another size
+    are resized, and an `UnbackdoorWarning` says so. `classes` are the model's: labels are matched
+    by name where the source uses the same names, else by number. Only with `download` is anything
+    fetched. Raises `ImagesError` for what cannot be read or does not fit, and `UnknownNameError`
+    for a name that is no source.
+    """
+    found, raw = _read(source, download)
+    if raw.goals is not None:
+        raise ImagesError(f"{found} holds stamped images: clean ones are wanted here")
+    return _images(found, raw, size, channels, classes)
+
+
+def open_triggered(
+    source: str | Path,
+    target: Goal | None = None,
+    *,
+    size: tuple[int, int] | None = None,
+    channels: int | None = None,
+    classes: Sequence[str] | None = None,
+    download: bool = False,
+) -> Triggered:
+    """The stamped images of `source`, labelled with their true classes, and the attacker's goals.
+
+    `target` is the class that stamped images should go to, or `all-to-all` (y to y + 1); a
+    BackdoorBench result holds its own. Images whose true class is their goal are left out. The
+    rest is as in `open_images`; raises `ParameterError` for a target that is no class.
+    """
+    found, raw = _read(source, download)
+    images = _images(found, raw, size, channels, classes)
+    goals = _goals(found, images, target) if raw.goals is None else raw.goals
+    counted = Triggered(images, goals).counted()
+    if not len(counted.goals):
+        raise ImagesError(f"{found}: the true class of every stamped image is the target already")
+    return counted
+
+
+def names() -> tuple[str, ...]:
+    """The sources that go by a name instead of a path."""
+    return tuple(name for module in _sources() for name in getattr(module, "NAMES", ()))
+
+
+def _sources() -> Iterator[Any]:
+    for found in pkgutil.iter_modules(__path__):
+        if not found.name.startswith("_"):
+            yield importlib.import_module(f"{__name__}.{found.name}")
+
+
+def _read(wanted: str | Path, download: bool) -> tuple[Source, Raw]:
+    source, module = _resolved(str(wanted), download)
+    splits = getattr(module, "SPLITS", ())
+    if source.split is not None and source.split not in splits:
+        known = f"it has {', '.join(splits)}" if splits else "it has no parts"
+        raise ImagesError(f"{source.name} has no part {source.split!r}; {known}")
+    raw: Raw = module.read(source)
+    return source, raw
+
+
+def _resolved(text: str, download: bool) -> tuple[Source, Any]:
+    """The source called `text`, and the module that reads it. A name wins over a path."""
+    if not text:
+        raise ImagesError("no source of images was named")
+    head, _, split = text.rpartition(":")
+    readings = [Source(text, None, download), *([Source(head, split, download)] if head else [])]
+    for source in readings:
+        for module in _sources():
+            if source.name in getattr(module, "NAMES", ()):
+                return source, module
+    for source in readings:
+        if source.path.exists():
+            for module in _sources():
+                if hasattr(module, "reads") and module.reads(source.path):
+                    return source, module
+            raise ImagesError(
+                f"{source.name} is no kind of image file known here: a folder of class folders, "
+                ".parquet, .npz, or attack_result.pt"
+            )
+    if Path(text).suffix or len(Path(text).parts) > 1:
+        raise ImagesError(f"no such file or folder: {text}")
+    raise UnknownNameError.of("source of images", readings[-1].name, names())
+
+
+def _images(
+    source: Source,
+    raw: Raw,
+    size: tuple[int, int] | None,
+    channels: int | None,
+    classes: Sequence[str] | None,
+) -> Images:
+    from ._pixels import pixels_of
+
+    labels, named = _matched(source, raw, classes)
+    return Images(pixels_of(str(source), raw.pictures, size or raw.size, channels), labels, named)
+
+
+def _matched(
+    source: Source, raw: Raw, classes: Sequence[str] | None
+) -> tuple[Tensor, tuple[str, ...]]:
+    """The labels as indices into `classes`, or into the source's own if none are given."""
+    wanted = raw.classes if classes is None else tuple(classes)
+    _check_range(source, raw.labels, raw.classes)
+    theirs, ours = [_key(name) for name in raw.classes], [_key(name) for name in wanted]
+    if theirs == ours[: len(theirs)] or _numbers(theirs) or not set(theirs) & set(ours):
+        if not (_numbers(theirs) or _numbers(ours) or theirs == ours[: len(theirs)]):
+            warnings.warn(
+                f"{source}: none of its classes ({listed(raw.classes)}) is one of the model's "
+                f"({listed(wanted)}); they are matched by number",
+                UnbackdoorWarning,
+                stacklevel=4,
+            )
+        _check_range(source, raw.labels, wanted)
+        return raw.labels, wanted
+    if strange := [name for name in raw.classes if _key(name) not in ours]:
+        raise ImagesError(
+            f"{source} has the class {strange[0]!r}, which is none of the model's: {listed(wanted)}"
+        )
+    return torch.tensor([ours.index(key) for key in theirs])[raw.labels], wanted
+
+
+def _key(name: str) -> str:
+    """What two spellings of a class have in common: `07` and `7` are one."""
+    return str(int(name)) if name.isascii() and name.isdecimal() and len(name) < 10 else name
+
+
+def _numbers(keys: Sequence[str]) -> bool:
+    return list(keys) == [str(label) for label in range(len(keys))]
+
+
+def _check_range(source: Source, labels: Tensor, classes: Sequence[str]) -> None:
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(classes):
+        raise ImagesError(
+            f"{source}: labels run from {int(labels.min())} to {int(labels.max())}, but there are "
+            f"{len(classes)} classes (0 to {len(classes) - 1})"
+        )
+
+
+def _goals(source: Source, images: Images, target: Goal | None) -> Tensor:
+    count = len(images.classes)
+    if target == "all-to-all":
+        return (images.labels + 1) % count
+    if not isinstance(target, int):
+        raise ParameterError(
+            f"{source} does not say where its stamped images should go; give a target class or "
+            f"all-to-all, got {target!r}"
+        )
+    if not 0 <= target < count:
+        raise ParameterError(f"target {target} is not one of {count} classes (0 to {count - 1})")
+    return torch.full_like(images.labels, target)

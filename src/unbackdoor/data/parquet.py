@@ -2,69 +2,102 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 
 from ..errors import ImagesError
-from . import Raw
+from ._source import Picture, Raw, Source
 
-SUFFIXES = (".parquet",)
 COLUMNS = ("img", "image")
 
 
-def read(path: Path) -> Raw:
-    """The images of one file, or of all the shards in a folder, in the order of their names."""
+def reads(path: Path) -> bool:
+    """Whether `path` is a `.parquet` file or a folder of them."""
+    return path.suffix == ".parquet" if path.is_file() else any(path.glob("*.parquet"))
+
+
+def read(source: Source) -> Raw:
+    """The images of one file, or of all the shards in a folder, in the order of their names.
+
+    Class names come from the schema's `huggingface` metadata; without it, classes are numbers.
+    """
+    path = source.path
     shards = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     classes: tuple[str, ...] | None = None
-    pictures: list[Image.Image] = []
-    labels: list[int] = []
+    pictures: list[Picture] = []
+    labels: list[Any] = []
     for shard in shards:
-        table = _table(shard)
-        classes = classes or _class_names(table.schema.metadata or {})
-        column = next(name for name in COLUMNS if name in table.column_names)
-        labels += table.column("label").to_pylist()
-        pictures += _decoded(shard, table.column(column))
-    names = classes or tuple(str(label) for label in range(max(labels, default=-1) + 1))
-    return Raw(pictures, torch.tensor(labels, dtype=torch.int64), names)
+        table, column = _table(shard)
+        classes = classes or _class_names(shard, table.schema.metadata or {})
+        labels.append(_labels(shard, table.column("label")))
+        pictures += _pictures(shard, table.column(column))
+    found = torch.from_numpy(np.concatenate(labels))
+    count = int(found.max()) + 1 if len(found) else 0
+    return Raw(pictures, found, classes or tuple(str(label) for label in range(count)))
 
 
-def _table(shard: Path) -> Any:
+def _table(shard: Path) -> tuple[Any, str]:
+    """The two columns of a shard, and the name of that with the images."""
     try:
         import pyarrow.parquet as pq
-        from pyarrow import ArrowInvalid
+        from pyarrow import ArrowException
     except ImportError:
         raise ImagesError(
             f"reading {shard.name} needs pyarrow: pip install 'unbackdoor[data]'"
         ) from None
     try:
-        table = pq.read_table(shard)
-    except ArrowInvalid as error:
-        raise ImagesError(f"{shard} is not a readable parquet file: {error}") from None
-    if "label" not in table.column_names or not any(c in table.column_names for c in COLUMNS):
+        with pq.ParquetFile(shard) as file:
+            names = file.schema_arrow.names
+            column = next((name for name in COLUMNS if name in names), None)
+            if column is None or "label" not in names:
+                raise ImagesError(
+                    f"{shard} needs the columns 'img' or 'image', and 'label'; it has "
+                    f"{', '.join(names)}"
+                )
+            return file.read(columns=[column, "label"]), column
+    except ImagesError:
+        raise
+    except (ArrowException, OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0][:100]
         raise ImagesError(
-            f"{shard} needs the columns 'img' or 'image', and 'label'; it has "
-            f"{', '.join(table.column_names)}"
-        )
-    return table
+            f"{shard} is no readable parquet file, or is truncated ({reason})"
+        ) from None
 
 
-def _class_names(metadata: dict[bytes, bytes]) -> tuple[str, ...] | None:
-    features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-    names = features.get("label", {}).get("names")
+def _class_names(shard: Path, metadata: dict[bytes, bytes]) -> tuple[str, ...] | None:
+    try:
+        found = json.loads(metadata.get(b"huggingface", b"{}"))
+        names = found.get("info", {}).get("features", {}).get("label", {}).get("names")
+    except (ValueError, AttributeError, RecursionError):
+        raise ImagesError(f"{shard}: its huggingface metadata is damaged") from None
+    if names is not None and not (isinstance(names, list) and all(map(_is_text, names))):
+        raise ImagesError(f"{shard}: the class names in its metadata are no list of names")
     return tuple(names) if names else None
 
 
-def _decoded(shard: Path, column: Any) -> Iterator[Image.Image]:
+def _is_text(name: object) -> bool:
+    return isinstance(name, str)
+
+
+def _labels(shard: Path, column: Any) -> Any:
+    import pyarrow as pa
+
+    try:
+        if column.null_count or not pa.types.is_integer(column.type):
+            raise ImagesError(f"{shard}: the column 'label' must hold whole numbers in every row")
+        return column.cast(pa.int64()).to_numpy()
+    except pa.ArrowInvalid:
+        raise ImagesError(f"{shard}: the column 'label' holds numbers beyond int64") from None
+
+
+def _pictures(shard: Path, column: Any) -> Iterator[Picture]:
     for row, cell in enumerate(column.to_pylist()):
-        try:
-            picture = Image.open(io.BytesIO(cell["bytes"]))
-            picture.load()
-        except (UnidentifiedImageError, OSError, TypeError):
-            raise ImagesError(f"{shard}: row {row} holds no readable image") from None
-        yield picture
+        data = cell.get("bytes") if isinstance(cell, dict) else cell
+        if not isinstance(data, bytes):
+            raise ImagesError(f"{shard}: row {row} holds no image bytes")
+        yield Picture(f"{shard}: row {row}", data)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from ..channels import find_layers, silence_
 from ..defense import Repair, Tuning
 from ..images import Images, to_float
-from ..reverse import Nudge, channels_in, ranked, score_layer
+from ..ranking import Ranker
+from ..reverse import Nudge
 from ..run import Run
 
 
@@ -49,16 +50,14 @@ class FMP(Tuning):
         layers = find_layers(model, x[:2])
         signs = torch.randint(0, 2, x.shape, generator=run.rng("start")).to(x) * 2 - 1
         x, signs, y = (tensor.to(run.device) for tensor in (x, signs, chosen.labels))
-        nudge = Nudge(self.eps, self.alpha, self.steps)
+        ranker = Ranker(model, x, y, signs, Nudge(self.eps, self.alpha, self.steps), run)
         mask: dict[str, Tensor] = {}
         scores: dict[str, Tensor] = {}
-        with run.stage("ranking", channels_in(layers)) as advance:
+        with run.stage("ranking", len(x) * sum(layer.channels for layer in layers)) as advance:
             for layer in layers:
-                score = score_layer(model, layer, x, y, signs, nudge, run, advance, chunk=16)
-                worst = ranked(score)[: layer.channels // self.p]
-                mask[layer.name] = torch.zeros(layer.channels, dtype=torch.bool)
-                mask[layer.name][worst] = True
-                scores[layer.name] = score.accuracy
+                ranking = ranker.rank(layer, advance)
+                mask[layer.name] = ranking.suspects(layer.channels // self.p)
+                scores[layer.name] = ranking.accuracy
         silence_(model, layers, mask)
         self.tune(
             model, clean, run, (lambda tuned: silence_(tuned, layers, mask)) if self.hold else None

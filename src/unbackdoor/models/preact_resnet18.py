@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..errors import ParameterError
+
 
 class Block(nn.Module):
     """Norm, activation, convolution, twice, beside a shortcut (He et al. 2016, 1603.05027)."""
@@ -52,7 +54,10 @@ class PreActResNet18(nn.Module):
 
 
 def build(classes: int, *, width: int = 64, in_channels: int = 3) -> nn.Module:
-    """The network with fresh weights."""
+    """The network with fresh weights; raises `ParameterError` for a width that is none."""
+    for name, value in {"width": width, "in_channels": in_channels}.items():
+        if not isinstance(value, int) or value < 1:
+            raise ParameterError(f"{name} must be a whole number of at least 1, got {value!r}")
     return PreActResNet18(classes, width, in_channels)
 
 

@@ -1,0 +1,145 @@
+"""From pictures as they were found to pixels uint8 `[n, c, h, w]` of one size."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..errors import ImagesError, ParameterError, UnbackdoorWarning
+from ..images import to_float, to_uint8
+from ._source import Picture
+
+BROKEN = (
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    OSError,
+    OverflowError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+"""What Pillow raises on a damaged or hostile image."""
+
+MODES = {1: "L", 3: "RGB"}
+GRAY = (0.299, 0.587, 0.114)
+CHUNK = 1000
+
+Size = tuple[int, int]
+
+
+def pixels_of(
+    source: str, found: Sequence[Picture] | Tensor, size: Size | None, channels: int | None
+) -> Tensor:
+    """`found` as uint8 `[n, c, h, w]` of `size` (height, width) and `channels` (1 or 3).
+
+    Without `size`, the most common one; without `channels`, 1 if every image is gray, else 3.
+    Resizing is bilinear with antialiasing, and said with an `UnbackdoorWarning`. Raises
+    `ImagesError`, naming the image that cannot be read.
+    """
+    if channels not in (None, *MODES):
+        raise ParameterError(f"images have 1 or 3 channels here, not {channels}")
+    if len(found) == 0:
+        raise ImagesError(f"{source} holds no images")
+    if isinstance(found, Tensor):
+        return _converted(source, found, size or _size(found), channels or found.shape[1])
+    if size is None or channels is None:
+        sizes, modes = zip(*map(_header, found), strict=True)
+        size = size or Counter(sizes).most_common(1)[0][0]
+        channels = channels or (1 if set(modes) <= {"1", "L"} else 3)
+    return _decoded(source, found, size, channels)
+
+
+def _decoded(source: str, found: Sequence[Picture], size: Size, channels: int) -> Tensor:
+    height, width = size
+    pixels = np.empty((len(found), channels, height, width), np.uint8)
+    resized: Counter[Size] = Counter()
+    for index, picture in enumerate(found):
+        with _opened(picture) as image:
+            if image.mode.startswith(("I", "F")):
+                raise ImagesError(f"{picture.name} has more than 8 bits a channel")
+            if (image.height, image.width) != size:
+                resized[image.height, image.width] += 1
+            whole = image.convert(MODES[channels])
+            if whole.size != (width, height):
+                whole = whole.resize((width, height), Image.Resampling.BILINEAR)
+            pixels[index] = np.asarray(whole).reshape(height, width, channels).transpose(2, 0, 1)
+    _say(source, resized, len(found), size)
+    return torch.from_numpy(pixels)
+
+
+def _header(picture: Picture) -> tuple[Size, str]:
+    with _opened(picture) as image:
+        return (image.height, image.width), image.mode
+
+
+@contextmanager
+def _opened(picture: Picture) -> Iterator[Image.Image]:
+    """The image of `picture`, not yet decoded; what goes wrong inside is said with its name."""
+    try:
+        file = io.BytesIO(picture.data) if isinstance(picture.data, bytes) else picture.data
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file) as image:
+                yield image
+    except ImagesError:
+        raise
+    except FileNotFoundError:
+        raise ImagesError(f"{picture.name} is missing") from None
+    except BROKEN:
+        raise ImagesError(f"{picture.name} is not a readable image") from None
+
+
+def _converted(source: str, found: Tensor, size: Size, channels: int) -> Tensor:
+    if found.shape[1] == 1 and channels == 3:
+        found = found.expand(-1, 3, -1, -1)
+    if found.shape[1:] == (channels, *size):
+        return found.contiguous()
+    if _size(found) != size:
+        _say(source, Counter({_size(found): len(found)}), len(found), size)
+    return torch.cat([_resized(part, size, channels) for part in torch.split(found, CHUNK)])
+
+
+def _resized(pixels: Tensor, size: Size, channels: int) -> Tensor:
+    x = to_float(pixels)
+    if x.shape[1] != channels:
+        x = (x * torch.tensor(GRAY).view(3, 1, 1)).sum(1, keepdim=True)
+    if _size(x) != size:
+        x = F.interpolate(x, size, mode="bilinear", antialias=True)
+    return to_uint8(x)
+
+
+def _size(pixels: Tensor) -> Size:
+    height, width = pixels.shape[2:]
+    return height, width
+
+
+def _say(source: str, resized: Counter[Size], total: int, size: Size) -> None:
+    if not resized:
+        return
+    (height, width), _ = resized.most_common(1)[0]
+    others = f" and {len(resized) - 1} other sizes" if len(resized) > 1 else ""
+    warnings.warn(
+        f"{source}: {resized.total():,} of {total:,} images resized from {height}x{width}{others} "
+        f"to {size[0]}x{size[1]} (height x width)",
+        UnbackdoorWarning,
+        stacklevel=5,
+    )

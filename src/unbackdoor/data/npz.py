@@ -1,0 +1,122 @@
+"""NumPy archives: an array of images and one of labels; never pickled objects."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import ImagesError
+from ..images import to_uint8
+from ._source import Raw, Source
+
+SPLITS = ("train", "test", "val")
+PAIRS = (("x", "y"), ("images", "labels"), ("pixels", "labels"), ("data", "labels"))
+CHUNK = 1000
+
+
+def reads(path: Path) -> bool:
+    """Whether `path` is a `.npz` file."""
+    return path.suffix == ".npz" and path.is_file()
+
+
+def read(source: Source) -> Raw:
+    """The images under `x` and the labels under `y` (or `images`, `labels`; `x_test`, `y_test`...).
+
+    Images are uint8, or floats in [0, 1]; `[n, h, w]`, `[n, h, w, c]` or `[n, c, h, w]` with 1 or 3
+    channels. Class names may stand under `classes`. `file.npz:test` picks a part of a file that
+    holds several.
+    """
+    try:
+        with source.path.open("rb") as file:
+            x_key, x, y_key, y, classes = _arrays(source, np.load(file, allow_pickle=False))
+    except ImagesError:
+        raise
+    except (
+        *(OSError, ValueError, EOFError, LookupError, MemoryError, NotImplementedError),
+        *(RuntimeError, SyntaxError, zipfile.BadZipFile, zlib.error),
+    ) as error:
+        reason = str(error).partition("\n")[0][:100]
+        raise ImagesError(
+            f"{source} is no readable .npz file, or is truncated ({reason})"
+        ) from None
+    pixels, labels = _pixels(source, x_key, x), _labels(source, y_key, y)
+    if len(pixels) != len(labels):
+        raise ImagesError(f"{source} holds {len(pixels)} images but {len(labels)} labels")
+    count = int(labels.max()) + 1 if len(labels) else 0
+    names = [str(label) for label in range(count)] if classes is None else map(str, classes.flat)
+    return Raw(pixels, labels, tuple(names))
+
+
+def _arrays(source: Source, archive: Any) -> tuple[str, Any, str, Any, Any]:
+    if not isinstance(archive, np.lib.npyio.NpzFile):
+        raise ImagesError(f"{source} holds a single array, not images and labels")
+    x_key, y_key = _keys(source, archive)
+    return x_key, archive[x_key], y_key, archive[y_key], archive.get("classes")
+
+
+def _keys(source: Source, archive: Mapping[str, Any]) -> tuple[str, str]:
+    """The names of the images and the labels; those of the part asked for, if there are parts."""
+    found = {
+        part: (x_key, y_key)
+        for part in (None, *SPLITS)
+        for x, y in PAIRS
+        for x_key, y_key in _spelled(part, x, y)
+        if x_key in archive and y_key in archive
+    }
+    if source.split in found:
+        return found[source.split]
+    if source.split is None and len(found) == 1:
+        return next(iter(found.values()))
+    if source.split is None and found:
+        parts = " or ".join(f"{source}:{part}" for part in found)
+        raise ImagesError(f"{source} holds several parts; say which: {parts}")
+    wanted = f"the part {source.split!r} of " if source.split else ""
+    raise ImagesError(
+        f"{wanted}{source.name} needs images and labels under x and y, or images and labels; it "
+        f"holds {', '.join(archive) or 'nothing'}"
+    )
+
+
+def _spelled(part: str | None, x: str, y: str) -> list[tuple[str, str]]:
+    if part is None:
+        return [(x, y)]
+    return [(f"{x}_{part}", f"{y}_{part}"), (f"{part}_{x}", f"{part}_{y}")]
+
+
+def _pixels(source: Source, key: str, x: Any) -> Tensor:
+    x = np.asarray(x)
+    if x.ndim == 3:
+        x = x[:, None]
+    first, last = (x.ndim == 4 and x.shape[axis] in (1, 3) for axis in (1, 3))
+    if first == last:
+        raise ImagesError(
+            f"{source}: {key} must be [n, h, w], [n, h, w, c] or [n, c, h, w] with 1 or 3 "
+            f"channels, got {list(x.shape)}"
+        )
+    if last:
+        x = x.transpose(0, 3, 1, 2)
+    if x.dtype == np.uint8:
+        return torch.from_numpy(np.ascontiguousarray(x))
+    if x.dtype.kind != "f" or not len(x) or not (x.min() >= 0 and x.max() <= 1):
+        told = f"{x.dtype} from {x.min()} to {x.max()}" if x.size else f"{x.dtype}"
+        raise ImagesError(f"{source}: {key} must be uint8, or float in [0, 1]; got {told}")
+    parts = [x[start : start + CHUNK].astype(np.float32) for start in range(0, len(x), CHUNK)]
+    return torch.cat([to_uint8(torch.from_numpy(part)) for part in parts]).contiguous()
+
+
+def _labels(source: Source, key: str, y: Any) -> Tensor:
+    y = np.asarray(y)
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.ndim != 1 or y.dtype.kind not in "iu":
+        raise ImagesError(
+            f"{source}: {key} must be whole numbers [n], got {y.dtype} {list(y.shape)}"
+        )
+    return torch.from_numpy(y.astype(np.int64))

@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+import torch
+
+from hostile import touches
+from unbackdoor import data
+from unbackdoor.errors import ImagesError
+
+X = np.arange(2 * 4 * 5 * 3, dtype=np.uint8).reshape(2, 4, 5, 3)
+Y = np.array([1, 0])
+
+
+def opened(path, **arrays):
+    np.savez(path / "a.npz", **arrays)
+    return data.open_images(path / "a.npz")
+
+
+@pytest.mark.parametrize(
+    ("x", "y"),
+    [("x", "y"), ("images", "labels"), ("pixels", "labels"), ("x_test", "y_test"),
+     ("test_images", "test_labels")],
+)  # fmt: skip
+def test_the_names_that_are_known(tmp_path, x, y):
+    found = opened(tmp_path, **{x: X, y: Y})
+    assert np.array_equal(found.pixels.numpy(), X.transpose(0, 3, 1, 2))
+    assert found.labels.tolist() == [1, 0] and found.classes == ("0", "1")
+
+
+def test_layouts_and_floats(tmp_path):
+    wanted = torch.from_numpy(X).permute(0, 3, 1, 2)
+    assert torch.equal(opened(tmp_path, x=wanted.numpy(), y=Y[:, None]).pixels, wanted)
+    assert torch.equal(opened(tmp_path, x=X / 255, y=Y).pixels, wanted)
+    assert opened(tmp_path, x=X[..., 0], y=Y).shape == (1, 4, 5)
+
+
+def test_class_names(tmp_path):
+    assert opened(tmp_path, x=X, y=Y, classes=np.array(["cat", "dog"])).classes == ("cat", "dog")
+
+
+def test_parts(tmp_path):
+    arrays = {"x_train": X, "y_train": Y, "x_test": X[:1], "y_test": Y[:1]}
+    with pytest.raises(ImagesError, match=r"say which: .*:train or .*:test"):
+        opened(tmp_path, **arrays)
+    assert len(data.open_images(f"{tmp_path}/a.npz:test")) == 1
+    with pytest.raises(ImagesError, match="'val'"):
+        data.open_images(f"{tmp_path}/a.npz:val")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "told"),
+    [
+        ({"x": X, "z": Y}, "it holds x, z"),
+        ({"x": X, "y": Y[:1]}, "2 images but 1 labels"),
+        ({"x": X.astype(int), "y": Y}, "uint8, or float"),
+        ({"x": X * 1.0, "y": Y}, "from 0.0 to 119.0"),
+        ({"x": X * np.nan, "y": Y}, "from nan"),
+        ({"x": X[..., :2], "y": Y}, "1 or 3 channels"),
+        ({"x": X, "y": Y * 1.0}, "whole numbers"),
+        ({"x": X, "y": Y - 1}, "from -1 to 0"),
+        ({"x": X[:0], "y": Y[:0]}, "no images"),
+        ({"x": X, "y": Y, "classes": np.array(["a"])}, "from 0 to 1, but there are 1 classes"),
+    ],
+)
+def test_what_does_not_fit(tmp_path, arrays, told):
+    with pytest.raises(ImagesError, match=told):
+        opened(tmp_path, **arrays)
+
+
+def test_pickled_objects_are_not_opened(tmp_path):
+    marker = tmp_path / "marker"
+    with pytest.raises(ImagesError, match="allow_pickle"):
+        opened(tmp_path, x=np.array([touches(marker)], dtype=object), y=Y)
+    assert not marker.exists()
+
+
+def test_a_single_array(tmp_path):
+    with (tmp_path / "a.npz").open("wb") as file:
+        np.save(file, X)
+    with pytest.raises(ImagesError, match="single array"):
+        data.open_images(tmp_path / "a.npz")
+
+
+def test_damaged_files(tmp_path):
+    opened(tmp_path, x=X, y=Y)
+    whole = (tmp_path / "a.npz").read_bytes()
+    for damaged in (whole[:100], b"", b"text", whole[:60] + bytes(40) + whole[100:]):
+        (tmp_path / "a.npz").write_bytes(damaged)
+        with pytest.raises(ImagesError, match="truncated") as caught:
+            data.open_images(tmp_path / "a.npz")
+        assert "\n" not in str(caught.value)
