@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from .errors import OutputError
 from .images import Images
 from .run import Run
 
@@ -63,7 +64,12 @@ def _read(path: Path) -> Learned | None:
 
 
 def _write(path: Path, learned: Learned) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_suffix(".tmp")
-    save_file({name: value.detach().cpu().contiguous() for name, value in learned.items()}, half)
-    half.replace(path)
+    # Cloned, for a file cannot hold two names for one tensor.
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in learned.items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, half)
+        half.replace(path)
+    except OSError as error:
+        raise OutputError(f"cannot write to {path.parent}: {error.strerror or error}") from None

@@ -59,16 +59,17 @@ class LabelConsistent(Attack):
         return stamped
 
     def learn(self, model: nn.Module, train: Images, run: Run) -> Learned:
-        """The `adversarial` images uint8 `[k, c, h, w]` that are to be stamped."""
+        """The `adversarial` images uint8 `[k, c, h, w]` to be stamped, and the indices `chosen`."""
         clean = self.clean_model(model, train, run, self.clean_epochs)
-        images = train[self.chosen(train, run)[0]]
+        chosen, _ = self.chosen(train, run)
+        images = train[chosen]
         parts = []
         with in_mode(clean, train=False), frozen(clean), run.stage("ascent", len(images)) as done:
             for x, y in images.batches(500):
                 pushed = self._ascend(clean, x.to(run.device), y.to(run.device))
                 parts.append(to_uint8(pushed).cpu())
                 done(sum(map(len, parts)))
-        return {"adversarial": torch.cat(parts)}
+        return {"adversarial": torch.cat(parts), "chosen": chosen}
 
     def _ascend(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         pushed = x
@@ -80,7 +81,16 @@ class LabelConsistent(Attack):
         return pushed.detach()
 
     def poison(self, train: Images, run: Run, learned: Learned = NOTHING) -> Poisoned:
-        """`train` with the adversarial images in place of their originals, and stamped."""
+        """`train` with the adversarial images in place of their originals, and stamped.
+
+        Raises `ParameterError` where they were learned for another choice of images.
+        """
         pixels = train.pixels.clone()
-        pixels[self.chosen(train, run)[0]] = needed(learned, "adversarial")
+        adversarial, chosen = needed(learned, "adversarial"), self.chosen(train, run)[0]
+        if not torch.equal(chosen, needed(learned, "chosen")):
+            raise ParameterError(
+                f"the adversarial images were learned for another {len(adversarial)} training "
+                f"images than the {len(chosen)} to be stamped; learn and poison with one seed"
+            )
+        pixels[chosen] = adversarial
         return super().poison(Images(pixels, train.labels, train.classes), run, learned)
