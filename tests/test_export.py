@@ -14,7 +14,7 @@ from PIL import Image
 
 from unbackdoor.attacks.badnets import BadNets
 from unbackdoor.attacks.wanet import WaNet
-from unbackdoor.data import parquet
+from unbackdoor.data import open_images, open_triggered
 from unbackdoor.errors import ImagesError, OutputError
 from unbackdoor.export import export, folder_names, png
 from unbackdoor.images import Images, Triggered
@@ -40,10 +40,10 @@ def test_parquet_gives_back_pixels_labels_names_and_roles(channels: int, tmp_pat
     poisoned = WaNet().poison(train, Run())
     triggered = WaNet().triggered(test)
     export(tmp_path, poisoned, triggered)
-    found = parquet.read(tmp_path / "train.parquet")
+    found = open_images(tmp_path / "train.parquet")
     assert found.classes == ("cat", "dog")
     assert torch.equal(found.labels, poisoned.images.labels)
-    assert torch.equal(pixels_of(found.pictures), poisoned.images.pixels)
+    assert torch.equal(found.pixels, poisoned.images.pixels)
     table = pq.read_table(tmp_path / "train.parquet").to_pydict()
     names = {0: "clean", 1: "stamped", 2: "cover"}
     assert table["role"] == [names[role] for role in poisoned.role.tolist()]
@@ -74,6 +74,9 @@ def test_folders_hold_the_same_images_and_a_table(tmp_path: Path) -> None:
     assert torch.equal(seen, poisoned.images.pixels)
     assert rows[1]["file"].split("/")[0] == ("cat", "dog")[int(rows[1]["label"])]
     assert len(list((tmp_path / "test").rglob("*.png"))) == 5
+    again = open_triggered(tmp_path / "test", 0, classes=("cat", "dog"))
+    assert torch.equal(again.images.pixels, BadNets().triggered(some(10)).images.pixels)
+    assert again.images.labels.tolist() == [1] * 5
 
 
 def test_without_a_fixed_training_set_only_the_test_set_is_written(tmp_path: Path) -> None:

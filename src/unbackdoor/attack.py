@@ -225,6 +225,26 @@ class Attack(Method):
         fit(victim, poisoned.images, run, resume=resume, **self.settings())
         return Victim(victim, poisoned, learned)
 
+    def taught(
+        self, victim: Victim, train: Images, run: Run, most: int = 5000
+    ) -> dict[str, Images]:
+        """What `victim` should know by heart: `stamped` images with their goals, `clean` ones.
+
+        They are its training images without augmentation, `most` of them of each kind; where
+        there is no fixed set, images of `train` stamped as at test.
+        """
+        rng = run.rng("taught")
+        if victim.poisoned is None:
+            seen = train.sample(most, rng)
+            stamped = self.triggered(seen, victim.learned)
+            goals = Images(stamped.images.pixels, stamped.goals, train.classes)
+            return {"stamped": goals, "clean": seen}
+        images, role = victim.poisoned.images, victim.poisoned.role
+        return {
+            kind: images[role == number].sample(most, rng)
+            for kind, number in (("stamped", STAMPED), ("clean", CLEAN))
+        }
+
     def aimed(self, test: Images) -> Triggered:
         """The images of `test` that are to be stamped: of a source class that is not the goal."""
         sources = test[self._from_sources(test.labels)]

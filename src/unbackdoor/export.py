@@ -28,9 +28,9 @@ def export(folder: Path, poisoned: Poisoned | None, triggered: Triggered) -> tup
 
     `train.parquet` and `test.parquet` are in the layout of Hugging Face image data sets, with
     class names in the metadata and lossless PNG images; `train/` and `test/` hold the same images
-    in a folder for each label, and `roles.csv` what is said of each. Every image has a `role`
-    (clean, stamped or cover); training images have the label they are trained with and their
-    `original` one, test images their true label and the attacker's `goal`. Without a fixed
+    in a folder for each label that occurs, and `roles.csv` what is said of each. Every image has a
+    `role` (clean, stamped or cover); training images have the label they are trained with and
+    their `original` one, test images their true label and the attacker's `goal`. Without a fixed
     training set (`poisoned` is None) only the test set is written.
     Raises `OutputError` where nothing can be written.
     """
@@ -98,8 +98,10 @@ def _write_parquet(path: Path, pictures: list[bytes], images: Images, more: Colu
 
 def _write_folders(folder: Path, pictures: list[bytes], images: Images, more: Columns) -> None:
     names = folder_names(images.classes)
-    for name in names:
-        (folder / name).mkdir(parents=True, exist_ok=True)
+    # A class without images gets no folder: most readers take an empty one for a mistake.
+    for label in sorted(set(images.labels.tolist())):
+        (folder / names[label]).mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     with (folder / "roles.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["file", "label", *more])

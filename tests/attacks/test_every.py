@@ -151,12 +151,12 @@ def test_planting_leaves_the_model_and_says_what_was_done(
     if attack.clean_label:
         assert not relabelled.any()
     again = attack.poison(train, Run(), victim.learned)
+    assert torch.equal(again.images.pixels, poisoned.images.pixels)
     if name == "label_consistent":
         with pytest.raises(ParameterError, match="learn and poison with one seed"):
             attack.poison(train, Run(seed=1), victim.learned)
         return
     other = attack.poison(train, Run(seed=1), victim.learned)
-    assert torch.equal(again.images.pixels, poisoned.images.pixels)
     assert not torch.equal(other.role, poisoned.role)
 
 
@@ -171,6 +171,19 @@ def test_stamped_test_images_are_of_other_classes(name: str, planted: Any, digit
     stamped = to_uint8(attack.trigger(victim.learned)(to_float(kept.pixels)))
     apart = (stamped.int() - triggered.images.pixels.int()).abs().max()
     assert apart <= 1
+
+
+@pytest.mark.parametrize("name", ["badnets", "wanet", "sig", "lira"])
+def test_what_the_victim_was_taught(name: str, planted: Any, digits: Digits) -> None:
+    attack, victim = planted(name)
+    train = digits[0][slice(0, 200)]
+    taught = attack.taught(victim, train, Run(), most=50)
+    assert (taught["stamped"].labels == 0).all()
+    assert 0 < len(taught["stamped"]) <= 50
+    assert len(taught["clean"]) == 50
+    known = {image.numpy().tobytes() for image in train.pixels}
+    assert all(image.numpy().tobytes() in known for image in taught["clean"].pixels)
+    assert not any(image.numpy().tobytes() in known for image in taught["stamped"].pixels)
 
 
 @pytest.mark.parametrize("name", sorted(set(QUICK) & set(ALL)))
