@@ -95,6 +95,8 @@ def test_clean_label_attacks_refuse_other_goals(given: dict[str, object]) -> Non
 
 
 def test_a_target_beyond_the_classes_is_refused(train: Images) -> None:
+    with pytest.raises(ParameterError, match="source 7 is not one of 5 classes"):
+        BadNets(sources=(1, 7)).poison(train, Run())
     for attack in (BadNets(target=5), SIG(target=5)):
         with pytest.raises(ParameterError, match="target 5 is not one of 5 classes"):
             attack.poison(train, Run())

@@ -24,7 +24,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, NonNegativeInt, field_validator
 from torch import Tensor, nn
 
 from .errors import ParameterError, UnbackdoorWarning
@@ -81,7 +81,7 @@ class Attack(Method):
 
     target: int = Field(0, ge=0, description="class that stamped images go to")
     all_to_all: bool = Field(False, description="label y goes to y + 1 instead of to the target")
-    sources: tuple[int, ...] | None = Field(
+    sources: tuple[NonNegativeInt, ...] | None = Field(
         None, min_length=1, description="true classes whose images are stamped; null for all"
     )
     rate: float = Field(0.1, gt=0, le=1, description="share stamped of the images that may be")
@@ -128,10 +128,12 @@ class Attack(Method):
 
     def goals(self, labels: Tensor, classes: int) -> Tensor:
         """The label that the attacker wants for a stamped image of each true label."""
-        if not self.all_to_all and self.target >= classes:
-            raise ParameterError(
-                f"target {self.target} is not one of {classes} classes (0 to {classes - 1})"
-            )
+        named = {"target": () if self.all_to_all else (self.target,), "source": self.sources or ()}
+        for kind, numbers in named.items():
+            if numbers and max(numbers) >= classes:
+                raise ParameterError(
+                    f"{kind} {max(numbers)} is not one of {classes} classes (0 to {classes - 1})"
+                )
         return (labels + 1) % classes if self.all_to_all else torch.full_like(labels, self.target)
 
     def stampable(self, labels: Tensor) -> Tensor:

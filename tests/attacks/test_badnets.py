@@ -1,8 +1,10 @@
 """BadNets: nine pixels."""
 
+import pytest
 import torch
 
 from unbackdoor.attacks.badnets import BadNets
+from unbackdoor.errors import ParameterError
 
 
 def test_nine_pixels_are_white_and_no_others_change() -> None:
@@ -15,3 +17,8 @@ def test_nine_pixels_are_white_and_no_others_change() -> None:
 def test_stamping_twice_is_stamping_once() -> None:
     once = BadNets(value=0.5).stamp(torch.rand(2, 1, 6, 6))
     assert torch.equal(BadNets(value=0.5).stamp(once), once)
+
+
+def test_a_square_larger_than_the_image_is_refused() -> None:
+    with pytest.raises(ParameterError, match="does not fit into 2x8"):
+        BadNets().stamp(torch.zeros(1, 1, 2, 8))
