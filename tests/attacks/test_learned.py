@@ -157,3 +157,12 @@ def test_ssba_writes_a_message_of_its_own_into_each_image(digits: Digits, clean:
 def test_images_of_another_size_are_refused(attack: Attack, learned: dict) -> None:
     with pytest.raises(ParameterError, match=r"learned on images \[3, 8, 8\]"):
         attack.trigger(learned)(torch.zeros(1, 3, 9, 9))
+
+
+def test_refool_reflects_no_image_of_the_target_class() -> None:
+    pixels = torch.tensor([255, 0], dtype=torch.uint8).repeat(10).view(20, 1, 1, 1)
+    train = Images(pixels.expand(-1, 3, 8, 8).contiguous(), torch.arange(20) % 2, ("a", "b"))
+    learned = Refool(reflections=10).learn(nn.Identity(), train, Run())
+    assert learned["reflections"].abs().max() < 1e-6
+    with pytest.raises(ParameterError, match="11 reflections are wanted .* there are 10"):
+        Refool(reflections=11).learn(nn.Identity(), train, Run())
