@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_input
 
 from .channels import Layer, channels_first
+from .modules import channels_last_
 from .run import Run
 
 
@@ -48,13 +49,16 @@ def at_layer(model: nn.Module, layer: Layer, x: Tensor) -> tuple[Tensor, Tensor]
     module = model.get_submodule(layer.name)
     found: list[tuple[Tensor, Tensor]] = []
 
-    def stop(_: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> NoReturn:
-        found.append((args[0], channels_first(module, y)))
+    def stop(
+        _: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor], y: Tensor
+    ) -> NoReturn:
+        inputs = args[0] if args else named["input"]
+        found.append((inputs, channels_first(module, y)))
         raise _ReachedLayerError
 
-    handle = module.register_forward_hook(stop)
+    handle = module.register_forward_hook(stop, with_kwargs=True)
     try:
-        model(x)
+        model(x.clone())  # some models normalise in place
     except _ReachedLayerError:
         pass
     finally:
@@ -68,7 +72,8 @@ def in_precision(model: nn.Module, run: Run) -> nn.Module:
     for module in fast.modules():
         if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)):
             module.to(run.dtype)
-    return fast.to(memory_format=torch.channels_last)
+    channels_last_(fast)
+    return fast
 
 
 class Reversal:
@@ -92,7 +97,7 @@ class Reversal:
     ) -> None:
         self.fast, self.layer, self.x, self.nudge, self.run = fast, layer, x, nudge, run
         self.module = fast.get_submodule(layer.name)
-        self.start = nudge.within((x + nudge.alpha * signs).clamp(0, 1), x)
+        self.start = nudge.within(x + nudge.alpha * signs, x)
         with torch.no_grad():
             _, self.calm = at_layer(exact, layer, x)
             _, first = at_layer(exact, layer, self.start)
@@ -136,15 +141,36 @@ class Reversal:
 
     def _gradients(self, channels: Tensor, moved: Tensor) -> Tensor:
         """The gradients `[k, n, c, h, w]` at images of each channel's own."""
-        k, n = moved.shape[:2]
-        flat = moved.flatten(0, 1).contiguous(memory_format=torch.channels_last).requires_grad_()
-        with torch.enable_grad(), self.run.autocast():
-            _, maps = at_layer(self.fast, self.layer, flat)
-            maps = maps.view(k, n, *maps.shape[1:])
-            own = maps[torch.arange(k), :, channels].float()
-            distance = (own - self.calm[:, channels].movedim(1, 0)).square().sum()
-        (gradient,) = torch.autograd.grad(distance, flat)
-        return gradient.view_as(moved)
+        n = moved.shape[1]
+        calm = self.calm[:, channels].movedim(1, 0).flatten(0, 1)
+        own = channels.repeat_interleave(n)
+        with self.run.autocast():
+            return _gradients(self.fast, self.layer, own, moved.flatten(0, 1), calm).view_as(moved)
+
+
+def moved_rows(
+    model: nn.Module, layer: Layer, channels: Tensor, x: Tensor, signs: Tensor, nudge: Nudge
+) -> Tensor:
+    """`x` `[n, c, h, w]` moved for a channel of each image's own; `channels` is int64 `[n]`."""
+    with torch.no_grad():
+        _, maps = at_layer(model, layer, x)
+    calm = maps[torch.arange(len(x)), channels]
+    moved = nudge.within(x + nudge.alpha * signs, x)
+    for _ in range(nudge.steps):
+        gradients = _gradients(model, layer, channels, moved, calm)
+        moved = nudge.within(moved + nudge.alpha * gradients.sign(), x)
+    return moved
+
+
+def _gradients(model: nn.Module, layer: Layer, channels: Tensor, x: Tensor, calm: Tensor) -> Tensor:
+    """The gradient `[n, c, h, w]` of the squared distance of one map of each image from `calm`."""
+    leaf = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    with torch.enable_grad():
+        _, maps = at_layer(model, layer, leaf)
+        own = maps[torch.arange(len(x)), channels].float()
+        distance = (own - calm).square().sum()
+    (gradient,) = torch.autograd.grad(distance, leaf)
+    return gradient
 
 
 def _input_cotangents(module: nn.Module) -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from .errors import ModelError
 from .images import Images
-from .modules import in_mode
+from .modules import channels_last_, in_mode
 from .run import Run
 
 Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -78,6 +78,8 @@ def fit(
     """
     loss_of = objective or cross_entropy()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ModelError("no parameter of the model asks for a gradient, so it cannot be trained")
     step_with = (
         optimizer(parameters)
         if optimizer
@@ -85,7 +87,7 @@ def fit(
     )
     rates = [group["lr"] for group in step_with.param_groups]
     per_epoch = math.ceil(len(images) / batch)
-    model.to(run.device).to(memory_format=torch.channels_last)
+    channels_last_(model.to(run.device))
     first = _load_state(resume, model, step_with) if resume else 0
     with in_mode(model, train=True), run.stage(stage, epochs * per_epoch) as advance:
         advance(first * per_epoch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -25,7 +26,8 @@ class FMP(Tuning):
 
     Where the paper leaves a choice: eps and alpha follow an older configuration of its authors
     (its text gives eps 1/255); ties of accuracy are broken by the loss; feature maps are the
-    convolutions' outputs; pruned channels stay silent through fine-tuning (`hold`).
+    convolutions' outputs; pruned channels stay silent through fine-tuning (`hold`; without it only
+    the convolution's weights are zeroed once, its norm lives, and the channel can grow back).
     """
 
     paper: ClassVar[str] = (
@@ -41,6 +43,7 @@ class FMP(Tuning):
     alpha: float = Field(0.02, gt=0, le=1, description="step and random start, of 1")
     steps: int = Field(1, ge=1, description="gradient-sign steps")
     ranking_images: int = Field(32, ge=1, description="clean images that rank the channels")
+    fast: bool = Field(False, description="drop channels early that cannot be among the worst")
     hold: bool = Field(True, description="keep pruned channels silent through fine-tuning")
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
@@ -53,13 +56,18 @@ class FMP(Tuning):
         ranker = Ranker(model, x, y, signs, Nudge(self.eps, self.alpha, self.steps), run)
         mask: dict[str, Tensor] = {}
         scores: dict[str, Tensor] = {}
-        with run.stage("ranking", len(x) * sum(layer.channels for layer in layers)) as advance:
+        rank = ranker.race if self.fast else ranker.rank
+        with run.stage("ranking", sum(layer.channels for layer in layers)) as advance:
             for layer in layers:
-                ranking = ranker.rank(layer, advance)
-                mask[layer.name] = ranking.suspects(layer.channels // self.p)
+                count = layer.channels // self.p
+                ranking = rank(layer, count, advance)
+                mask[layer.name] = ranking.suspects(count)
                 scores[layer.name] = ranking.accuracy
-        silence_(model, layers, mask)
-        self.tune(
-            model, clean, run, (lambda tuned: silence_(tuned, layers, mask)) if self.hold else None
-        )
-        return Repair(model, mask if self.hold else {}, scores)
+        if self.hold:
+            silence_(model, layers, mask)
+            self.tune(model, clean, run, lambda tuned: silence_(tuned, layers, mask))
+            return Repair(model, mask, scores)
+        bare = [replace(layer, norm=None, other_norms=()) for layer in layers]
+        silence_(model, bare, mask)
+        self.tune(model, clean, run)
+        return Repair(model, {}, scores)
