@@ -106,6 +106,10 @@ class Attack(Method):
             "learned comes from plant(model, train, run) or learn(model, train, run)"
         )
 
+    def closed_form(self) -> bool:
+        """Whether the trigger is known without learning anything."""
+        return type(self).learn is Attack.learn
+
     def learn(self, model: nn.Module, train: Images, run: Run) -> Learned:
         """What the trigger is made of; `model` is what the victim will be trained from."""
         return NOTHING
@@ -184,7 +188,7 @@ class Attack(Method):
 
     def recalled(self, model: nn.Module, train: Images, run: Run) -> Learned:
         """What `learn` gives, from `run.cache` where it is there already."""
-        if type(self).learn is Attack.learn:
+        if self.closed_form():
             return NOTHING
         return recall(
             run,

@@ -63,7 +63,7 @@ def attack(
         )
         train, judged = planting.images(data, test, network, run, download=download)
         model = network.build(train, run)
-        stamped = planting.checked(chosen, model, train, judged)
+        planting.check(chosen, model, train, judged)
 
         arguments = {
             "attack": chosen.declaration(),
@@ -75,8 +75,9 @@ def attack(
         state = planting.training(out, arguments, force=force)
         console.say(f"planting {name} with {len(train)} images on {run.device}")
         victim = chosen.plant(model, train, run, resume=state)
+        stamped = chosen.triggered(judged, victim.learned)
         measured = planting.measured(victim, judged, stamped, run)
-        learned = planting.learned(victim, run)
+        learned = planting.learned(chosen, victim, train, run)
         planting.warn_of_weakness(learned)
         told: dict[str, Any] = {
             **heading,

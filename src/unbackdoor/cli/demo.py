@@ -78,7 +78,7 @@ def demo(
         console.say(f"planting {attack.name()} in {ARCH} with {len(theirs)} handwritten digits")
         victim = attack.plant(model, theirs, run)
         stamped = attack.triggered(test)
-        planting.warn_of_weakness(planting.learned(victim, run))
+        planting.warn_of_weakness(planting.learned(attack, victim, theirs, run))
         assert isinstance(victim.model, Normalized)
         case = repairing.Case(victim.model, clean, test, "test images", stamped)
         outcome = repairing.treat(case, defense, run, console)

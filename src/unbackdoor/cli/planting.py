@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import api, checkpoint, measure, models
-from ..attack import CLEAN, STAMPED, Attack, Victim
+from ..attack import Attack, Victim
 from ..errors import ImagesError, OutputError, ParameterError, UnbackdoorWarning
 from ..images import Images, Triggered, to_float
 from ..measure import Rate, Score
@@ -79,15 +79,15 @@ def images(
     )
 
 
-def checked(attack: Attack, model: Normalized, train: Images, judged: Images) -> Triggered:
-    """The stamped test images; raises where the attack does not fit the images."""
+def check(attack: Attack, model: Normalized, train: Images, judged: Images) -> None:
+    """Raises where the attack does not fit the images."""
     measure.check(model, judged)
     if len(train) < 2:
         raise ImagesError(f"training needs at least 2 images, got {len(train)}")
-    stamped = attack.triggered(judged)
-    if not len(stamped.images):
+    if not len(attack.aimed(judged).images):
         raise ImagesError("the true class of every test image is the target; none can be counted")
-    return stamped
+    if attack.closed_form():
+        attack.triggered(judged[:2])
 
 
 def training(out: Path, arguments: Mapping[str, Any], *, force: bool) -> Path:
@@ -123,16 +123,15 @@ def measured(victim: Victim, judged: Images, stamped: Triggered, run: Run) -> Sc
     return measure.score(victim.model, run, judged, stamped)
 
 
-def learned(victim: Victim, run: Run) -> dict[str, Rate]:
+def learned(attack: Attack, victim: Victim, train: Images, run: Run) -> dict[str, Rate]:
     """How many of the stamped and of the clean training images the victim gives their label.
 
     Without augmentation; images of other roles are not counted.
     """
-    role = victim.poisoned.role
     return {
-        kind: measure.accuracy(victim.model, victim.poisoned.images[role == number], run)
-        for kind, number in (("stamped", STAMPED), ("clean", CLEAN))
-        if bool((role == number).any())
+        kind: measure.accuracy(victim.model, images, run)
+        for kind, images in attack.taught(victim, train, run).items()
+        if len(images)
     }
 
 
