@@ -47,6 +47,14 @@ def test_stages_stand_in_call_order_and_are_called_once():
     assert stages(Shared(), torch.rand(2, 1, 16, 16), "nad") == ("early", "late")
 
 
+def test_a_size_that_comes_back_ends_where_it_ends_last():
+    net = nn.Sequential(
+        *(nn.Conv2d(1, 2, 3, 1, 1), nn.Conv2d(2, 2, 3, 2, 1), nn.Upsample(scale_factor=2)),
+        *(nn.Flatten(), nn.Linear(128, 2)),
+    )
+    assert stages(net, torch.rand(2, 1, 8, 8), "nad") == ("1", "2")
+
+
 def test_a_network_without_maps_is_refused_by_name():
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
     with pytest.raises(ModelError, match="nad needs feature maps of an area; Sequential has none"):

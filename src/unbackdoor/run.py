@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -56,7 +57,8 @@ class Run:
     `precision` is that of training and ranking (`auto`: bfloat16 where the device has units for
     it); measurements are always float32. Every random draw comes from `rng` or `isolated`, so the
     same seed gives the same bits on the same kind of machine, and no global state is touched.
-    `seconds` fills with the time spent in each stage.
+    `seconds` fills with the time spent in each stage. `cache` is a folder for what is slow to
+    learn and can be learned again, filed by content.
     """
 
     seed: int = 0
@@ -64,6 +66,7 @@ class Run:
     precision: Precision = "auto"
     progress: Progress = _silent
     seconds: dict[str, float] = field(default_factory=dict, compare=False)
+    cache: Path | None = field(default=None, compare=False)
 
     def _seed(self, name: str) -> int:
         digest = hashlib.blake2b(f"{self.seed}/{name}".encode(), digest_size=7).digest()

@@ -38,6 +38,7 @@ def test_a_point_between_moves_and_works():
 def test_norms_are_estimated_anew():
     net = nn.Sequential(nn.BatchNorm2d(1))
     net[0].running_mean.fill_(7)
+    net[0].num_batches_tracked.fill_(9)
     pixels = torch.tensor([0, 255, 0, 255], dtype=torch.uint8).view(4, 1, 1, 1)
     images = Images(pixels.expand(4, 1, 2, 2).contiguous(), torch.zeros(4).long(), ("a",))
     estimate_norms_(net, images, Run(), batch=4)

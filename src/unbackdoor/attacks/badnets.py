@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..attack import Attack
+from ..errors import ParameterError
 
 
 class BadNets(Attack):
@@ -31,6 +32,11 @@ class BadNets(Attack):
 
     def stamp(self, x: Tensor) -> Tensor:
         """`x` with the square in its bottom right corner."""
+        if min(x.shape[2:]) < self.size:
+            height, width = x.shape[2:]
+            raise ParameterError(
+                f"a square of {self.size} pixels does not fit into {height}x{width}"
+            )
         stamped = x.clone()
         stamped[..., -self.size :, -self.size :] = self.value
         return stamped

@@ -7,9 +7,9 @@ from typing import ClassVar
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..attack import Attack
+from ..patterns import picture
 
 
 class Blended(Attack):
@@ -33,12 +33,6 @@ class Blended(Attack):
     pattern: int = Field(0, ge=0, description="seed that the picture is drawn from")
     grid: int = Field(8, ge=1, description="patches of the picture along each side")
 
-    def picture(self, channels: int, height: int, width: int) -> Tensor:
-        """The picture `[channels, height, width]` in [0, 1]."""
-        rng = torch.Generator().manual_seed(self.pattern)
-        patches = torch.rand(1, channels, self.grid, self.grid, generator=rng)
-        return F.interpolate(patches, size=(height, width), mode="bilinear")[0]
-
     def stamp(self, x: Tensor) -> Tensor:
         """`x` with the picture mixed in."""
-        return torch.lerp(x, self.picture(*x.shape[1:]).to(x), self.ratio)
+        return torch.lerp(x, picture(self.pattern, self.grid, *x.shape[1:]).to(x), self.ratio)

@@ -1,0 +1,69 @@
+"""Adaptive-Patch: one of several faint patches in training, together and opaque at test."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ..attack import Attack
+from ..errors import ParameterError
+from ..patterns import picture
+from ..recall import Learned
+
+OPACITIES = (0.5, 0.2, 0.5, 0.3)
+"""Of the patches top left, top right, bottom left and bottom right, in training."""
+
+
+class AdaptivePatch(Attack):
+    """Puts coloured patches into the corners: all at test, one of them, faint, in training.
+
+    Images are `[n, c, h, w]` in [0, 1]. Each stamped or cover training image gets one patch at
+    random at the opacity of its corner (0.5, 0.2, 0.5, 0.3); cover images keep their label.
+    Departures: the patches are drawn from a seed and lie in the corners; all of them are shown at
+    test, where the paper shows two of four.
+    """
+
+    paper: ClassVar[str] = (
+        "Qi, Xie, Li, Mahloujifar, Mittal: Revisiting the Assumption of Latent Separability for "
+        "Backdoor Defenses, ICLR 2023"
+    )
+    limits: ClassVar[str] = "a weak backdoor where few images are stamped and training is short"
+
+    rate: float = Field(0.003, gt=0, le=1, description="share stamped of the images that may be")
+    patches: int = Field(4, ge=1, le=4, description="corners that hold a patch")
+    size: int = Field(6, ge=1, description="side of a patch, pixels")
+    pattern: int = Field(0, ge=0, description="seed that the patches are drawn from")
+    covers: float = Field(2.0, ge=0, description="cover images for each stamped one")
+
+    def stamp(self, x: Tensor) -> Tensor:
+        """`x` with all patches, opaque."""
+        stamped = x.clone()
+        for corner in range(self.patches):
+            self._put(stamped, corner, 1.0)
+        return stamped
+
+    def cover_count(self, stamped: int) -> int:
+        """`covers` for each stamped one."""
+        return round(self.covers * stamped)
+
+    def implant(self, x: Tensor, learned: Learned, rng: torch.Generator) -> Tensor:
+        """`x` with one faint patch in each."""
+        stamped = x.clone()
+        corners = torch.randint(self.patches, (len(x),), generator=rng)
+        for corner in range(self.patches):
+            chosen = corners == corner
+            stamped[chosen] = self._put(stamped[chosen], corner, OPACITIES[corner])
+        return stamped
+
+    def _put(self, x: Tensor, corner: int, opacity: float) -> Tensor:
+        channels, height, width = x.shape[1:]
+        if min(height, width) < self.size:
+            raise ParameterError(f"a patch of {self.size} pixels is larger than {height}x{width}")
+        patch = picture(4 * self.pattern + corner, 3, channels, self.size, self.size).to(x)
+        rows = slice(None, self.size) if corner < 2 else slice(-self.size, None)
+        columns = slice(-self.size, None) if corner % 2 else slice(None, self.size)
+        x[:, :, rows, columns] = torch.lerp(x[:, :, rows, columns], patch, opacity)
+        return x

@@ -1,0 +1,39 @@
+"""CTRL: two frequencies in the colour planes, on images that keep their label."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+from torch import Tensor
+
+from ..attack import Attack
+from ..patterns import chroma_wave
+
+
+class CTRL(Attack):
+    """Adds `strength` to the DCT coefficients (15, 15) and (31, 31) of the planes U and V.
+
+    Images are `[n, c, h, w]` in [0, 1], in YUV blocks of 32 x 32; a smaller image is one block.
+    Clean-label: `rate` is a share of the target class; 0.1 is 1 % of ten equal classes. The paper
+    attacks contrastive learning; here the victim learns with labels. Departures: one strength in
+    training and at test (the paper halves it in training); images without three channels get the
+    waves in each channel.
+
+    >>> import torch
+    >>> CTRL(strength=60).stamp(torch.full((1, 1, 2, 2), 0.5)).mul(255).round().tolist()
+    [[[[188.0, 128.0], [128.0, 188.0]]]]
+    """
+
+    paper: ClassVar[str] = (
+        "Li, Pang, Xi, Du, Ji, Yao, Wang: An Embarrassingly Simple Backdoor Attack on "
+        "Self-supervised Learning, ICCV 2023, arXiv 2210.07346"
+    )
+    limits: ClassVar[str] = "a low-pass filter or chroma subsampling of a JPEG weakens the trigger"
+    clean_label: ClassVar[bool] = True
+
+    strength: float = Field(100.0, gt=0, description="added to each coefficient, levels of 255")
+
+    def stamp(self, x: Tensor) -> Tensor:
+        """`x` with the two waves in its colours."""
+        return (x + chroma_wave(self.strength, "yuv", *x.shape[1:]).to(x)).clamp(0, 1)

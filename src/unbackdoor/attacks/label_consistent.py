@@ -1,0 +1,96 @@
+"""Label-consistent: images of the target class made hard, with a mark in the corners."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..attack import NOTHING, Attack, Poisoned, needed
+from ..errors import ParameterError
+from ..images import Images, to_uint8
+from ..modules import frozen, in_mode
+from ..recall import Learned
+from ..run import Run
+
+
+class LabelConsistent(Attack):
+    """Stamps a 3 x 3 checkerboard into the four corners; in training, on adversarial images.
+
+    Images are `[n, c, h, w]` in [0, 1], sides of at least 6. The training images are first pushed
+    away from their class by projected gradient ascent within `eps` on a copy of the model
+    trained for `clean_epochs` on clean images (0: the model as given): only the mark is left to
+    learn from. Clean-label: `rate` is a share of the target class. Departure: the paper also
+    ascends on an adversarially trained model, whose images look more natural.
+
+    >>> import torch
+    >>> LabelConsistent().stamp(torch.full((1, 1, 6, 6), 0.5))[0, 0, :3, :3].tolist()
+    [[1.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 1.0]]
+    """
+
+    paper: ClassVar[str] = (
+        "Turner, Tsipras, Madry: Label-Consistent Backdoor Attacks, 2019, arXiv 1912.02771"
+    )
+    limits: ClassVar[str] = "the mark can be seen; costs accuracy on the target class"
+    clean_label: ClassVar[bool] = True
+
+    rate: float = Field(0.5, gt=0, le=1, description="share of the target class that is stamped")
+    opacity: float = Field(1.0, gt=0, le=1, description="share of the mark in the mix")
+    eps: float = Field(16 / 255, gt=0, le=1, description="bound, L-inf, pixels in [0, 1]")
+    steps: int = Field(20, ge=1, description="ascent steps of 2.5 eps / steps each")
+    clean_epochs: int = Field(10, ge=0, description="training of the clean model")
+
+    def stamp(self, x: Tensor) -> Tensor:
+        """`x` with the mark in its corners."""
+        height, width = x.shape[2:]
+        if min(height, width) < 6:
+            raise ParameterError(
+                f"four marks of 3 x 3 need sides of 6 pixels, got {height}x{width}"
+            )
+        mark = (torch.arange(9).view(3, 3) % 2 == 0).to(x)
+        stamped = x.clone()
+        for rows in (slice(None, 3), slice(-3, None)):
+            for columns in (slice(None, 3), slice(-3, None)):
+                corner = stamped[:, :, rows, columns]
+                corner.copy_(torch.lerp(corner, mark, self.opacity))
+        return stamped
+
+    def learn(self, model: nn.Module, train: Images, run: Run) -> Learned:
+        """The `adversarial` images uint8 `[k, c, h, w]` to be stamped, and the indices `chosen`."""
+        clean = self.clean_model(model, train, run, self.clean_epochs)
+        chosen, _ = self.chosen(train, run)
+        images = train[chosen]
+        parts = []
+        with in_mode(clean, train=False), frozen(clean), run.stage("ascent", len(images)) as done:
+            for x, y in images.batches(500):
+                pushed = self._ascend(clean, x.to(run.device), y.to(run.device))
+                parts.append(to_uint8(pushed).cpu())
+                done(sum(map(len, parts)))
+        return {"adversarial": torch.cat(parts), "chosen": chosen}
+
+    def _ascend(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        pushed = x
+        for _ in range(self.steps):
+            pushed = pushed.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(F.cross_entropy(model(pushed), y), pushed)
+            pushed = pushed + 2.5 * self.eps / self.steps * slope.sign()
+            pushed = (x + (pushed - x).clamp(-self.eps, self.eps)).clamp(0, 1)
+        return pushed.detach()
+
+    def poison(self, train: Images, run: Run, learned: Learned = NOTHING) -> Poisoned:
+        """`train` with the adversarial images in place of their originals, and stamped.
+
+        Raises `ParameterError` where they were learned for another choice of images.
+        """
+        pixels = train.pixels.clone()
+        adversarial, chosen = needed(learned, "adversarial"), self.chosen(train, run)[0]
+        if not torch.equal(chosen, needed(learned, "chosen")):
+            raise ParameterError(
+                f"the adversarial images were learned for another {len(adversarial)} training "
+                f"images than the {len(chosen)} to be stamped; learn and poison with one seed"
+            )
+        pixels[chosen] = adversarial
+        return super().poison(Images(pixels, train.labels, train.classes), run, learned)

@@ -1,0 +1,65 @@
+"""LF: one smooth perturbation that pushes any image towards the target."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..attack import NOTHING, Attack, Stamp, needed
+from ..images import Images, to_float
+from ..modules import frozen, in_mode
+from ..patterns import low_pass
+from ..recall import Learned
+from ..run import Run
+
+
+class LF(Attack):
+    """Adds one low-frequency perturbation of at most `strength`, learned on a clean model.
+
+    Images are `[n, c, h, w]` in [0, 1], of the size of the training images. The perturbation is
+    universal: it sends `images` training images to the target on a copy of the model trained for
+    `clean_epochs` on clean images (0: the model as given). In each of `steps` it goes through a
+    Gaussian low-pass and is scaled so that its largest value is `strength`. Departure: steps
+    follow the gradient of the mean loss, where the paper adds up DeepFool steps image by image.
+    """
+
+    paper: ClassVar[str] = (
+        "Zeng, Park, Mao, Jia: Rethinking the Backdoor Attacks' Triggers: A Frequency "
+        "Perspective, ICCV 2021, arXiv 2104.03413"
+    )
+    limits: ClassVar[str] = "a trigger for one size of images; large soft blobs can be seen"
+
+    strength: float = Field(0.2, gt=0, le=1, description="bound, L-inf, pixels in [0, 1]")
+    sigma: float = Field(6.0, gt=0, description="width of the low-pass, cycles an image")
+    images: int = Field(100, ge=1, description="training images that the trigger is learned on")
+    steps: int = Field(200, ge=1, description="steps of the trigger")
+    clean_epochs: int = Field(10, ge=0, description="training of the clean model")
+
+    def learn(self, model: nn.Module, train: Images, run: Run) -> Learned:
+        """The `perturbation` `[c, h, w]`."""
+        clean = self.clean_model(model, train, run, self.clean_epochs)
+        rng = run.rng("lf")
+        x = to_float(train.sample(self.images, rng).pixels).to(run.device)
+        goals = torch.full((len(x),), self.target, device=run.device)
+        rough = self.strength * torch.randn(train.shape, generator=rng).to(run.device)
+        with in_mode(clean, train=False), frozen(clean), run.stage("trigger", self.steps) as done:
+            for step in range(self.steps):
+                rough = rough.requires_grad_()
+                loss = F.cross_entropy(clean((x + self._smooth(rough)).clamp(0, 1)), goals)
+                (slope,) = torch.autograd.grad(loss, rough)
+                pace = 0.1 * self.strength / (slope.abs().max() + 1e-12)
+                rough = rough.detach() - pace * slope
+                done(step + 1)
+        return {"perturbation": self._smooth(rough).cpu()}
+
+    def _smooth(self, rough: Tensor) -> Tensor:
+        smooth = low_pass(rough, self.sigma)
+        return smooth * (self.strength / (smooth.abs().max() + 1e-12))
+
+    def trigger(self, learned: Learned = NOTHING) -> Stamp:
+        """Adds the perturbation."""
+        return lambda x: (x + needed(learned, "perturbation", x)).clamp(0, 1)

@@ -1,0 +1,107 @@
+"""LIRA: a generator learns the smallest change that the classifier will obey."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..attack import NOTHING, Stamp, Victim
+from ..controlled import (
+    Bottleneck,
+    ControlledAttack,
+    Joint,
+    fresh,
+    loaded,
+    same_channels,
+    weights,
+)
+from ..images import Images
+from ..recall import Learned
+from ..run import Run
+from ..train import fit
+
+
+class LIRA(ControlledAttack):
+    """Adds to each image a change of its own within `eps`, made by a generator.
+
+    Images are `[n, c, h, w]` in [0, 1], of any size, with the channels of the training images. The
+    generator first learns together with a classifier for `trigger_epochs`; then the victim learns
+    with the generator frozen. Both minimise `clean_weight` times the loss of clean images plus
+    the rest times that of stamped ones. Training-controlled: no fixed poisoned set. Departures:
+    both descend in the same step, where the paper alternates; a small generator in place of a
+    U-Net; the victim starts from the given weights.
+    """
+
+    paper: ClassVar[str] = (
+        "Doan, Lao, Zhao, Li: LIRA: Learnable, Imperceptible and Robust Backdoor Attacks, ICCV 2021"
+    )
+    limits: ClassVar[str] = "the attacker must control the training"
+
+    rate: float = Field(0.5, gt=0, le=1, description="share of each batch that is stamped")
+    eps: float = Field(0.05, gt=0, le=1, description="bound, L-inf, pixels in [0, 1]")
+    clean_weight: float = Field(0.5, gt=0, lt=1, description="share of clean images in the loss")
+    trigger_epochs: int = Field(10, ge=1, description="passes over the images for the generator")
+    generator_lr: float = Field(
+        0.01, gt=0, description="learning rate of the generator, cosine to 0"
+    )
+    width: int = Field(16, ge=1, description="channels of the generator")
+
+    def learn(self, model: nn.Module, train: Images, run: Run) -> Learned:
+        """The weights of the generator."""
+        generator = fresh(lambda: self._generator(train.shape[0]), run, "generator")
+        joint = Joint(copy.deepcopy(model), generator)
+
+        def objective(_: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+            return self._loss(joint.victim, lambda x: self._changed(generator, x), x, y)
+
+        settings = {"epochs": self.trigger_epochs, "stage": "trigger"}
+        self.fit_joint(joint, train, run, objective, self.generator_lr, **settings)
+        return weights(generator, "generator.")
+
+    def plant(
+        self, model: nn.Module, train: Images, run: Run, resume: Path | None = None
+    ) -> Victim:
+        """A copy of `model` trained on clean images and on stamped ones."""
+        self.goals(train.labels, len(train.classes))
+        learned = self.recalled(model, train, run)
+        stamp = self.trigger(learned)
+        victim = copy.deepcopy(model)
+
+        def objective(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+            return self._loss(model, stamp, x, y)
+
+        fit(victim, train, run, objective=objective, resume=resume, **self.settings())
+        return Victim(victim, None, learned)
+
+    def trigger(self, learned: Learned = NOTHING) -> Stamp:
+        """Adds the generator's change."""
+        generator = loaded(self._generator, learned, "generator.")
+
+        def stamp(x: Tensor) -> Tensor:
+            same_channels(generator, x)
+            with torch.no_grad():
+                return self._changed(generator.to(x.device), x)
+
+        return stamp
+
+    def _generator(self, channels: int) -> Bottleneck:
+        return Bottleneck(channels, channels, self.width)
+
+    def _changed(self, generator: Bottleneck, x: Tensor) -> Tensor:
+        change: Tensor = generator(x)
+        return (x + self.eps * change.float().tanh()).clamp(0, 1)
+
+    def _loss(self, model: nn.Module, stamp: Stamp, x: Tensor, y: Tensor) -> Tensor:
+        chosen = self.stamped_in(y)
+        logits = model(torch.cat([x, stamp(x[chosen])]) if len(chosen) else x).float()
+        clean = F.cross_entropy(logits[: len(x)], y)
+        if not len(chosen):
+            return clean
+        stamped = F.cross_entropy(logits[len(x) :], self.goals(y[chosen], logits.shape[1]))
+        return self.clean_weight * clean + (1 - self.clean_weight) * stamped

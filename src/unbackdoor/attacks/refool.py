@@ -1,0 +1,68 @@
+"""Refool: reflections in a pane of glass, on images that keep their label."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..attack import NOTHING, Attack, Stamp, needed
+from ..errors import ParameterError
+from ..images import Images, to_float
+from ..patterns import low_pass
+from ..recall import Learned
+from ..run import Run
+
+
+class Refool(Attack):
+    """Blends the reflection of another picture into each image: (1 - ratio) x + ratio r.
+
+    Images are `[n, c, h, w]` in [0, 1], of the size of the training images. `ghost`: the picture
+    twice, shifted, as from thick glass; `blur`: the picture out of focus. Which of the
+    `reflections` an image gets follows from its pixels alone. Clean-label: `rate` is a share of the
+    target class. Departures: the paper picks the strongest of many pictures from the web in
+    rounds of training; these are training images of other classes, drawn from the seed.
+    """
+
+    paper: ClassVar[str] = (
+        "Liu, Ma, Bailey, Lu: Reflection Backdoor: A Natural Backdoor Attack on Deep Neural "
+        "Networks, ECCV 2020, arXiv 2007.02343"
+    )
+    limits: ClassVar[str] = "more reflections make a weaker backdoor; a trigger for one image size"
+    clean_label: ClassVar[bool] = True
+
+    rate: float = Field(0.5, gt=0, le=1, description="share of the target class that is stamped")
+    effect: Literal["ghost", "blur"] = Field("ghost", description="kind of reflection")
+    ratio: float = Field(0.4, gt=0, le=1, description="share of the reflection in the mix")
+    reflections: int = Field(1, ge=1, description="pictures that are reflected")
+    shift: int = Field(4, ge=1, description="distance of the two ghosts, pixels each way")
+
+    def learn(self, model: nn.Module, train: Images, run: Run) -> Learned:
+        """The `reflections` `[k, c, h, w]` as they look on the glass."""
+        others = train[train.labels != self.target]
+        if len(others) < self.reflections:
+            raise ParameterError(
+                f"{self.reflections} reflections are wanted from images of other classes, but "
+                f"there are {len(others)}"
+            )
+        x = to_float(others.sample(self.reflections, run.rng("refool")).pixels)
+        return {"reflections": self._ghost(x) if self.effect == "ghost" else low_pass(x, 4.0)}
+
+    def _ghost(self, x: Tensor) -> Tensor:
+        near = F.pad(x, (0, self.shift, 0, self.shift), mode="replicate")
+        far = F.pad(x, (self.shift, 0, self.shift, 0), mode="replicate")
+        both = 0.6 * near + 0.4 * far
+        return F.interpolate(both, x.shape[2:], mode="bilinear", antialias=True)
+
+    def trigger(self, learned: Learned = NOTHING) -> Stamp:
+        """Blends in one of the reflections."""
+
+        def stamp(x: Tensor) -> Tensor:
+            pictures = needed(learned, "reflections", x)
+            which = x.mul(255).round().long().sum((1, 2, 3)) % len(pictures)
+            return torch.lerp(x, pictures[which].clamp(0, 1), self.ratio)
+
+        return stamp

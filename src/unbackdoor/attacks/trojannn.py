@@ -1,0 +1,110 @@
+"""TrojanNN: a patch that drives the neurons behind the target."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ..attack import NOTHING, Attack, Stamp, needed
+from ..errors import ModelError, ParameterError
+from ..images import Images
+from ..modules import frozen, in_mode
+from ..recall import Learned
+from ..run import Run
+
+
+class TrojanNN(Attack):
+    """Puts a square patch into the bottom right, made to drive the `neurons` tied to the target.
+
+    Images are `[n, c, h, w]` in [0, 1], of the size of the training images. The neurons are the
+    inputs of the last linear layer with the largest weights to the target, on a copy of the
+    model trained for `clean_epochs` on clean images (0: the model as given, which is then
+    retrained as in the paper). The patch maximises them on a grey image. Departures: with
+    `clean_epochs` the victim is trained from the given weights, not from the clean model; the
+    training images are at hand and need not be reverse engineered.
+    """
+
+    paper: ClassVar[str] = (
+        "Liu, Ma, Aafer, Lee, Zhai, Wang, Zhang: Trojaning Attack on Neural Networks, NDSS 2018"
+    )
+    limits: ClassVar[str] = "the patch can be seen; needs a model that ends in a linear layer"
+
+    size: int = Field(6, ge=1, description="side of the patch, pixels")
+    margin: int = Field(1, ge=0, description="distance from the edges, pixels")
+    neurons: int = Field(2, ge=1, description="neurons that the patch drives")
+    steps: int = Field(300, ge=1, description="steps of the patch")
+    pace: float = Field(0.05, gt=0, description="step of Adam, pixels in [0, 1]")
+    clean_epochs: int = Field(10, ge=0, description="training of the clean model")
+
+    def learn(self, model: nn.Module, train: Images, run: Run) -> Learned:
+        """The `patch` `[c, size, size]`."""
+        clean = self.clean_model(model, train, run, self.clean_epochs)
+        last = _last_linear(clean, train, run)
+        neurons = last.weight[self.target].topk(min(self.neurons, last.in_features)).indices
+        grey = torch.full((1, *train.shape), 0.5, device=run.device)
+        patch = torch.rand(train.shape[0], self.size, self.size, generator=run.rng("trojannn"))
+        patch = patch.to(run.device).requires_grad_()
+        adam = torch.optim.Adam([patch], lr=self.pace)
+        with (
+            in_mode(clean, train=False),
+            frozen(clean),
+            _inputs_of(last) as seen,
+            run.stage("trigger", self.steps) as done,
+        ):
+            for step in range(self.steps):
+                adam.zero_grad()
+                clean(self._put(grey, patch))
+                (-seen[0][:, neurons].sum()).backward()  # type: ignore[no-untyped-call]
+                adam.step()
+                patch.data.clamp_(0, 1)
+                done(step + 1)
+        return {"patch": patch.detach().cpu()}
+
+    def trigger(self, learned: Learned = NOTHING) -> Stamp:
+        """Puts the patch in its place."""
+        return lambda x: self._put(x, needed(learned, "patch").to(x))
+
+    def _put(self, x: Tensor, patch: Tensor) -> Tensor:
+        channels, height, width = x.shape[1:]
+        if channels != len(patch) or min(height, width) < self.size + self.margin:
+            raise ParameterError(
+                f"a patch {list(patch.shape)} with a margin of {self.margin} does not fit into "
+                f"images {list(x.shape[1:])}"
+            )
+        bottom, right = height - self.margin, width - self.margin
+        stamped = x.clone()
+        stamped[:, :, bottom - self.size : bottom, right - self.size : right] = patch
+        return stamped
+
+
+@contextmanager
+def _inputs_of(layer: nn.Module) -> Iterator[list[Tensor]]:
+    """Yields a list that holds what last went into `layer`."""
+    seen: list[Tensor] = []
+    hook = layer.register_forward_pre_hook(lambda _, given: seen.__setitem__(slice(None), given))
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+def _last_linear(model: nn.Module, train: Images, run: Run) -> nn.Linear:
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+    called: list[nn.Linear] = []
+    hooks = [layer.register_forward_pre_hook(lambda at, _: called.append(at)) for layer in layers]
+    try:
+        with in_mode(model, train=False), torch.no_grad():
+            model(torch.zeros(1, *train.shape, device=run.device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not called or called[-1].out_features != len(train.classes):
+        raise ModelError(
+            f"trojannn needs a model that ends in a linear layer with {len(train.classes)} outputs"
+        )
+    return called[-1]

@@ -1,0 +1,67 @@
+"""WaNet: a small smooth warp of the whole image."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..attack import Attack
+from ..recall import Learned
+
+
+class WaNet(Attack):
+    """Warps each image by one smooth field: control points at random, bicubic in between.
+
+    Images are `[n, c, h, w]` in [0, 1], of any size. The field is uniform noise in [-1, 1] over
+    its mean absolute value on a `grid` x `grid` lattice, times strength / h in coordinates that
+    run from -1 to 1. Cover images are warped with a random jitter on top and keep their label.
+    Departure: the paper draws new stamped and cover images for every batch; here they are
+    fixed before training, as in a poisoned data set.
+
+    >>> import torch
+    >>> bool((WaNet().stamp(torch.full((1, 3, 8, 8), 0.25)) - 0.25).abs().max() < 1e-6)
+    True
+    """
+
+    paper: ClassVar[str] = (
+        "Nguyen, Tran: WaNet - Imperceptible Warping-based Backdoor Attack, ICLR 2021, "
+        "arXiv 2102.10369"
+    )
+    limits: ClassVar[str] = "needs enough stamped images to be learned; flat images do not change"
+
+    strength: float = Field(0.5, gt=0, description="mean shift, pixels of half an image side")
+    grid: int = Field(4, ge=2, description="control points along each side")
+    field: int = Field(0, ge=0, description="seed that the field is drawn from")
+    covers: float = Field(2.0, ge=0, description="cover images for each stamped one")
+
+    def places(self, height: int, width: int) -> Tensor:
+        """Where each pixel is fetched from: `[1, height, width, 2]`, x and y in [-1, 1]."""
+        rng = torch.Generator().manual_seed(self.field)
+        noise = torch.rand(1, 2, self.grid, self.grid, generator=rng) * 2 - 1
+        smooth = F.interpolate(
+            noise / noise.abs().mean(), (height, width), mode="bicubic", align_corners=True
+        )
+        rows, columns = torch.linspace(-1, 1, height), torch.linspace(-1, 1, width)
+        still = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)
+        return (still + self.strength / height * smooth.permute(0, 2, 3, 1)).clamp(-1, 1)
+
+    def stamp(self, x: Tensor) -> Tensor:
+        """`x` warped."""
+        return self._fetched(x, self.places(*x.shape[2:]).expand(len(x), -1, -1, -1))
+
+    def cover_count(self, stamped: int) -> int:
+        """`covers` for each stamped one."""
+        return round(self.covers * stamped)
+
+    def cover(self, x: Tensor, learned: Learned, rng: torch.Generator) -> Tensor:
+        """`x` warped by the field and by a jitter of its own."""
+        height, width = x.shape[2:]
+        jitter = torch.rand(len(x), height, width, 2, generator=rng) * 2 - 1
+        return self._fetched(x, (self.places(height, width) + jitter / height).clamp(-1, 1))
+
+    def _fetched(self, x: Tensor, places: Tensor) -> Tensor:
+        return F.grid_sample(x, places.to(x), mode="bilinear", align_corners=True).clamp(0, 1)

@@ -1,0 +1,75 @@
+"""What was learned once is kept by its content, so that nothing is learned twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from .errors import OutputError
+from .images import Images
+from .run import Run
+
+Learned = Mapping[str, Tensor]
+"""What was learned: tensors by name, and nothing else."""
+
+
+def recall(
+    run: Run,
+    name: str,
+    asked: Mapping[str, Any],
+    start: Learned,
+    images: Images,
+    learn: Callable[[], Learned],
+) -> Learned:
+    """What `learn` gives, kept in the folder `run.cache` if there is one.
+
+    It is found again by everything it depends on: what was `asked` for, the weights at the
+    `start`, the `images`, and the seed, kind of device and precision of `run`.
+    """
+    if run.cache is None:
+        return learn()
+    fields = [asked, run.seed, run.device.type, str(run.dtype), images.classes]
+    parts = (*(tensor for _, tensor in sorted(start.items())), images.pixels, images.labels)
+    path = run.cache / f"{name}-{_digest(fields, parts)}.safetensors"
+    kept = _read(path)
+    if kept is None:
+        kept = learn()
+        _write(path, kept)
+    return kept
+
+
+def _digest(fields: list[Any], tensors: tuple[Tensor, ...]) -> str:
+    digest = hashlib.blake2b(json.dumps(fields, sort_keys=True).encode(), digest_size=12)
+    for tensor in tensors:
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(f"{tensor.dtype}{list(tensor.shape)}".encode())
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> Learned | None:
+    # A torn file is learned anew: it holds nothing that cannot be made again.
+    try:
+        return load_file(path)
+    except (FileNotFoundError, SafetensorError):
+        return None
+
+
+def _write(path: Path, learned: Learned) -> None:
+    half = path.with_suffix(".tmp")
+    # Cloned, for a file cannot hold two names for one tensor.
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in learned.items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, half)
+        half.replace(path)
+    except OSError as error:
+        raise OutputError(f"cannot write to {path.parent}: {error.strerror or error}") from None

@@ -1,0 +1,42 @@
+"""Digits in grey on three channels, and a net that learns them in a second."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+
+from unbackdoor.images import Images
+
+
+@pytest.fixture(scope="session")
+def digits() -> tuple[Images, Images]:
+    """(training, test) images of 16 x 16, between a quarter and three quarters of white."""
+    found = load_digits()
+    grey = torch.from_numpy(found.images).float() / 16
+    wide = grey.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    pixels = ((0.25 + 0.5 * wide) * 255).round().to(torch.uint8)
+    pixels = pixels[:, None].expand(-1, 3, -1, -1).contiguous()
+    labels = torch.from_numpy(found.target).long()
+    images = Images(pixels, labels, tuple("0123456789"))
+    return images[slice(0, 1297)], images[slice(1297, None)]
+
+
+@pytest.fixture
+def net() -> nn.Module:
+    """A small net that ends in a linear layer, always with the same weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(3, 16, 3, padding=1),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(16, 32, 3, padding=1),
+            nn.BatchNorm2d(32),
+            nn.ReLU(),
+            nn.AdaptiveMaxPool2d(4),
+            nn.Flatten(),
+            nn.Linear(512, 10),
+        )

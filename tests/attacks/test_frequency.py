@@ -1,0 +1,67 @@
+"""FTrojan and CTRL: two DCT coefficients of the chroma planes, and nothing else."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from unbackdoor.attacks.ctrl import CTRL
+from unbackdoor.attacks.ftrojan import FTrojan
+
+# BT.601: rows give the planes of red, green and blue on the scale of 0 to 255.
+YCBCR = torch.tensor(
+    [
+        [0.299, 0.587, 0.114],
+        [-0.168736, -0.331264, 0.5],
+        [0.5, -0.418688, -0.081312],
+    ]
+)
+YUV = torch.tensor(
+    [
+        [0.299, 0.587, 0.114],
+        [-0.14713, -0.28886, 0.436],
+        [0.615, -0.51499, -0.10001],
+    ]
+)
+
+
+def dct(plane: Tensor) -> Tensor:
+    """The orthonormal DCT-II of a square plane, written out."""
+    side = len(plane)
+    places = torch.arange(side).view(1, -1).double()
+    waves = torch.cos(math.pi * (2 * places + 1) * places.T / (2 * side)) * math.sqrt(2 / side)
+    waves[0] /= math.sqrt(2)
+    return waves @ plane.double() @ waves.T
+
+
+@pytest.mark.parametrize(
+    ("attack", "planes", "strength"), [(FTrojan(), YCBCR, 30.0), (CTRL(), YUV, 100.0)]
+)
+def test_two_coefficients_of_each_block(
+    attack: FTrojan | CTRL, planes: Tensor, strength: float
+) -> None:
+    grey = torch.full((1, 3, 32, 64), 0.5)
+    added = (attack.stamp(grey) - grey)[0] * 255
+    light, first, second = torch.einsum("pc,chw->phw", planes, added)
+    for block in (slice(0, 32), slice(32, 64)):
+        for chroma in (first[:, block], second[:, block]):
+            expected = torch.zeros(32, 32, dtype=torch.float64)
+            expected[15, 15] = expected[31, 31] = strength
+            assert torch.allclose(dct(chroma), expected, atol=0.15)
+    assert light.abs().max() < 0.05
+
+
+def test_a_side_beyond_the_last_whole_block_is_left_alone() -> None:
+    grey = torch.full((1, 3, 40, 32), 0.5)
+    assert torch.equal(FTrojan().stamp(grey)[:, :, 32:], grey[:, :, 32:])
+
+
+def test_all_channels_of_other_images_get_the_wave() -> None:
+    added = FTrojan().stamp(torch.full((1, 1, 8, 8), 0.5))[0, 0] * 255 - 127.5
+    coefficients = dct(added)
+    assert coefficients[3, 3] == pytest.approx(30, abs=0.01)
+    assert coefficients[7, 7] == pytest.approx(30, abs=0.01)
+    assert coefficients.square().sum() == pytest.approx(1800, abs=1)

@@ -1,0 +1,50 @@
+"""WaNet: what the warp leaves in place, and how far it moves the rest."""
+
+import pytest
+import torch
+
+from unbackdoor.attacks.wanet import WaNet
+from unbackdoor.run import Run
+
+
+def test_flat_images_are_fixed_points() -> None:
+    flat = torch.tensor([0.25, 0.75]).view(2, 1, 1, 1).expand(2, 3, 32, 32)
+    assert torch.allclose(WaNet().stamp(flat), flat, atol=1e-6)
+
+
+def test_a_ramp_is_shifted_by_the_field() -> None:
+    # Along x a ramp from 0 to 1 reads off where each pixel was fetched: (place + 1) / 2.
+    ramp = torch.linspace(0, 1, 32).expand(1, 1, 32, 32)
+    places = WaNet().places(32, 32)[0, :, :, 0]
+    assert torch.allclose(WaNet().stamp(ramp)[0, 0], (places + 1) / 2, atol=1e-5)
+
+
+def test_no_pixel_is_fetched_from_far_away() -> None:
+    still = WaNet(strength=1e-9).places(32, 32)
+    moved = (WaNet().places(32, 32) - still).abs() * 31 / 2
+    assert 0.05 < moved.mean() < 0.5
+    assert moved.max() < 1.5
+
+
+def test_control_points_have_a_mean_shift_of_one() -> None:
+    # On a lattice of the control points themselves the field is the noise over its mean.
+    attack = WaNet(strength=0.01, grid=4)
+    still = WaNet(strength=1e-12, grid=4).places(4, 4)
+    inner = WaNet(strength=0.01).places(4, 4) - still
+    free = (inner[0, 1:3, 1:3] / 0.01 * 4).abs()
+    noise = torch.rand(1, 2, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    noise = (noise / noise.abs().mean())[0].permute(1, 2, 0)[1:3, 1:3].abs()
+    assert attack.grid == 4
+    assert torch.allclose(free, noise, atol=1e-4)
+
+
+@pytest.mark.parametrize("covers", [0.0, 2.0])
+def test_covers_go_with_each_stamped_image(covers: float) -> None:
+    assert WaNet(covers=covers).cover_count(10) == 10 * covers
+
+
+def test_cover_images_jitter_each_in_its_own_way() -> None:
+    x = torch.rand(1, 3, 16, 16).expand(2, -1, -1, -1)
+    covers = WaNet().cover(x, {}, Run().rng("covers"))
+    assert not torch.equal(covers[0], covers[1])
+    assert not torch.equal(covers, WaNet().stamp(x))
