@@ -164,5 +164,5 @@ def test_refool_reflects_no_image_of_the_target_class() -> None:
     train = Images(pixels.expand(-1, 3, 8, 8).contiguous(), torch.arange(20) % 2, ("a", "b"))
     learned = Refool(reflections=10).learn(nn.Identity(), train, Run())
     assert learned["reflections"].abs().max() < 1e-6
-    with pytest.raises(ParameterError, match="11 reflections are wanted .* there are 10"):
+    with pytest.raises(ParameterError, match=r"11 reflections are wanted .* there are 10"):
         Refool(reflections=11).learn(nn.Identity(), train, Run())
