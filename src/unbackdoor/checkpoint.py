@@ -68,7 +68,9 @@ def load(
     weights = _shortened(stored.weights, set()) if name in models.own() else stored.weights
     chosen = {
         **_inferred(name, weights),
-        **_trusted_options(path, name, told.options, set(options or {})),
+        **_trusted_options(
+            path, name, told.options if name == told.arch else {}, set(options or {})
+        ),
         **(options or {}),
     }
     spec = models.Spec(

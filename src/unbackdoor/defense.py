@@ -17,10 +17,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from .channels import Mask
-from .errors import ImagesError, ModelError, UnbackdoorWarning
-from .images import Images, to_float
+from .errors import ImagesError, UnbackdoorWarning
+from .images import Images
+from .measure import check
 from .method import Method
-from .modules import device_of, in_mode
 from .run import Run
 from .train import fit
 
@@ -67,17 +67,7 @@ class Defense(Method):
         """Refuses, before any work, what cannot be repaired."""
         if not len(clean):
             raise ImagesError(f"{self.name()} needs clean images, got none")
-        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-            if not bool(torch.isfinite(tensor).all()):
-                raise ModelError(f"{name} holds values that are not finite")
-        x = to_float(clean.pixels[:2]).to(device_of(model))
-        with in_mode(model, train=False), torch.no_grad():
-            logits = model(x)
-        if logits.shape != (len(x), len(clean.classes)):
-            raise ImagesError(
-                f"the model's output is {list(logits.shape)} for {len(x)} images; "
-                f"the clean images have {len(clean.classes)} classes"
-            )
+        check(model, clean)
 
 
 class Tuning(Defense):

@@ -9,8 +9,9 @@ from statistics import NormalDist
 import torch
 from torch import Tensor, nn
 
-from .images import Images, Triggered
-from .modules import in_mode
+from .errors import ImagesError, ModelError
+from .images import Images, Triggered, to_float
+from .modules import device_of, in_mode
 from .run import Run
 
 
@@ -60,6 +61,30 @@ class Score:
         """The three rates by name, null where not measurable."""
         rates = {"acc": self.acc, "asr": self.asr, "ra": self.ra}
         return {name: rate.as_json() if rate else None for name, rate in rates.items()}
+
+
+def check(model: nn.Module, images: Images) -> None:
+    """Raises `ModelError` for weights that are not finite, `ImagesError` for unfit images.
+
+    One pass of at most two images.
+    """
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if not bool(torch.isfinite(tensor).all()):
+            raise ModelError(f"{name} holds values that are not finite")
+    x = to_float(images.pixels[:2]).to(device_of(model))
+    with in_mode(model, train=False), torch.no_grad():
+        try:
+            outputs = model(x)
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            raise ImagesError(
+                f"the model cannot take images {list(x.shape[1:])}: {reason}"
+            ) from None
+    if outputs.shape != (len(x), len(images.classes)):
+        raise ImagesError(
+            f"the model's output is {list(outputs.shape)} for {len(x)} images; "
+            f"the images have {len(images.classes)} classes"
+        )
 
 
 def logits(model: nn.Module, images: Images, run: Run, batch: int = 500) -> Tensor:

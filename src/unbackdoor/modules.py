@@ -42,8 +42,24 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 @torch.no_grad()
-def channels_last_(model: nn.Module) -> None:
-    """Lays the kernels of 2-D convolutions out channels last in place: their values stay."""
+def lay_out_(model: nn.Module, layout: torch.memory_format) -> None:
+    """Lays the kernels of 2-D convolutions out in memory in place: their values stay."""
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.ndim == 4:
-            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+            tensor.data = tensor.data.contiguous(memory_format=layout)
+
+
+def fast_layout(model: nn.Module) -> torch.memory_format:
+    """The memory format that `model` trains fastest in: channels last, where that is safe.
+
+    oneDNN writes past its workspace in the weight gradients of strided 1x1 convolutions of fewer
+    than 16 input channels in channels-last (oneDNN issue 6035), which ends in a crash.
+    """
+    unsafe = any(
+        isinstance(module, nn.Conv2d)
+        and set(module.kernel_size) == {1}
+        and max(module.stride) > 1
+        and module.in_channels // module.groups < 16
+        for module in model.modules()
+    )
+    return torch.contiguous_format if unsafe else torch.channels_last

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_input
 
 from .channels import Layer, channels_first
-from .modules import channels_last_
+from .modules import lay_out_
 from .run import Run
 
 
@@ -72,7 +72,7 @@ def in_precision(model: nn.Module, run: Run) -> nn.Module:
     for module in fast.modules():
         if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)):
             module.to(run.dtype)
-    channels_last_(fast)
+    lay_out_(fast, torch.channels_last)
     return fast
 
 

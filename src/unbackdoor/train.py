@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from .errors import ModelError
 from .images import Images
-from .modules import channels_last_, in_mode
+from .modules import fast_layout, in_mode, lay_out_
 from .run import Run
 
 Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -87,7 +87,8 @@ def fit(
     )
     rates = [group["lr"] for group in step_with.param_groups]
     per_epoch = math.ceil(len(images) / batch)
-    channels_last_(model.to(run.device))
+    layout = fast_layout(model)
+    lay_out_(model.to(run.device), layout)
     first = _load_state(resume, model, step_with) if resume else 0
     with in_mode(model, train=True), run.stage(stage, epochs * per_epoch) as advance:
         advance(first * per_epoch)
@@ -100,7 +101,7 @@ def fit(
                         group["lr"] = rate * cosine(step, epochs * per_epoch)
                     if crop:
                         x = augment(x, rng, flip=flip)
-                    x = x.to(run.device, memory_format=torch.channels_last)
+                    x = x.to(run.device, memory_format=layout)
                     loss = _step(model, x, y.to(run.device), loss_of, step_with, run)
                     if after_step:
                         after_step(model)

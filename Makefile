@@ -1,0 +1,42 @@
+# A machine with Python 3.11 or newer and make needs no more than `make demo` and `make test`.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Stamps say what is installed; they are old when the requirements are newer.
+BASE := $(VENV)/.installed
+DEV := $(VENV)/.installed-dev
+
+.PHONY: help demo test lint test-slow
+
+help:
+	@echo "make demo       the whole story in a minute: plant, measure, repair, measure again"
+	@echo "make test       lint, types and tests"
+	@echo "make lint       lint and types only"
+	@echo "make test-slow  the tests with trained victims, too"
+
+demo: $(BASE)
+	$(BIN)/unbackdoor demo --out demo --force
+
+test: lint
+	$(BIN)/python -m pytest
+
+test-slow: lint
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+lint: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "unbackdoor needs Python 3.11 or newer; set PYTHON")'
+	$(PYTHON) -m venv $(VENV)
+
+$(BASE): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(DEV): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@ $(BASE)

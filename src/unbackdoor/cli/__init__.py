@@ -1,0 +1,67 @@
+"""The command line: one file a verb, and the only place that prints.
+
+Exit codes: 0 done; 1 done, but a bound that the user set was missed; 2 bad input or usage;
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import cast
+
+import typer
+
+from ..errors import UnbackdoorError
+from . import attack, convert, demo, describe, evaluate, listing, repair
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    help="Take backdoors out of trained image classifiers, and measure fairly what works.",
+    epilog="Exit codes: 0 done; 1 done, but a bound that you set was missed; 2 bad input or usage.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+)
+app.command("demo")(demo.demo)
+app.command("repair")(repair.repair)
+app.command("evaluate")(evaluate.evaluate)
+app.command("attack")(attack.attack)
+app.command("list")(listing.listing)
+app.command("describe")(describe.describe)
+app.command("convert")(convert.convert)
+
+# What typer raises for wrong usage; it has no public name of its own in every version.
+_UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code of the command `argv` (that of the process if None).
+
+    What a person can cause ends in one line on stderr, never in a traceback.
+    """
+    given = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = app(
+            given,
+            prog_name="unbackdoor",
+            standalone_mode=False,
+            obj=shlex.join(["unbackdoor", *given]),
+        )
+    except (UnbackdoorError, OSError) as error:
+        return _refused(str(error))
+    except _UsageError as error:
+        message = error.format_message()
+        return _refused(message) if message else 2
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    if code == INTERRUPTED:
+        print("interrupted", file=sys.stderr)
+    return int(code or 0)
+
+
+def _refused(message: str) -> int:
+    print("error:", " ".join(message.split()), file=sys.stderr)
+    return 2

@@ -1,0 +1,100 @@
+"""attack: a backdoored model to practise on."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from . import options as o
+from .console import Console
+
+
+def attack(
+    context: typer.Context,
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="an attack; see list", show_default=False)
+    ],
+    data: o.Data,
+    arch: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="architecture to train; see list", show_default=False),
+    ],
+    out: o.Out,
+    parameters: o.Parameters = None,
+    test: o.Test = None,
+    min_asr: Annotated[
+        float, typer.Option(min=0, max=1, help="exit 1 if the ASR reached is below it")
+    ] = 0.9,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    model_option: o.ModelOptions = None,
+    download: o.Download = False,
+    force: o.Force = False,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
+    device: o.OnDevice = o.Device.auto,
+    seed: o.Seed = 0,
+    precision: o.InPrecision = o.Precision.auto,
+) -> int:
+    """Train a model with a backdoor in it, to practise on.
+
+    Writes model.safetensors, triggered_test.npz (stamped test images with their true labels) and
+    record.json into DIR. Without --test a tenth of the data is held out as test images. While it
+    trains, its state is kept in DIR/training: the same command goes on after a stop.
+    """
+    with Console(as_json=as_json, quiet=quiet, verbose=verbose) as console:
+        from .. import method
+        from ..attack import Attack
+        from ..run import Run, pick_device
+        from . import output, planting, record, scores
+
+        chosen = method.build("attack", name, o.pairs("-p", parameters))
+        assert isinstance(chosen, Attack)
+        output.check(out, force=force, spared=planting.TRAINING)
+        run = Run(seed, pick_device(device), precision.value, console.progress)
+        heading = record.heading("attack", context.obj)
+        network = planting.Network(
+            arch,
+            o.values("--model-option", model_option),
+            o.numbers("--mean", mean),
+            o.numbers("--std", std),
+        )
+        train, judged = planting.images(data, test, network, run, download=download)
+        model = network.build(train, run)
+        stamped = planting.checked(chosen, model, train, judged)
+
+        arguments = {
+            "attack": chosen.declaration(),
+            "model": record.of_model(model, None),
+            "data": record.of_images(data, train),
+            "test": record.of_images(test or data, judged),
+            **{key: record.of_run(run)[key] for key in ("seed", "device", "precision")},
+        }
+        state = planting.training(out, arguments, force=force)
+        console.say(f"planting {name} with {len(train)} images on {run.device}")
+        victim = chosen.plant(model, train, run, resume=state)
+        measured = planting.measured(victim, judged, stamped, run)
+        learned = planting.learned(victim, run)
+        planting.warn_of_weakness(learned)
+        told: dict[str, Any] = {
+            **heading,
+            **arguments,
+            "attack": record.of_method(chosen),
+            "triggered": record.of_triggered(planting.TRIGGERED, stamped),
+            "before": record.of_score(measured),
+            "learned": {kind: rate.as_json() for kind, rate in learned.items()},
+            **record.of_run(run),
+            "warnings": console.warned,
+        }
+        full = planting.write(out, victim, stamped, told)
+        console.result(full, scores.shown(victim=measured))
+        console.say(f"written to {out}")
+        if measured.asr and measured.asr.value < min_asr:
+            console.complain(
+                f"ASR is {measured.asr.value:.4f}, below the bound {min_asr:g}; train for longer "
+                "(-p epochs=N), or stamp more images (-p rate=R)"
+            )
+            return 1
+        return 0

@@ -1,0 +1,137 @@
+"""What a person sees: progress, log lines and warnings on stderr, the result on stdout."""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, Self
+
+from rich import box
+from rich.console import Console as Screen
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ..errors import UnbackdoorWarning
+
+EVERY = 5.0
+"""Seconds that pass at least between two plain lines of progress."""
+
+
+class Console:
+    """Where a verb says what it does; a context, inside which warnings become lines on stderr.
+
+    `warned` fills with the text of the warnings, each once.
+    """
+
+    def __init__(
+        self, *, as_json: bool = False, quiet: bool = False, verbose: bool = False
+    ) -> None:
+        self.as_json, self.quiet, self.verbose = as_json, quiet, verbose
+        self.warned: list[str] = []
+        self._screen = Screen(stderr=True, highlight=False, soft_wrap=True)
+        self._bars: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._began: dict[str, float] = {}
+        self._told: dict[str, float] = {}
+        self._inside = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._inside.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("always", UnbackdoorWarning)
+        warnings.showwarning = self._show
+        if self._screen.is_terminal and not self.quiet:
+            self._bars = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.percentage:>3.0f} %"),
+                TimeRemainingColumn(compact=True),
+                console=self._screen,
+                transient=True,
+            )
+            self._inside.enter_context(self._bars)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._inside.close()
+
+    def say(self, text: str) -> None:
+        """A line of the log, on stderr."""
+        if not self.quiet:
+            self._line(text)
+
+    def complain(self, text: str) -> None:
+        """A bound that was missed, on stderr."""
+        self._line(f"missed: {text}")
+
+    def detail(self, text: str) -> None:
+        """A line of the log that only `-v` asks for."""
+        if self.verbose:
+            self.say(text)
+
+    def result(self, record: Mapping[str, Any] | Sequence[Any], shown: Table | str) -> None:
+        """The result, on stdout: `shown` for a person, the `record` for a machine."""
+        if self.as_json:
+            print(json.dumps(record, indent=1))
+        elif isinstance(shown, str):
+            print(shown)
+        else:
+            Screen(highlight=False).print(shown)
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        """Takes what a `Run` tells of its progress."""
+        now = time.perf_counter()
+        if done == 0:
+            self._began[stage] = self._told[stage] = now
+        if self.quiet or not total:
+            return
+        if self._bars is None:
+            self._plain(stage, done, total, now)
+            return
+        if done == 0 and stage not in self._tasks:
+            self._tasks[stage] = self._bars.add_task(stage, total=total)
+        if stage in self._tasks:
+            self._bars.update(self._tasks[stage], completed=done, total=total)
+            if done >= total:
+                self._bars.remove_task(self._tasks.pop(stage))
+
+    def _plain(self, stage: str, done: int, total: int, now: float) -> None:
+        spent = now - self._began.get(stage, now)
+        if done >= total and spent >= 1:
+            self._line(f"{stage}: done in {spent:.0f} s")
+        elif 0 < done < total and now - self._told[stage] >= max(EVERY, spent / 2):
+            self._told[stage] = now
+            left = spent / done * (total - done)
+            self._line(f"{stage}: {100 * done // total} %, about {left:.0f} s left")
+
+    def _line(self, text: str) -> None:
+        self._screen.print(text, markup=False)
+
+    def _show(self, message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+        text = " ".join(str(message).split())
+        if issubclass(category, UnbackdoorWarning):
+            if text not in self.warned:
+                self.warned.append(text)
+                self._line(f"warning: {text}")
+        elif self.verbose:
+            self._line(f"{category.__name__}: {text}")
+
+
+def table(
+    headings: Iterable[str], rows: Iterable[Sequence[str]], title: str | None = None
+) -> Table:
+    """A plain table for stdout; the first column is text, the others are numbers."""
+    shown = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    for place, heading in enumerate(headings):
+        shown.add_column(heading, justify="left" if place == 0 else "right", no_wrap=place > 0)
+    for row in rows:
+        shown.add_row(*row)
+    return shown

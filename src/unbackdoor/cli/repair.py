@@ -1,0 +1,105 @@
+"""repair: take the backdoor out of a model and keep its accuracy."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Annotated
+
+import typer
+
+from ..errors import UnbackdoorWarning
+from . import options as o
+from .console import Console
+
+
+def repair(
+    context: typer.Context,
+    model: o.Checkpoint,
+    clean: o.Clean,
+    out: o.Out,
+    defense: Annotated[str, typer.Option(metavar="NAME", help="see list")] = "fmp",
+    parameters: o.Parameters = None,
+    test: o.Test = None,
+    triggered: o.Triggered = None,
+    target: o.Target = None,
+    max_asr: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, show_default=False, help="exit 1 if the ASR after is above it"),
+    ] = None,
+    max_acc_drop: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, show_default=False, help="exit 1 if ACC falls by more, of 1"),
+    ] = None,
+    arch: o.Arch = None,
+    classes: o.Classes = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    model_option: o.ModelOptions = None,
+    download: o.Download = False,
+    force: o.Force = False,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
+    device: o.OnDevice = o.Device.auto,
+    seed: o.Seed = 0,
+    precision: o.InPrecision = o.Precision.auto,
+) -> int:
+    """Take the backdoor out of MODEL and keep its accuracy.
+
+    Writes model.safetensors, record.json, report.html and model_card.md into DIR, all or none.
+    Without --test a tenth of the clean images is held out from the repair to measure ACC.
+    """
+    with Console(as_json=as_json, quiet=quiet, verbose=verbose) as console:
+        from .. import method
+        from ..defense import Defense
+        from ..run import Run, pick_device
+        from . import inputs, output, record, repairing, scores
+
+        chosen = method.build("defense", defense, o.pairs("-p", parameters))
+        assert isinstance(chosen, Defense)
+        bounds = inputs.Bounds(max_asr, max_acc_drop)
+        bounds.check(triggered)
+        inputs.check_target(triggered, target)
+        output.check(out, force=force)
+        run = Run(seed, pick_device(device), precision.value, console.progress)
+        heading = record.heading("repair", context.obj)
+
+        victim = inputs.Described(model, arch, classes, mean, std, model_option).load()
+        sources = inputs.Sources(victim, download)
+        given = seen = sources.images(clean)
+        if test:
+            judged = sources.images(test, like=given)
+            _warn_of_overlap(inputs.overlap(given, judged))
+        else:
+            judged, seen = inputs.held_out(given, run.rng("held out"))
+        stamped = sources.triggered(triggered, target, like=given)
+        chosen.check(victim, seen)
+
+        acc_on = "test images" if test else "held-out clean images"
+        case = repairing.Case(victim, seen, judged, acc_on, stamped)
+        outcome = repairing.treat(case, chosen, run, console)
+        told = {
+            **heading,
+            "model": record.of_model(victim, model),
+            "clean": record.of_images(clean, given, held_out=len(given) - len(seen)),
+            "test": record.of_images(test, judged) if test else None,
+            "triggered": record.of_triggered(triggered, stamped),
+            **repairing.told(case, chosen, outcome, run),
+            "warnings": console.warned,
+        }
+        full = repairing.write(out, outcome.model, told)
+        console.result(full, scores.shown(before=outcome.before, after=outcome.after))
+        console.say(f"written to {out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
+        missed = bounds.missed(outcome.before, outcome.after)
+        for line in missed:
+            console.complain(line)
+        return 1 if missed else 0
+
+
+def _warn_of_overlap(count: int) -> None:
+    if count:
+        warnings.warn(
+            f"{count} of the test images are among the clean images: the ACC is flattered",
+            UnbackdoorWarning,
+            stacklevel=2,
+        )

@@ -1,0 +1,85 @@
+"""A tiny victim and tiny images on disk, and the command line in this process."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from unbackdoor.cli import main
+
+
+@dataclass(frozen=True)
+class Ran:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def errors(self) -> list[str]:
+        return [line for line in self.err.splitlines() if not line.startswith("warning: ")]
+
+
+@pytest.fixture
+def run(capsys):
+    def ran(*argv: object) -> Ran:
+        capsys.readouterr()
+        code = main([str(part) for part in argv])
+        return Ran(code, *capsys.readouterr())
+
+    return ran
+
+
+def save_npz(path: Path, images: Any, labels: Any) -> Path:
+    np.savez(path, images=images, labels=labels, classes=np.array(["ant", "bee", "cat"]))
+    return path
+
+
+def noise(n: int, seed: int, classes: int = 3) -> tuple[Any, Any]:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (n, 16, 16, 3), dtype=np.uint8), np.arange(n) % classes
+
+
+@dataclass(frozen=True)
+class Tiny:
+    model: Path
+    clean: Path
+    test: Path
+    triggered: Path
+    folder: Path
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> Tiny:
+    from unbackdoor import checkpoint
+    from unbackdoor.models import Spec, create
+
+    folder = tmp_path_factory.mktemp("tiny")
+    spec = Spec("preact_resnet18", ("ant", "bee", "cat"), (0.5,) * 3, (0.2,) * 3, {"width": 2})
+    checkpoint.save(create(spec), folder / "victim.safetensors", {})
+    pixels, labels = noise(12, 3)
+    pixels[:, -3:, -3:] = 255
+    return Tiny(
+        folder / "victim.safetensors",
+        save_npz(folder / "clean.npz", *noise(20, 1)),
+        save_npz(folder / "test.npz", *noise(9, 2)),
+        save_npz(folder / "triggered.npz", pixels, labels),
+        folder,
+    )
+
+
+@pytest.fixture
+def repair(tiny):
+    """The arguments of a repair that takes no time; later ones win or are added."""
+    return [
+        *("repair", tiny.model, "--clean", tiny.clean),
+        *("-p", "epochs=1", "-p", "ranking_images=2", "-p", "p=2", "--device", "cpu"),
+    ]

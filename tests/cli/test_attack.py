@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from unbackdoor.run import Run
+
+
+@pytest.fixture
+def plant(tiny):
+    return [
+        *("attack", "badnets", "--data", tiny.clean, "--arch", "preact_resnet18"),
+        *("--test", tiny.test),
+        *("--model-option", "width=2", "--device", "cpu", "--precision", "fp32"),
+        *("-p", "epochs=2", "-p", "rate=0.5", "-p", "batch=8", "--min-asr", 0),
+    ]
+
+
+def test_writes_a_victim_that_evaluate_and_repair_can_read(run, plant, tiny, tmp_path):
+    done = run(*plant, "-p", "target=1", "--out", tmp_path / "v", "--json")
+    assert done.code == 0, done.err
+    assert {path.name for path in (tmp_path / "v").iterdir()} == {
+        *("model.safetensors", "triggered_test.npz", "record.json")
+    }
+    record = done.json
+    assert record == json.loads((tmp_path / "v" / "record.json").read_text())
+    assert record["attack"]["name"] == "badnets" and record["attack"]["parameters"]["rate"] == 0.5
+    assert record["learned"]["stamped"]["total"] == 10 == record["learned"]["clean"]["total"]
+    assert record["triggered"]["target"] == 1 and record["triggered"]["images"] == 6
+    measured = run(
+        *("evaluate", tmp_path / "v" / "model.safetensors", "--test", tiny.test, "--json"),
+        *("--triggered", tmp_path / "v" / "triggered_test.npz", "--target", "bee"),
+    )
+    assert measured.json["before"] == record["before"]
+
+
+def test_an_untrained_victim_is_warned_about_and_misses_its_bound(run, plant, tmp_path):
+    done = run(*plant, "--min-asr", 1, "-p", "lr=1e-9", "--out", tmp_path / "v", "--json")
+    assert any("it flatters every defense" in line for line in done.json["warnings"])
+    reached = done.json["before"]["asr"]["value"]
+    assert done.code == (1 if reached < 1 else 0)
+    assert (f"missed: ASR is {reached:.4f}" in done.err) == (reached < 1)
+
+
+def test_without_a_test_set_a_tenth_is_held_out(run, plant, tiny, tmp_path):
+    at = plant.index("--test")
+    done = run(*plant[:at], *plant[at + 2 :], "--out", tmp_path / "v", "--seed", 1, "--json")
+    assert done.code == 0, done.err
+    assert done.json["test"]["images"] == 2 and done.json["data"]["images"] == 18
+
+
+def test_a_stopped_training_goes_on_and_gives_the_same_bits(run, plant, tmp_path, monkeypatch):
+    assert run(*plant, "--out", tmp_path / "straight").code == 0
+    rng, epochs = Run.rng, []
+
+    def stopping(self, name):
+        if name.startswith("training/"):
+            epochs.append(name)
+            if len(epochs) == 2:
+                raise KeyboardInterrupt
+        return rng(self, name)
+
+    monkeypatch.setattr(Run, "rng", stopping)
+    stopped = run(*plant, "--out", tmp_path / "stopped")
+    assert stopped.code == 130
+    assert [path.name for path in (tmp_path / "stopped").iterdir()] == ["training"]
+    other = run(*plant, "-p", "lr=0.5", "--out", tmp_path / "stopped")
+    assert other.code == 2 and "begun with another attack" in other.err
+    assert run(*plant, "--out", tmp_path / "stopped").code == 0
+    assert epochs == ["training/0", "training/1", "training/1"]
+    from unbackdoor import checkpoint
+
+    ours, theirs = (
+        checkpoint.load(tmp_path / name / "model.safetensors").state_dict()
+        for name in ("straight", "stopped")
+    )
+    assert all((ours[key] == theirs[key]).all() for key in ours)
+
+
+def test_mistakes(run, plant, tiny, tmp_path):
+    out = ("--out", tmp_path / "v")
+    for more, says in (
+        (("-p", "target=9"), "target 9 is not one of 3 classes"),
+        (("--arch", "preact_resnet"), "preact_resnet18"),
+        (("--mean", "0.5,0.5,0.5"), "--mean and --std belong together"),
+        (("--data", "nowhere.npz"), "nowhere.npz"),
+        (("-p", "size=0"), "size"),
+    ):
+        done = run(*plant, *more, *out)
+        assert done.code == 2 and says in done.errors[0] and len(done.errors) == 1, done
+    assert list(tmp_path.iterdir()) == []

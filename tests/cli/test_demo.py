@@ -1,0 +1,41 @@
+"""The demo's wiring, with networks that learn nothing; its claims are tested in slow/."""
+
+from __future__ import annotations
+
+import json
+
+from unbackdoor.cli import demo
+
+
+def test_the_defender_never_saw_what_the_victim_learned(run, tmp_path, monkeypatch):
+    from unbackdoor.attacks.badnets import BadNets
+    from unbackdoor.defenses.fmp import FMP
+
+    monkeypatch.setattr(demo, "WIDTH", 2)
+    monkeypatch.setattr(demo, "ATTACK", {**demo.ATTACK, "epochs": 1})
+    monkeypatch.setattr(demo, "REPAIR", {**demo.REPAIR, "epochs": 1, "ranking_images": 2})
+    seen = {}
+    plant, mend = BadNets.plant, FMP.mend
+
+    def planting(self, model, train, run, resume=None):
+        seen["victim"] = train
+        return plant(self, model, train, run, resume)
+
+    def mending(self, model, clean, run):
+        seen["defender"] = clean
+        return mend(self, model, clean, run)
+
+    monkeypatch.setattr(BadNets, "plant", planting)
+    monkeypatch.setattr(FMP, "mend", mending)
+    done = run("demo", "--out", tmp_path / "demo", "--json", "--device", "cpu")
+    assert done.code == 0, done.err
+    assert len(seen["victim"]) == 896 and len(seen["defender"]) == 448
+    theirs, ours = (
+        {image.numpy().tobytes() for image in images.pixels} for images in seen.values()
+    )
+    assert not theirs & ours
+    record = json.loads((tmp_path / "demo" / "record.json").read_text())
+    assert record == done.json and record["kind"] == "demo"
+    assert record["before"]["acc"]["total"] == record["test"]["images"] == 445
+    assert record["triggered"]["target"] == 0 and record["examples"][0]["clean"]
+    assert record["attack"]["parameters"]["rate"] == 0.2

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import json
+
+from unbackdoor import checkpoint, method
+
+
+def test_list_names_what_is_there(run):
+    found = run("list", "--json").json
+    assert found["attacks"] == list(method.names("attack"))
+    assert found["defenses"] == list(method.names("defense"))
+    assert "preact_resnet18" in found["architectures"] and "digits" in found["sources"]
+    assert "fine_tuning" in run("list").out
+
+
+def test_describe_tells_every_field_of_every_method(run):
+    for role in method.ROLES:
+        for name in method.names(role):
+            told = run("describe", name, "--json").json
+            cls = method.find(role, name)
+            assert told["role"] == role and told["paper"] == cls.paper
+            assert told["parameters"].keys() == cls.model_fields.keys()
+            for key, field in cls.model_fields.items():
+                parameter = told["parameters"][key]
+                assert parameter["default"] == json.loads(json.dumps(field.default))
+                assert parameter["description"] == field.description
+    bounds = run("describe", "badnets", "--json").json["parameters"]["rate"]["bounds"]
+    assert bounds == {">": 0, "<=": 1}
+    assert "ranking_images" in run("describe", "fmp").out
+
+
+def test_convert_keeps_the_weights_and_says_what_they_are(run, tiny, tmp_path):
+    import torch
+
+    model = checkpoint.load(tiny.model)
+    bare = tmp_path / "bare.pt"
+    torch.save({"state_dict": {f"module.{k}": v for k, v in model.net.state_dict().items()}}, bare)
+    about = ("--arch", "preact_resnet18", "--classes", "ant,bee,cat")
+    scale = ("--mean", "0.5,0.5,0.5", "--std", "0.2,0.2,0.2")
+    out = tmp_path / "out.safetensors"
+    done = run("convert", bare, out, *about, *scale, "--json")
+    assert done.code == 0 and done.json["output"]["file"] == "out.safetensors"
+    again = checkpoint.load(out)
+    assert again.spec == model.spec
+    assert all((a == b).all() for a, b in zip(again.parameters(), model.parameters(), strict=True))
+    assert run("convert", bare, out, *about, *scale).code == 2
+    assert run("convert", bare, out, *about, *scale, "--force").code == 0
+    assert run("convert", bare, tmp_path / "out.pt", *about, *scale).code == 2
+
+
+def test_evaluate_bounds(run, tiny):
+    stamped = ("--triggered", tiny.triggered, "--target", 0)
+    scores = run("evaluate", tiny.model, "--test", tiny.test, *stamped, "--json").json["before"]
+    for bound, rate, missed in (
+        ("--max-asr", scores["asr"]["value"], False),
+        ("--min-acc", scores["acc"]["value"], False),
+        ("--min-acc", min(1, scores["acc"]["value"] + 0.01), True),
+    ):
+        done = run("evaluate", tiny.model, "--test", tiny.test, *stamped, bound, rate)
+        assert done.code == (1 if missed else 0) and ("missed: " in done.err) == missed
+    only = run("evaluate", tiny.model, *stamped, "--json").json["before"]
+    assert only["acc"] is None and only["asr"] == scores["asr"]
+
+
+def test_help_names_every_verb(run):
+    for verb in ("demo", "repair", "evaluate", "attack", "list", "describe", "convert"):
+        assert run(verb, "--help").code == 0
+        assert verb in run("--help").out
