@@ -11,6 +11,8 @@ def test_the_perturbation_that_harms_most_is_the_trigger():
     away = IBAU(batch=20, radius=2.0).perturbation(net, clean, Run(), 0)
     assert (away[:, :2, :2] > 0.9).all()  # the four white pixels are 2 long
     assert away.norm() <= 2.0001
+    free = IBAU(batch=20, radius=1e9).perturbation(net, clean, Run(), 0)
+    assert 2.0 < free.norm() < 1e6  # a ball shrinks what is outside, and no more
 
 
 def test_unlearning_it_takes_the_backdoor_out():
