@@ -11,6 +11,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from pydantic import Field
@@ -21,6 +22,7 @@ from .errors import ImagesError, UnbackdoorWarning
 from .images import Images
 from .measure import check
 from .method import Method
+from .recall import kept_of
 from .run import Run
 from .train import fit
 
@@ -86,8 +88,9 @@ class Tuning(Defense):
         clean: Images,
         run: Run,
         after_step: Callable[[nn.Module], object] | None = None,
+        resume: Path | None = None,
     ) -> None:
-        """Trains `model` in place on the clean images; `after_step` as in `train.fit`."""
+        """Trains `model` in place on the clean images; the other arguments as in `train.fit`."""
         fit(
             model,
             clean,
@@ -100,4 +103,10 @@ class Tuning(Defense):
             momentum=self.momentum,
             weight_decay=self.weight_decay,
             flip=self.flip,
+            resume=resume,
         )
+
+    def state_file(self, model: nn.Module, clean: Images, run: Run) -> Path | None:
+        """Where in `run.cache` the tuning of `model` as it is now keeps its state, for `tune`."""
+        path = kept_of(model, run, "fine-tuning", self.declaration(), clean).path
+        return path and path.with_suffix(".pt")

@@ -90,8 +90,10 @@ def fit(
     layout = fast_layout(model)
     lay_out_(model.to(run.device), layout)
     first = _load_state(resume, model, step_with) if resume else 0
-    with in_mode(model, train=True), run.stage(stage, epochs * per_epoch) as advance:
-        advance(first * per_epoch)
+    with (
+        in_mode(model, train=True),
+        run.stage(stage, epochs * per_epoch, first * per_epoch) as advance,
+    ):
         for epoch in range(first, epochs):
             rng = run.rng(f"{stage}/{epoch}")
             with run.isolated(f"{stage}/{epoch}/global"):
