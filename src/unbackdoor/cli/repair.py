@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Annotated
 
@@ -85,7 +87,7 @@ def repair(
 
         acc_on = "test images" if test else "held-out clean images"
         case = repairing.Case(victim, seen, judged, acc_on, stamped)
-        with output.begun(out) as folder:
+        with _hint(console), output.begun(out) as folder:
             outcome = repairing.treat(case, chosen, replace(run, cache=folder), console)
             told = {
                 **heading,
@@ -105,6 +107,15 @@ def repair(
         for line in missed:
             console.complain(line)
         return 1 if missed else 0
+
+
+@contextmanager
+def _hint(console: Console) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.say("stopped: the same command goes on after the last layer or epoch done")
+        raise
 
 
 def _warn_of_overlap(count: int) -> None:
