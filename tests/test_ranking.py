@@ -18,7 +18,7 @@ from unbackdoor.reverse import Nudge, at_layer
 from unbackdoor.run import Run
 
 RUN = Run(precision="fp32")
-NUDGE = Nudge(eps=0.06, alpha=0.05, steps=2)
+NUDGE = Nudge(eps=0.3, alpha=0.2, steps=2)
 NAN = float("nan")
 
 
@@ -175,7 +175,7 @@ def test_passes_shrink_with_the_memory_that_is_free(monkeypatch):
 
 
 def test_the_system_tells_its_free_memory():
-    assert 2**20 < ranking.free_bytes(torch.device("cpu"))
+    assert ranking.free_bytes(torch.device("cpu")) > 2**20
     assert ranking.free_bytes(torch.device("meta")) == float("inf")
 
 

@@ -101,5 +101,5 @@ def _write(path: Path, learned: Learned) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, half)
         half.replace(path)
-    except OSError as error:
-        raise OutputError(f"cannot write to {path.parent}: {error.strerror or error}") from None
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"cannot write to {path.parent}: {error}") from None

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from .errors import ModelError
+from .errors import ModelError, OutputError
 from .images import Images
 from .modules import fast_layout, in_mode, lay_out_
 from .run import Run
@@ -131,11 +131,14 @@ def _step(
 
 
 def _save_state(path: Path, model: nn.Module, optimizer: Optimizer, epoch: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_suffix(".tmp")
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch}
-    torch.save(state, half)
-    half.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(state, half)
+        half.replace(path)
+    except (OSError, RuntimeError) as error:  # torch tells of a full disk by a RuntimeError
+        raise OutputError(f"cannot write to {path.parent}: {error}") from None
 
 
 def _load_state(path: Path, model: nn.Module, optimizer: Optimizer) -> int:
