@@ -7,24 +7,30 @@ the target or the test set.
 from __future__ import annotations
 
 import copy
+import time
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from .channels import Mask
 from .errors import ImagesError, UnbackdoorWarning
 from .images import Images
-from .measure import check
+from .measure import accuracy, check
 from .method import Method
 from .recall import kept_of
 from .run import Run
-from .train import fit
+from .train import Objective, fit
+
+FEWEST_HELD_OUT = 8
+"""Fewer images than that tell nothing about a model, so fewer are not held out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,34 +48,105 @@ class Repair:
 
 
 class Defense(Method):
-    """A way to take a backdoor out of a trained model, given clean images."""
+    """A way to take a backdoor out of a trained model, given clean images.
+
+    Some of the clean images are kept from the method, to judge what it did.
+    """
+
+    held_out: float = Field(
+        0.1, ge=0, lt=1, description="share of the clean images that judges the repair, unseen"
+    )
+    max_acc_drop: float = Field(
+        0.2, ge=0, le=1, description="loss of held-out accuracy, of 1, that a repair may cost"
+    )
 
     def repair(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """The repair of a copy of `model` on `run.device`; the model that came in is not touched.
+
+        Its notes add the `seconds`, the `passes` over the clean images (every image that went
+        through the model counts once, with or without its gradient), and the held-out accuracy.
+        Where that fell by more than `max_acc_drop` beyond doubt (Wilson's interval, 95 %), the
+        repair has destroyed the model: a warning says so, and the model comes back as it came.
 
         Raises `ModelError` for weights or outputs that are not finite and `ImagesError` for images
         that do not fit the model. Warns where the repair changed no weight.
         """
         self.check(model, clean)
-        repaired = self.mend(copy.deepcopy(model).to(run.device), clean, run)
-        before, after = model.state_dict(), repaired.model.state_dict()
-        if before.keys() == after.keys() and all(
-            torch.equal(before[key].cpu(), after[key].cpu()) for key in before
-        ):
-            warnings.warn(f"{self.name()} changed no weight", UnbackdoorWarning, stacklevel=2)
-        for module, was in zip(repaired.model.modules(), model.modules(), strict=False):
-            module.training = was.training
-        return repaired
+        used, judges = self.divided(clean, run, "judging")
+        start = time.perf_counter()
+        own = copy.deepcopy(model).to(run.device)
+        with _images_through(own) as seen:
+            repaired = self.mend(own, used, run)
+        notes = {
+            **repaired.notes,
+            "seconds": time.perf_counter() - start,
+            "passes": sum(seen) / len(clean),
+        }
+        modes = {name: module.training for name, module in model.named_modules()}
+        for name, module in repaired.model.named_modules():
+            module.training = modes.get(name, model.training)
+        repaired.model.zero_grad(set_to_none=True)
+        if len(judges):
+            before = accuracy(copy.deepcopy(model).to(run.device), judges, run)
+            after = accuracy(repaired.model, judges, run)
+            notes |= {"held_out_acc_before": before.value, "held_out_acc_after": after.value}
+            if before.value - after.interval()[1] > self.max_acc_drop:
+                self._warn(
+                    f"destroyed the model: held-out clean accuracy fell from {before.value:.2f} "
+                    f"to {after.value:.2f}, by more than {self.max_acc_drop:g}; "
+                    "the model comes back as it came"
+                )
+                return Repair(copy.deepcopy(model).to(run.device), {}, repaired.scores, notes)
+        if _same(model, repaired.model):
+            self._warn("changed no weight")
+        return replace(repaired, notes=notes)
+
+    def divided(self, clean: Images, run: Run, purpose: str) -> tuple[Images, Images]:
+        """(the rest, the `held_out` share) of `clean`, drawn for this `purpose`.
+
+        Of few images a larger share is held out, a quarter of at most 80, and of fewer than 32
+        none. Methods that tune something hold out images for that in the same way.
+        """
+        n = max(round(self.held_out * len(clean)), min(20, len(clean) // 4))
+        if not self.held_out or n < FEWEST_HELD_OUT:
+            n = 0
+        held, rest = clean.split(n, run.rng(purpose))
+        return rest, held
+
+    def _warn(self, what: str) -> None:
+        warnings.warn(f"{self.name()} {what}", UnbackdoorWarning, stacklevel=3)
 
     @abstractmethod
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
-        """The repair of `model`, which is the method's own copy."""
+        """The repair of `model`, which is the method's own copy, in place."""
 
     def check(self, model: nn.Module, clean: Images) -> None:
         """Refuses, before any work, what cannot be repaired."""
         if not len(clean):
             raise ImagesError(f"{self.name()} needs clean images, got none")
         check(model, clean)
+
+
+def _same(model: nn.Module, other: nn.Module) -> bool:
+    one, two = model.state_dict(), other.state_dict()
+    return one.keys() == two.keys() and all(
+        torch.equal(one[key].cpu(), two[key].cpu()) for key in one
+    )
+
+
+@contextmanager
+def _images_through(model: nn.Module) -> Iterator[list[int]]:
+    """Collects the number of images of every pass through `model`, or a copy made inside."""
+    seen: list[int] = []
+
+    def count(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+        seen.append(len(args[0]))
+
+    handle = model.register_forward_pre_hook(count)
+    try:
+        yield seen
+    finally:
+        handle.remove()
 
 
 class Tuning(Defense):
@@ -88,6 +165,10 @@ class Tuning(Defense):
         clean: Images,
         run: Run,
         after_step: Callable[[nn.Module], object] | None = None,
+        objective: Objective | None = None,
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
+        epochs: int | None = None,
+        stage: str = "fine-tuning",
         resume: Path | None = None,
     ) -> None:
         """Trains `model` in place on the clean images; the other arguments as in `train.fit`."""
@@ -95,9 +176,11 @@ class Tuning(Defense):
             model,
             clean,
             run,
-            stage="fine-tuning",
+            stage=stage,
             after_step=after_step,
-            epochs=self.epochs,
+            objective=objective,
+            optimizer=optimizer,
+            epochs=self.epochs if epochs is None else epochs,
             lr=self.lr,
             batch=self.batch,
             momentum=self.momentum,

@@ -73,6 +73,23 @@ class Images:
         order = torch.randperm(len(self), generator=rng)
         return self[order[:n]], self[order[n:].sort().values]
 
+    def balanced(self, rng: torch.Generator) -> Images:
+        """As many images, an equal number (give or take one) of each class that is there.
+
+        Large classes lose some, drawn by `rng`; small ones repeat theirs. Classes of equal size
+        lose and repeat nothing.
+        """
+        order = torch.randperm(len(self), generator=rng)
+        present, counts = torch.unique(self.labels, return_counts=True)
+        share, left = divmod(len(self), max(1, len(present)))
+        sizes = torch.full_like(counts, share)
+        sizes[counts.argsort(descending=True, stable=True)[:left]] += 1
+        drawn = []
+        for label, count, size in zip(present, counts, sizes, strict=True):
+            own = order[self.labels[order] == label]
+            drawn.append(own[torch.arange(int(size)) % int(count)])
+        return self[torch.cat(drawn)] if drawn else self
+
     def batches(
         self, size: int, rng: torch.Generator | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 
 @contextmanager
@@ -39,6 +41,23 @@ def device_of(model: nn.Module) -> torch.device:
     for tensor in (*model.parameters(), *model.buffers()):
         return tensor.device
     return torch.device("cpu")
+
+
+@contextmanager
+def statistics_kept(model: nn.Module) -> Iterator[None]:
+    """Passes in train mode inside leave the running statistics of `model`'s norms as they are."""
+    keepers = [
+        module
+        for module in model.modules()
+        if isinstance(module, (_BatchNorm, _InstanceNorm)) and module.track_running_stats
+    ]
+    for module in keepers:
+        module.track_running_stats = False
+    try:
+        yield
+    finally:
+        for module in keepers:
+            module.track_running_stats = True
 
 
 @torch.no_grad()

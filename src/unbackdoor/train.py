@@ -51,6 +51,11 @@ def cosine(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
+def constant(step: int, steps: int) -> float:
+    """All of the learning rate, at every step."""
+    return 1.0
+
+
 def fit(
     model: nn.Module,
     images: Images,
@@ -65,14 +70,17 @@ def fit(
     flip: bool = True,
     objective: Objective | None = None,
     optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
+    schedule: Callable[[int, int], float] = cosine,
     after_step: Callable[[nn.Module], object] | None = None,
+    until: Callable[[nn.Module], bool] | None = None,
     stage: str = "training",
     resume: Path | None = None,
 ) -> None:
     """Trains `model` in place on `images`: SGD with a cosine schedule unless told otherwise.
 
     `optimizer` makes another one of the parameters; it is stepped with a closure. `after_step` is
-    called with the model after every step. With `resume`, the state after each epoch is kept in
+    called with the model after every step; after an epoch for which `until` holds, training ends.
+    With `resume`, the state after each epoch is kept in
     that file, and a later call with the same arguments goes on from there, bit for bit.
     Raises `ModelError` when the loss is no longer finite.
     """
@@ -100,7 +108,7 @@ def fit(
                 for index, (x, y) in enumerate(images.batches(batch, rng)):
                     step = epoch * per_epoch + index
                     for group, rate in zip(step_with.param_groups, rates, strict=True):
-                        group["lr"] = rate * cosine(step, epochs * per_epoch)
+                        group["lr"] = rate * schedule(step, epochs * per_epoch)
                     if crop:
                         x = augment(x, rng, flip=flip)
                     x = x.to(run.device, memory_format=layout)
@@ -112,6 +120,8 @@ def fit(
                 raise ModelError(f"{stage} diverged in epoch {epoch + 1}: the loss is {loss:g}")
             if resume:
                 _save_state(resume, model, step_with, epoch + 1)
+            if until and until(model):
+                break
 
 
 def _step(

@@ -1,0 +1,82 @@
+"""FST: feature shift tuning."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..defense import Repair, Tuning
+from ..errors import ModelError
+from ..images import Images, to_float
+from ..modules import device_of, in_mode
+from ..run import Run
+
+
+class FST(Tuning):
+    """Fine-tunes with a new classifier that is pushed away from the old one.
+
+    The last linear layer W starts anew; the loss adds alpha <W, W_old>, which shifts the features
+    of clean images away from those the backdoor feeds on, and after each step W is scaled back to
+    the norm of W_old. Raises `ModelError` where the logits are not put out by a linear layer.
+    """
+
+    paper: ClassVar[str] = (
+        "Min, Qin, Sun, Liu, Xu: Towards Stable Backdoor Purification through Feature Shift "
+        "Tuning, NeurIPS 2023, arXiv 2310.01875"
+    )
+    limits: ClassVar[str] = "with few images or many classes the new classifier costs accuracy"
+
+    epochs: int = Field(10, ge=0, description="passes over the clean images")
+    batch: int = Field(128, ge=2, description="images a step")
+    alpha: float = Field(0.2, ge=0, description="weight of <W, W_old>; the paper: 0.1 to 0.2")
+
+    def check(self, model: nn.Module, clean: Images) -> None:
+        """Refuses a network whose logits are not put out by a linear layer."""
+        super().check(model, clean)
+        classifier(model, to_float(clean.pixels[:2]), self.name())
+
+    def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
+        """`model` with a new classifier and shifted features."""
+        head = classifier(model, to_float(clean.pixels[:2]), self.name())
+        old = head.weight.detach().clone()
+        with run.isolated("classifier"):
+            head.reset_parameters()
+
+        def loss(tuned: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+            return F.cross_entropy(tuned(x).float(), y) + self.alpha * (head.weight * old).sum()
+
+        @torch.no_grad()
+        def rescale(_: nn.Module) -> None:
+            head.weight.mul_(old.norm() / head.weight.norm())
+
+        self.tune(model, clean, run, objective=loss, after_step=rescale)
+        return Repair(model)
+
+
+def classifier(model: nn.Module, x: Tensor, who: str) -> nn.Linear:
+    """The linear layer of `model` whose output on `x` is the logits.
+
+    Raises `ModelError`, in the name of `who`, where there is none.
+    """
+    outputs: list[tuple[nn.Linear, Tensor]] = []
+    handles = [
+        module.register_forward_hook(lambda module, _, y: outputs.append((module, y.clone())))
+        for module in model.modules()
+        if isinstance(module, nn.Linear)
+    ]
+    try:
+        with in_mode(model, train=False), torch.no_grad():
+            logits = model(x.to(device_of(model)))
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not outputs or not torch.equal(outputs[-1][1], logits):
+        raise ModelError(
+            f"{who} needs a linear layer that puts out the logits; "
+            f"that of {type(model).__name__} was not found"
+        )
+    return outputs[-1][0]

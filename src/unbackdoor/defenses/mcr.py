@@ -1,0 +1,105 @@
+"""MCR: mode connectivity repair."""
+
+from __future__ import annotations
+
+import copy
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..defense import Repair, Tuning
+from ..images import Images
+from ..modules import in_mode
+from ..run import Run
+
+
+class MCR(Tuning):
+    """Takes a point of a curve of low loss between the model and a fine-tuned copy of it.
+
+    The curve is a quadratic Bezier curve, whose bend learns the clean images at random points of
+    it; the point `t` (0: the model, 1: the copy) is taken, and batch norms estimate their
+    statistics anew there. The bend starts half way between the ends.
+
+    The paper joins two backdoored models; with one, the field's protocol makes the second by
+    fine-tuning.
+    """
+
+    paper: ClassVar[str] = (
+        "Zhao, Chen, Das, Ramamurthy, Lin: Bridging Mode Connectivity in Loss Landscapes and "
+        "Adversarial Robustness, ICLR 2020, arXiv 2005.00060"
+    )
+    limits: ClassVar[str] = (
+        "near its end the curve keeps the backdoor, and what fine-tuning keeps is kept at both"
+    )
+
+    epochs: int = Field(100, ge=0, description="passes over the clean images that train the bend")
+    copy_epochs: int = Field(50, ge=0, description="passes over them that fine-tune the copy")
+    t: float = Field(0.1, ge=0, le=1, description="the point of the curve that is taken")
+
+    def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
+        """`model` with the weights of the point."""
+        tuned = copy.deepcopy(model)
+        self.tune(tuned, clean, run, epochs=self.copy_epochs, stage="copy")
+        curve = Curve(model, tuned)
+        rng = run.rng("points")
+
+        def loss(_: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+            t = float(torch.rand((), generator=rng))
+            return F.cross_entropy(curve(x, t).float(), y)
+
+        self.tune(curve, clean, run, objective=loss, stage="bend")
+        with torch.no_grad():
+            for weight, value in zip(model.parameters(), curve.point(self.t), strict=True):
+                weight.copy_(value)
+        estimate_norms_(model, clean, run, self.batch)
+        return Repair(model)
+
+
+class Curve(nn.Module):
+    """The quadratic Bezier curve from the weights of `start` to those of `end`.
+
+    Its `bend`, one tensor for each parameter, is all that trains.
+    """
+
+    def __init__(self, start: nn.Module, end: nn.Module) -> None:
+        super().__init__()
+        self.net = copy.deepcopy(start).requires_grad_(False)
+        self.end = copy.deepcopy(end).requires_grad_(False)
+        self.names = [name for name, _ in start.named_parameters()]
+        ends = zip(self.net.parameters(), self.end.parameters(), strict=True)
+        self.bend = nn.ParameterList([nn.Parameter((a + b) / 2) for a, b in ends])
+
+    def point(self, t: float) -> list[Tensor]:
+        """The weights at `t` in [0, 1], in the order of the parameters."""
+        three = zip(self.net.parameters(), self.bend, self.end.parameters(), strict=True)
+        return [(1 - t) ** 2 * a + 2 * t * (1 - t) * bend + t**2 * b for a, bend, b in three]
+
+    def forward(self, x: Tensor, t: float) -> Tensor:
+        """The logits `[n, classes]` that the weights at `t` give for images `[n, c, h, w]`."""
+        weights = dict(zip(self.names, self.point(t), strict=True))
+        logits: Tensor = functional_call(self.net, weights, (x,))
+        return logits
+
+
+@torch.no_grad()
+def estimate_norms_(model: nn.Module, clean: Images, run: Run, batch: int) -> None:
+    """Makes the running statistics of `model`'s batch norms the averages over the clean batches."""
+    norms = [
+        module
+        for module in model.modules()
+        if isinstance(module, _BatchNorm) and module.track_running_stats
+    ]
+    before = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+    with in_mode(model, train=True), run.isolated("norms"):
+        for x, _ in clean.batches(batch, run.rng("norms")):
+            model(x.to(run.device))
+    for norm, momentum in zip(norms, before, strict=True):
+        norm.momentum = momentum

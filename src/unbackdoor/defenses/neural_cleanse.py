@@ -1,0 +1,84 @@
+"""Neural Cleanse: find the trigger, then unlearn it."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ..defense import Repair, Tuning
+from ..images import Images, to_float, to_uint8
+from ..inversion import Patch, Search, anomalies, invert
+from ..run import Run
+
+
+class NeuralCleanse(Tuning):
+    """Inverts a trigger for every class, and unlearns those that are strangely small.
+
+    Where a class's trigger is an outlier on the small side (anomaly index above `anomaly`), a share
+    of the clean images is stamped with it, keeps its true labels, and the model is fine-tuned on
+    all. Where there is no outlier the model is left as it is. The notes tell the classes found
+    (`outliers`) and, of the strongest, the class and its index; the scores hold every class's size
+    (`trigger sizes`, in pixels) and index (`anomaly indices`).
+    """
+
+    paper: ClassVar[str] = (
+        "Wang, Yao, Shan, Li, Viswanath, Zheng, Zhao: Neural Cleanse: Identifying and Mitigating "
+        "Backdoor Attacks in Neural Networks, IEEE S&P 2019"
+    )
+    limits: ClassVar[str] = (
+        "finds patches: SIG, SSBA, LF and WaNet leave no outlier in published tables; among two or "
+        "three classes nothing can be one; costs a pass per class and search epoch"
+    )
+
+    epochs: int = Field(10, ge=0, description="passes over the clean images that unlearn")
+    search_epochs: int = Field(80, ge=1, description="passes over them to find a class's trigger")
+    search_lr: float = Field(0.1, gt=0, description="learning rate of Adam in the search")
+    cost: float = Field(1e-3, gt=0, description="price of a pixel of the trigger at the start")
+    success: float = Field(0.98, gt=0, le=1, description="share of images a trigger must convert")
+    patience: int = Field(5, ge=1, description="passes before the price changes")
+    anomaly: float = Field(2.0, gt=0, description="deviations below the median of an outlier")
+    share: float = Field(0.2, gt=0, le=1, description="share of the clean images stamped")
+
+    def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
+        """`model` without what its outlying triggers do."""
+        patches = self.triggers(model, clean, run)
+        sizes = torch.tensor([patch.size for patch in patches])
+        index = anomalies(sizes)
+        outliers = [patches[i] for i in torch.nonzero(index > self.anomaly).flatten().tolist()]
+        if outliers:
+            self.tune(model, self.stamped(clean, outliers, run), run, stage="unlearning")
+        scores: dict[str, Tensor] = {"trigger sizes": sizes, "anomaly indices": index}
+        strongest = int(index.argmax())
+        notes = {
+            "outliers": float(len(outliers)),
+            "strongest_class": float(strongest),
+            "strongest_anomaly": float(index[strongest]),
+        }
+        return Repair(model, {}, scores, notes)
+
+    def triggers(self, model: nn.Module, clean: Images, run: Run) -> list[Patch]:
+        """The smallest trigger found for every class."""
+        search = Search(
+            epochs=self.search_epochs,
+            lr=self.search_lr,
+            batch=self.batch,
+            cost=self.cost,
+            success=self.success,
+            patience=self.patience,
+        )
+        classes = len(clean.classes)
+        with run.stage("triggers", classes * search.epochs) as advance:
+            return [invert(model, label, clean, run, search, advance) for label in range(classes)]
+
+    def stamped(self, clean: Images, patches: list[Patch], run: Run) -> Images:
+        """`clean` with a share of its images under the patches in turn, all with true labels."""
+        pixels = clean.pixels.clone()
+        chosen = torch.randperm(len(clean), generator=run.rng("stamped"))
+        chosen = chosen[: round(self.share * len(clean))]
+        for number, patch in enumerate(patches):
+            own = chosen[number :: len(patches)]
+            pixels[own] = to_uint8(patch.stamp(to_float(pixels[own])))
+        return Images(pixels, clean.labels, clean.classes)

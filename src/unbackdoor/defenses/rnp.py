@@ -1,0 +1,114 @@
+"""RNP: reconstructive neuron pruning, unlearn and recover."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ..defense import Defense, Repair
+from ..images import Images, to_float
+from ..measure import accuracy
+from ..norms import MaskedNorms, find_norms, prune_below_
+from ..run import Run
+from ..train import Objective, constant, cross_entropy, fit
+
+
+class RNP(Defense):
+    """Prunes the norm channels that recovering the clean task, once unlearned, asks to mute.
+
+    A copy unlearns the clean images (its loss is driven up until its accuracy on them is at most
+    `floor`); its backdoor outlives that. Then its weights are frozen and one mask in [0, 1] per
+    norm channel learns to recover the clean images. Channels whose mask ends below `threshold` are
+    pruned from the model as it came.
+
+    The paper's threshold lies between 0.3 and 0.7. By default it is the last of 0.05, 0.1, ... 0.95
+    before the accuracy on clean images held out from all of this falls by more than `cost`.
+    Raises `ModelError` for a network without norms.
+    """
+
+    paper: ClassVar[str] = (
+        "Li, Lyu, Ma, Koren, Lyu, Li, Jiang: Reconstructive Neuron Pruning for Backdoor Defense, "
+        "ICML 2023, arXiv 2305.14876"
+    )
+    limits: ClassVar[str] = "depends much on when the unlearning stops; needs norms"
+
+    unlearn_epochs: int = Field(20, ge=0, description="passes that unlearn, at most")
+    unlearn_lr: float = Field(0.01, gt=0, description="learning rate of the unlearning, constant")
+    floor: float = Field(0.2, ge=0, le=1, description="clean accuracy at which unlearning ends")
+    epochs: int = Field(20, ge=0, description="passes over the clean images that learn the masks")
+    lr: float = Field(0.2, gt=0, description="learning rate of the masks, constant")
+    weight: float = Field(0.2, gt=0, description="weight of the masks' loss")
+    batch: int = Field(128, ge=2, description="images a step")
+    threshold: float | None = Field(None, ge=0, le=1, description="cut of the masks; null: tuned")
+    cost: float = Field(0.03, ge=0, le=1, description="held-out accuracy the threshold may cost")
+
+    def check(self, model: nn.Module, clean: Images) -> None:
+        """Refuses a network without norms."""
+        super().check(model, clean)
+        find_norms(model, to_float(clean.pixels[:2]), self.name())
+
+    def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
+        """`model` without the channels whose masks fell."""
+        learning, held = self.divided(clean, run, "threshold")
+        unlearned = copy.deepcopy(model)
+        self.unlearn(unlearned, learning, run)
+        masked = MaskedNorms(unlearned, find_norms(model, to_float(clean.pixels[:2]), self.name()))
+        self.recover(masked, learning, run)
+        masks = masked.learned()
+        pruned, threshold = prune_below_(model, masks, self.threshold, self.cost, held, run)
+        return Repair(model, pruned, masks, {"threshold": threshold})
+
+    def unlearn(self, model: nn.Module, clean: Images, run: Run) -> None:
+        """Drives the loss of `model` on the clean images up, in place, to the `floor`."""
+        fit(
+            model,
+            clean,
+            run,
+            epochs=self.unlearn_epochs,
+            lr=self.unlearn_lr,
+            batch=self.batch,
+            optimizer=lambda parameters: _BoundedSGD(parameters, lr=self.unlearn_lr, momentum=0.9),
+            schedule=constant,
+            objective=_times(-1.0),
+            until=lambda now: accuracy(now, clean, run).value <= self.floor,
+            stage="unlearning",
+        )
+
+    def recover(self, masked: MaskedNorms, clean: Images, run: Run) -> None:
+        """Learns the masks that bring the clean images back."""
+        fit(
+            masked,
+            clean,
+            run,
+            epochs=self.epochs,
+            lr=self.lr,
+            batch=self.batch,
+            weight_decay=0.0,
+            schedule=constant,
+            objective=_times(self.weight),
+            after_step=lambda _: masked.clip_(),
+            stage="masks",
+        )
+
+
+class _BoundedSGD(torch.optim.SGD):
+    """SGD whose gradient is at most 20 long: a loss driven up has no end to stop at."""
+
+    def step(self, closure: Any = None) -> Any:
+        loss = closure()
+        nn.utils.clip_grad_norm_(self.param_groups[0]["params"], 20.0)
+        super().step()
+        return loss
+
+
+def _times(factor: float) -> Objective:
+    plain = cross_entropy()
+
+    def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return factor * plain(model, x, y)
+
+    return loss

@@ -1,0 +1,96 @@
+"""SAU: unlearning shared adversarial examples."""
+
+from __future__ import annotations
+
+import copy
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..adversarial import Ball, avoidance, climbed
+from ..defense import Defense, Repair
+from ..images import Images
+from ..modules import frozen, in_mode, statistics_kept
+from ..run import Run
+from ..train import constant, fit
+
+
+class SAU(Defense):
+    """Makes the model part from its former self on images that fool both in the same way.
+
+    Within an L-inf ball around each clean image, projected gradient ascent looks for an example on
+    which the model as it came and the model as it is now both err, and agree: the mean of the two
+    losses times `error` less the Jensen-Shannon divergence of the two. Where the former model errs
+    on it, the probability of its wrong class is pushed down, with weight `weight`, beside the
+    cross-entropy on clean images. Examples leave the norms' statistics alone.
+    """
+
+    paper: ClassVar[str] = (
+        "Wei, Zhang, Zha, Wu: Shared Adversarial Unlearning: Backdoor Mitigation by Unlearning "
+        "Shared Adversarial Examples, NeurIPS 2023, arXiv 2307.10562"
+    )
+    limits: ClassVar[str] = "each step costs twelve; triggers far outside the ball stay unseen"
+
+    epochs: int = Field(100, ge=0, description="passes over the clean images")
+    lr: float = Field(1e-4, gt=0, description="learning rate of Adam, constant")
+    batch: int = Field(256, ge=2, description="images a step")
+    radius: float = Field(0.2, gt=0, le=1, description="L-inf reach and random start, of 1")
+    step: float = Field(0.2, gt=0, le=1, description="L-inf step, of 1")
+    steps: int = Field(5, ge=1, description="steps")
+    error: float = Field(0.01, ge=0, description="weight of the two losses in the ascent")
+    weight: float = Field(0.01, ge=0, description="weight of the shared examples' loss")
+
+    def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
+        """`model`, apart from its former self on what fooled it."""
+        former = copy.deepcopy(model).eval().requires_grad_(False)
+        rng = run.rng("start of the examples")
+
+        def loss(tuned: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+            start = (torch.rand(x.shape, generator=rng) * 2 - 1).mul(self.radius).to(x)
+            shared = self.examples(tuned, former, x, y, start)
+            with torch.no_grad():
+                wrong = former(shared).argmax(1)
+            natural = F.cross_entropy(tuned(x).float(), y)
+            with statistics_kept(tuned):
+                apart = avoidance(tuned(shared).float(), wrong)
+            total: Tensor = natural + self.weight * (apart * (wrong != y)).mean()
+            return total
+
+        fit(
+            model,
+            clean,
+            run,
+            epochs=self.epochs,
+            lr=self.lr,
+            batch=self.batch,
+            objective=loss,
+            optimizer=lambda parameters: torch.optim.Adam(parameters, lr=self.lr),
+            schedule=constant,
+            stage="unlearning",
+        )
+        return Repair(model)
+
+    def examples(
+        self, model: nn.Module, former: nn.Module, x: Tensor, y: Tensor, start: Tensor
+    ) -> Tensor:
+        """The images `x` moved from `start` on to where both models err and agree."""
+
+        def gain(moved: Tensor) -> Tensor:
+            now, then = model(moved).float(), former(moved).float()
+            lost = F.cross_entropy(now, y, reduction="sum")
+            lost = lost + F.cross_entropy(then, y, reduction="sum")
+            return self.error * lost / 2 - disagreement(now, then).sum()
+
+        with in_mode(model, train=False), frozen(model):
+            ball = Ball(self.radius, "inf")
+            return climbed(x, gain, ball, step=self.step, steps=self.steps, start=start)
+
+
+def disagreement(one: Tensor, other: Tensor) -> Tensor:
+    """The Jensen-Shannon divergence `[n]` in nats of two models' logits `[n, classes]`."""
+    logs = torch.stack([one, other]).log_softmax(2)
+    middle = logs.exp().mean(0).clamp_min(torch.finfo(logs.dtype).tiny).log()
+    return (logs.exp() * (logs - middle)).sum(2).mean(0)

@@ -1,0 +1,140 @@
+"""UNIT: bounds on the activations of every channel, as tight as clean images allow."""
+
+from __future__ import annotations
+
+import copy
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..channels import Layer, feature_maps, find_layers
+from ..defense import Defense, Repair
+from ..errors import ModelError
+from ..images import Images, to_float
+from ..inserts import Bound, attach_
+from ..measure import accuracy
+from ..modules import frozen, in_mode
+from ..run import Run
+from ..train import constant, fit
+
+
+class UNIT(Defense):
+    """Cuts every channel off above a learned bound; the weights stay as they are.
+
+    A bound hangs behind every norm over channels (behind every convolution of a network without
+    norms). It starts at the largest activation on the clean images, and learns the share of it
+    that it may keep: cross-entropy plus the mean share times a weight, which grows by half after
+    every batch whose accuracy is within `cost` of the model's own and falls by half after others,
+    between 1e-4 and 1e4.
+    The result is the last epoch whose accuracy on held-out clean images is within `cost`. Only the
+    upper side is cut: what follows is taken to rectify.
+
+    Written from the idea of the paper; the way the weight adapts is ours. The repaired model holds
+    the bounds as extra entries of its state dict (`inserts`).
+    """
+
+    paper: ClassVar[str] = (
+        "Cheng, Shen, Zhang, Tao, An, Guo, Ma, Zhang: UNIT: Backdoor Mitigation via Automated "
+        "Neural Distribution Tightening, ECCV 2024, arXiv 2407.11372"
+    )
+    limits: ClassVar[str] = (
+        "a trigger that moves many channels a little stays below every bound; the repaired model "
+        "is not of its old architecture alone"
+    )
+
+    epochs: int = Field(20, ge=0, description="passes over the clean images that learn the bounds")
+    lr: float = Field(0.01, gt=0, description="learning rate of Adam for the shares, constant")
+    batch: int = Field(128, ge=2, description="images a step")
+    weight: float = Field(0.1, gt=0, description="weight of the mean share at the start")
+    cost: float = Field(0.03, ge=0, le=1, description="accuracy that the bounds may cost")
+
+    def check(self, model: nn.Module, clean: Images) -> None:
+        """Refuses a network without norms over channels and without convolutions."""
+        super().check(model, clean)
+        self._spots(model, clean)
+
+    def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
+        """`model` with a bound behind every norm."""
+        learning, held = self.divided(clean, run, "bounds")
+        own = accuracy(model, learning, run).value
+        floor = accuracy(model, held, run).value - self.cost
+        spots = self._spots(model, clean)
+        most = largest(model, spots, learning, run)
+        bounds = {
+            spot.name: attach_(model, spot.name, Bound(spot.channels, most[spot.name]))
+            for spot in spots
+        }
+        shares: list[Tensor] = [bound.share for bound in bounds.values()]
+        weight = self.weight
+        best = copy.deepcopy(model.state_dict())
+
+        def loss(bounded: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+            nonlocal weight
+            with in_mode(bounded, train=False):
+                logits = bounded(x).float()
+            right = (logits.argmax(1) == y).float().mean()
+            total = F.cross_entropy(logits, y) + weight * torch.cat(shares).mean()
+            factor = 1.5 if right >= own - self.cost else 0.5
+            weight = min(max(weight * factor, 1e-4), 1e4)
+            return total
+
+        def keep(bounded: nn.Module) -> bool:
+            if accuracy(bounded, held, run).value >= floor:
+                best.update(copy.deepcopy(bounded.state_dict()))
+            return False
+
+        with frozen(model):
+            for share in shares:
+                share.requires_grad_()
+            fit(
+                model,
+                learning,
+                run,
+                epochs=self.epochs,
+                lr=self.lr,
+                batch=self.batch,
+                optimizer=lambda parameters: torch.optim.Adam(parameters, lr=self.lr),
+                schedule=constant,
+                objective=loss,
+                after_step=lambda _: [share.data.clamp_(0, 1) for share in shares],
+                until=keep,
+                stage="bounds",
+            )
+        model.load_state_dict(best)
+        scores = {name: bound.share.detach().cpu() for name, bound in bounds.items()}
+        return Repair(model, {}, scores)
+
+    def _spots(self, model: nn.Module, clean: Images) -> list[Layer]:
+        """The norms over channels of feature maps, or else the convolutions."""
+        x = to_float(clean.pixels[:2])
+        norms = [
+            Layer(name, None, module.weight.numel())
+            for name, module in model.named_modules()
+            if isinstance(module, (nn.BatchNorm2d, nn.InstanceNorm2d, nn.GroupNorm))
+            and isinstance(module.weight, Tensor)
+        ]
+        convolutions = [
+            Layer(layer.name, None, layer.channels)
+            for layer in (find_layers(model, x) if not norms else ())
+            if not isinstance(model.get_submodule(layer.name), nn.Linear)
+        ]
+        if not norms and not convolutions:
+            raise ModelError(
+                f"{self.name()} needs norms or convolutions; {type(model).__name__} has none"
+            )
+        return norms or convolutions
+
+
+@torch.no_grad()
+def largest(model: nn.Module, spots: list[Layer], clean: Images, run: Run) -> dict[str, Tensor]:
+    """The largest output `[channels]`, 0 at least, of each of `spots` on `clean`, in eval mode."""
+    most = {spot.name: torch.zeros(spot.channels, device=run.device) for spot in spots}
+    with in_mode(model, train=False), feature_maps(model, spots) as maps:
+        for x, _ in clean.batches(256):
+            model(x.to(run.device))
+            for name, y in maps.items():
+                most[name] = torch.maximum(most[name], y.float().movedim(1, 0).flatten(1).amax(1))
+    return most

@@ -1,0 +1,53 @@
+import pytest
+import torch
+from torch import nn
+
+from defenses.samples import task, with_noisy_channel
+from unbackdoor.defenses.anp import ANP, worst_noise
+from unbackdoor.errors import ModelError
+from unbackdoor.norms import MaskedNorms
+from unbackdoor.run import Run
+
+
+def test_the_sign_step_moves_each_channel_up_the_loss_and_stays_within_eps():
+    # Eval mode, input 1, label 0: logit 0 is channel 0, logit 1 is channel 1. Less of channel 0
+    # and more of channel 1 makes the loss grow, so noise goes down on one and up on the other.
+    net = nn.Sequential(nn.BatchNorm2d(2), nn.Flatten())
+    nn.init.constant_(net[0].bias, 2.0)
+    masked = MaskedNorms(net, ["0"]).eval()
+    x, y = torch.ones(1, 2, 1, 1), torch.tensor([0])
+    zero = torch.zeros(2)
+    [(weight, bias)] = worst_noise(masked, x, y, [(zero, zero)], 0.4)
+    torch.testing.assert_close(weight, torch.tensor([-0.4, 0.4]))
+    torch.testing.assert_close(bias, torch.tensor([-0.4, 0.4]))
+    [(weight, bias)] = worst_noise(masked, x, y, [(zero + 0.1, zero - 0.3)], 0.4)
+    torch.testing.assert_close(weight, torch.tensor([-0.3, 0.4]))
+    torch.testing.assert_close(bias, torch.tensor([-0.4, 0.1]))
+
+
+def test_it_prunes_what_fell_and_keeps_the_accuracy():
+    clean, net = task()
+    net = with_noisy_channel(net)
+    repaired = ANP(epochs=5, batch=16).repair(net, clean, Run())
+    silent = repaired.silenced["4"]
+    assert silent[7]
+    assert (repaired.model[4].weight[silent] == 0).all()
+    assert torch.equal(silent, repaired.scores["4"] < repaired.notes["threshold"])
+    assert torch.equal(repaired.model[0].weight, net[0].weight)
+    assert torch.equal(repaired.model[1].running_mean, net[1].running_mean)
+    assert all(mask.min() >= 0 and mask.max() <= 1 for mask in repaired.scores.values())
+    assert repaired.notes["held_out_acc_before"] - repaired.notes["held_out_acc_after"] < 0.2
+
+
+def test_a_threshold_of_ones_own_is_kept():
+    clean, net = task()
+    net = with_noisy_channel(net)
+    repaired = ANP(epochs=1, batch=16, threshold=0.99).repair(net, clean, Run())
+    assert repaired.notes["threshold"] == 0.99
+
+
+def test_a_network_without_norms_is_refused_before_any_work():
+    clean, _ = task()
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    with pytest.raises(ModelError, match="anp needs norms"):
+        ANP().repair(net, clean, Run())

@@ -1,0 +1,49 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from defenses.samples import task
+from unbackdoor.defenses.bnp import BNP, divergence
+from unbackdoor.errors import ModelError
+from unbackdoor.run import Run
+
+
+def test_the_divergence_of_two_normal_distributions():
+    mean, var = torch.tensor([1.0, 0.0, 0.0]), torch.tensor([4.0, 1.0, 1.0])
+    other_mean, other_var = torch.tensor([1.0, 3.0, 0.0]), torch.tensor([4.0, 1.0, 4.0])
+    expected = torch.tensor([0.0, 4.5, math.log(2) - 3 / 8])
+    torch.testing.assert_close(divergence(mean, var, other_mean, other_var), expected)
+
+
+def test_the_channel_that_remembers_something_else_goes():
+    clean, net = task()
+    net = net.train()
+    with torch.no_grad():
+        for _ in range(40):
+            net(clean.pixels.float() / 255)
+    net.eval()
+    net[4].running_mean[3] += 5
+    repaired = BNP(u=2, max_acc_drop=1).repair(net, clean, Run())
+    assert repaired.silenced["4"].tolist() == [i == 3 for i in range(8)]
+    x = clean.pixels[:4].float() / 255
+    assert (repaired.model[:5](x)[:, 3] == 0).all()
+    assert torch.equal(repaired.model[4].running_mean, net[4].running_mean)
+
+
+def test_the_clean_statistics_are_those_of_the_batch():
+    clean, net = task()
+    with torch.no_grad():
+        y = net[0](clean.pixels / 255).movedim(1, 0).flatten(1)
+    norm = net[1]
+    expected = divergence(norm.running_mean, norm.running_var, y.mean(1), y.var(1))
+    score = BNP(u=0, held_out=0).repair(net, clean, Run()).scores["1"]
+    torch.testing.assert_close(score, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_a_network_without_batch_norms_is_refused_before_any_work():
+    clean, _ = task()
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.GroupNorm(1, 2), nn.Flatten(), nn.Linear(72, 2))
+    with pytest.raises(ModelError, match="bnp needs batch norms"):
+        BNP().repair(net, clean, Run())

@@ -1,0 +1,42 @@
+import torch
+from torch import nn
+
+from defenses.samples import task
+from unbackdoor.defenses.ft_sam import FTSAM
+from unbackdoor.images import Images
+from unbackdoor.run import Run
+
+
+def test_it_learns_and_repeats_itself():
+    clean, net = task()
+    nn.init.zeros_(net[-1].weight)
+    method = FTSAM(epochs=8, batch=16, flip=False)
+    first, second = (method.repair(net, clean, Run(precision=p)).model for p in ("fp32", "fp32"))
+    for a, b in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(a, b)
+    x = clean.pixels.float() / 255
+    assert (first(x).argmax(1) == clean.labels).float().mean() > 0.9
+
+
+def test_it_works_in_bfloat16():
+    clean, net = task()
+    repaired = FTSAM(epochs=1, batch=16).repair(net, clean, Run(precision="bf16")).model
+    assert all(w.dtype == torch.float32 and w.isfinite().all() for w in repaired.parameters())
+
+
+def test_rho_changes_the_result():
+    clean, net = task()
+    near, far = (
+        FTSAM(epochs=1, batch=16, rho=rho).repair(net, clean, Run()).model for rho in (1e-6, 2.0)
+    )
+    assert not torch.equal(near[0].weight, far[0].weight)
+
+
+def test_a_balanced_draw_keeps_the_number_and_evens_the_classes():
+    labels = torch.tensor([0] * 6 + [1] * 2 + [3])
+    images = Images(
+        torch.arange(9, dtype=torch.uint8).view(9, 1, 1, 1), labels, tuple("abcd")
+    ).balanced(torch.Generator().manual_seed(0))
+    assert images.labels.bincount(minlength=4).tolist() == [3, 3, 0, 3]
+    assert images.pixels[images.labels == 3].flatten().tolist() == [8, 8, 8]
+    assert len(set(images.pixels[images.labels == 0].flatten().tolist())) == 3

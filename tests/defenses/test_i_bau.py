@@ -1,0 +1,56 @@
+import torch
+from torch import nn
+
+from defenses.samples import backdoored, rate, stamped, task
+from unbackdoor.defenses.i_bau import IBAU
+from unbackdoor.run import Run
+
+
+def test_the_perturbation_that_harms_most_is_the_trigger():
+    clean, net = backdoored(classes=4)
+    away = IBAU(batch=20, radius=2.0).perturbation(net, clean, Run(), 0)
+    assert (away[:, :2, :2] > 0.9).all()  # the four white pixels are 2 long
+    assert away.norm() <= 2.0001
+    free = IBAU(batch=20, radius=1e9).perturbation(net, clean, Run(), 0)
+    assert 2.0 < free.norm() < 1e6  # a ball shrinks what is outside, and no more
+
+
+def test_unlearning_it_takes_the_backdoor_out():
+    clean, net = backdoored()
+    assert rate(net, stamped(clean), 1) == 1
+    method = IBAU(batch=20, epochs=20, lr=0.1, radius=2.0, inner_lr=1e4, penalty=0.0)
+    repaired = method.repair(net, clean, Run()).model
+    assert rate(repaired, stamped(clean), 1) == 0
+    assert rate(repaired, clean) == 1
+
+
+class Attending(nn.Module):
+    """Attention over the rows of an image, fused where torch can."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(64, 2)
+
+    def forward(self, x):
+        rows = x
+        return self.head(nn.functional.scaled_dot_product_attention(rows, rows, rows).flatten(1))
+
+
+def test_attention_has_a_second_derivative():
+    clean, _ = task()
+    net = Attending().requires_grad_()
+    repaired = IBAU(batch=40, epochs=1, max_acc_drop=1).repair(net, clean, Run()).model
+    assert not torch.equal(repaired.head.weight, net.head.weight)
+
+
+def test_norms_keep_their_statistics():
+    clean, net = task()
+    repaired = IBAU(batch=40, epochs=1).repair(net, clean, Run()).model
+    assert torch.equal(repaired[1].running_mean, net[1].running_mean)
+    assert not torch.equal(repaired[0].weight, net[0].weight)
+
+
+def test_it_works_in_bfloat16():
+    clean, net = task()
+    repaired = IBAU(batch=40, epochs=1).repair(net, clean, Run(precision="bf16")).model
+    assert all(weight.isfinite().all() for weight in repaired.parameters())

@@ -1,0 +1,46 @@
+import torch
+from torch import nn
+
+from defenses.samples import task
+from unbackdoor.defenses.mcr import MCR, Curve, estimate_norms_
+from unbackdoor.images import Images
+from unbackdoor.run import Run
+
+
+def test_the_curve_starts_and_ends_at_its_ends_and_bends_between():
+    start, end = nn.Linear(2, 2), nn.Linear(2, 2)
+    curve = Curve(start, end)
+    for t, net in ((0.0, start), (1.0, end)):
+        for a, b in zip(curve.point(t), net.parameters(), strict=True):
+            assert torch.equal(a, b)
+    curve.bend[0].data.fill_(10.0)
+    expected = 0.25 * start.weight + 0.5 * 10 + 0.25 * end.weight
+    torch.testing.assert_close(curve.point(0.5)[0], expected)
+    x = torch.rand(3, 2)
+    torch.testing.assert_close(curve(x, 1.0), end(x))
+    assert {name for name, p in curve.named_parameters() if p.requires_grad} == {"bend.0", "bend.1"}
+
+
+def test_the_start_of_the_curve_is_the_model():
+    clean, net = task()
+    repaired = MCR(epochs=1, copy_epochs=1, batch=20, t=0.0).repair(net, clean, Run()).model
+    for a, b in zip(repaired.parameters(), net.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_point_between_moves_and_works():
+    clean, net = task()
+    repaired = MCR(epochs=2, copy_epochs=2, batch=20, t=0.5).repair(net, clean, Run())
+    assert not torch.equal(repaired.model[0].weight, net[0].weight)
+    assert repaired.notes["held_out_acc_after"] > 0.8
+
+
+def test_norms_are_estimated_anew():
+    net = nn.Sequential(nn.BatchNorm2d(1))
+    net[0].running_mean.fill_(7)
+    net[0].num_batches_tracked.fill_(9)
+    pixels = torch.tensor([0, 255, 0, 255], dtype=torch.uint8).view(4, 1, 1, 1)
+    images = Images(pixels.expand(4, 1, 2, 2).contiguous(), torch.zeros(4).long(), ("a",))
+    estimate_norms_(net, images, Run(), batch=4)
+    assert net[0].running_mean.item() == 0.5
+    assert net[0].momentum == 0.1

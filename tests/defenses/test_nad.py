@@ -1,0 +1,36 @@
+import torch
+
+from defenses.samples import task
+from unbackdoor.attention import attention, stage_maps
+from unbackdoor.defenses.nad import NAD
+from unbackdoor.images import Images
+from unbackdoor.run import Run
+
+
+def maps_of(net, x):
+    with torch.no_grad(), stage_maps(net, ("5",)) as maps:
+        net(x)
+    return attention(maps["5"])
+
+
+def test_beta_holds_the_attention_where_the_teacher_has_it():
+    clean, net = task()
+    x = clean.pixels.float() / 255
+    # Labels that make no sense move the attention. A teacher of no epochs is the victim itself.
+    senseless = clean.labels.roll(1) * (torch.arange(len(clean)) % 3 > 0)
+    clean = Images(clean.pixels, senseless, clean.classes)
+    method = NAD(epochs=10, teacher_epochs=0, batch=16, lr=0.05, max_acc_drop=1)
+    free, held = (
+        method.model_copy(update={"betas": (beta,)}).repair(net, clean, Run()).model
+        for beta in (0.0, 30.0)
+    )
+    moved = [(maps_of(model, x) - maps_of(net, x)).square().sum() for model in (free, held)]
+    assert moved[1] < 0.1 * moved[0]
+
+
+def test_both_budgets_are_spent():
+    clean, net = task()
+    repaired = NAD(epochs=2, teacher_epochs=3, batch=16, held_out=0).repair(net, clean, Run())
+    probe = 2 / len(clean)
+    assert abs(repaired.notes["passes"] - (3 + 2 * 2 + probe)) < 1e-9
+    assert not torch.equal(repaired.model[0].weight, net[0].weight)

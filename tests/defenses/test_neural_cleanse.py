@@ -1,0 +1,39 @@
+import pytest
+import torch
+
+from defenses.samples import backdoored, rate, stamped
+from unbackdoor.defenses.neural_cleanse import NeuralCleanse
+from unbackdoor.errors import UnbackdoorWarning
+from unbackdoor.inversion import Patch
+from unbackdoor.run import Run
+
+FAST = {"search_epochs": 40, "batch": 40, "cost": 0.05}
+
+
+def test_the_planted_class_is_found_and_its_trigger_unlearned():
+    clean, net = backdoored(classes=5)
+    assert rate(net, stamped(clean), 1) == 1
+    method = NeuralCleanse(**FAST, epochs=100, lr=5.0, weight_decay=0, share=0.5, max_acc_drop=1)
+    repaired = method.repair(net, clean, Run())
+    assert repaired.notes["strongest_class"] == 1
+    assert repaired.notes["outliers"] >= 1
+    assert repaired.scores["trigger sizes"].argmin() == 1
+    assert rate(repaired.model, stamped(clean), 1) < 0.5
+
+
+def test_without_an_outlier_the_model_is_left_alone():
+    clean, net = backdoored()  # of two classes
+    with pytest.warns(UnbackdoorWarning, match="neural_cleanse changed no weight"):
+        repaired = NeuralCleanse(**FAST).repair(net, clean, Run())
+    assert repaired.notes["outliers"] == 0
+
+
+def test_patches_are_stamped_in_turn_and_labels_stay():
+    clean, _ = backdoored(n=40)
+    black = Patch(torch.ones(8, 8), torch.zeros(1, 8, 8), 1.0)
+    white = Patch(torch.ones(8, 8), torch.ones(1, 8, 8), 1.0)
+    made = NeuralCleanse(share=0.5).stamped(clean, [black, white], Run())
+    plain = made.pixels.flatten(1)
+    assert int((plain == 0).all(1).sum()) == 10
+    assert int((plain == 255).all(1).sum()) == 10
+    assert torch.equal(made.labels, clean.labels)

@@ -1,0 +1,48 @@
+import pytest
+import torch
+from torch import nn
+
+from defenses.samples import task
+from unbackdoor.channels import Layer
+from unbackdoor.defenses.unit import UNIT, largest
+from unbackdoor.errors import ModelError
+from unbackdoor.run import Run
+
+
+def test_the_largest_activation_of_each_channel():
+    clean, _ = task()
+    net = nn.Conv2d(1, 2, 1, bias=False)
+    with torch.no_grad():
+        net.weight.copy_(torch.tensor([2.0, -1.0]).view(2, 1, 1, 1))
+    most = largest(net, [Layer("", None, 2)], clean, Run())[""]
+    torch.testing.assert_close(most, torch.tensor([2 * int(clean.pixels.max()) / 255, 0.0]))
+
+
+def test_what_no_clean_image_does_is_cut_off():
+    clean, net = task()
+    x = clean.pixels[:8].float() / 255
+    repaired = UNIT(epochs=5, batch=16).repair(net, clean, Run())
+    wild = 50 * torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    for layer in (1, 4):
+        bound = repaired.model[layer].bound
+        limit = (bound.share * bound.most).view(-1, 1, 1)
+        assert (repaired.model[: layer + 1](wild) <= limit + 1e-6).all()
+        assert (bound.share < 1).all() and (bound.share >= 0).all()
+    assert (repaired.model(x).argmax(1) == net(x).argmax(1)).float().mean() > 0.8
+    for name, weight in net.state_dict().items():
+        assert torch.equal(weight, repaired.model.state_dict()[name])
+
+
+def test_bounds_that_cost_too_much_are_not_kept():
+    clean, net = task(classes=4)
+    repaired = UNIT(epochs=3, batch=16, lr=1.0, weight=100.0, cost=0.0).repair(net, clean, Run())
+    notes = repaired.notes
+    assert notes["held_out_acc_after"] > notes["held_out_acc_before"] - 0.2
+
+
+def test_a_network_without_norms_is_bounded_behind_its_convolutions():
+    clean, _ = task()
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 2))
+    assert set(UNIT(epochs=1, max_acc_drop=1).repair(net, clean, Run()).scores) == {"0"}
+    with pytest.raises(ModelError):
+        UNIT().repair(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), clean, Run())

@@ -1,0 +1,62 @@
+import copy
+
+import torch
+from torch import nn
+
+from unbackdoor.inserts import Bound, Polish, attach_, reattach_
+
+
+def net():
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2)).eval()
+    for weight in model.parameters():
+        nn.init.constant_(weight, 0.5)
+    return model
+
+
+def test_a_bound_cuts_each_channel_off_at_its_share():
+    bound = Bound(2, torch.tensor([4.0, 10.0]))
+    bound.share.data.copy_(torch.tensor([0.5, 1.0]))
+    y = torch.tensor([[[1.0, 3.0], [9.0, 11.0]]])
+    assert bound(y).tolist() == [[[1.0, 2.0], [9.0, 10.0]]]
+
+
+def test_a_fresh_insert_changes_nothing():
+    model, x = net(), torch.rand(3, 1, 2, 2)
+    state = torch.get_rng_state()
+    Polish(3)
+    assert torch.equal(state, torch.get_rng_state())
+    before = model(x)
+    attach_(model, "0", Bound(2, torch.full((2,), 100.0)))
+    assert torch.equal(model(x), before)
+    polish = Polish(2).eval()
+    y = torch.rand(3, 2, 2, 2)
+    torch.testing.assert_close(polish(y), y, atol=1e-4, rtol=0)
+
+
+def test_a_state_dict_hangs_its_inserts_behind_a_fresh_network():
+    model, x = net(), torch.rand(3, 1, 2, 2)
+    bound = attach_(model, "0", Bound(2))
+    attach_(model, "1", Polish(2)).conv.weight.data.mul_(3)
+    bound.most.fill_(0.1)
+    fresh = net()
+    assert set(fresh.state_dict()) < set(model.state_dict())
+    reattach_(fresh, model.state_dict())
+    fresh.load_state_dict(model.state_dict())
+    assert torch.equal(fresh.eval()(x), model.eval()(x))
+    assert not torch.equal(model(x), net()(x))
+
+
+def test_behind_a_sequence_an_insert_is_called_once():
+    model = nn.Sequential(nn.Sequential(nn.Conv2d(1, 2, 1)), nn.Flatten()).eval()
+    x = torch.rand(3, 1, 2, 2)
+    once = 3 * model(x)
+    attach_(model, "0", Polish(2)).conv.weight.data.mul_(3)
+    torch.testing.assert_close(model.eval()(x), once, atol=1e-4, rtol=0)
+
+
+def test_a_copy_calls_its_own_insert():
+    model, x = net(), torch.rand(3, 1, 2, 2)
+    bound = attach_(model, "0", Bound(2))
+    twin = copy.deepcopy(model)
+    bound.most.fill_(0.0)
+    assert not torch.equal(model(x), twin(x))
