@@ -70,7 +70,8 @@ class Blind(ControlledAttack):
             return clean
         goals = self.goals(y[chosen], logits.shape[1])
         stamped = F.cross_entropy(logits[len(x) :], goals)
-        share = _common_descent(clean, stamped, list(model.parameters()))
+        learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        share = _common_descent(clean, stamped, learning)
         return share * clean + (1 - share) * stamped
 
 
