@@ -18,6 +18,7 @@ from unbackdoor.errors import (
     RefusedFileError,
     UnbackdoorWarning,
 )
+from unbackdoor.inserts import Bound, Polish, attach_
 
 SPEC = models.Spec("preact_resnet18", ("a", "b", "c"), (0.4,) * 3, (0.2,) * 3, {"width": 2})
 BARE = {"arch": "preact_resnet18", "classes": 3, "mean": (0.4,) * 3, "std": (0.2,) * 3}
@@ -52,6 +53,56 @@ def test_what_is_saved_is_loaded(model, tmp_path):
     assert found.spec.classes == SPEC.classes and found.spec.mean == SPEC.mean
     assert checkpoint.provenance(path) == {"seed": 3, "made": {"by": "fmp"}}
     assert names_in(path.parent) == ["a.safetensors"]
+
+
+def with_inserts(model):
+    polish = attach_(model, "net.layer3", Polish(8))
+    bound = attach_(model, "net.layer1.0.bn1", Bound(2))
+    polish.conv.weight.data.mul_(3)
+    bound.most.fill_(0.1)
+    return model
+
+
+def test_the_inserts_of_a_repair_are_saved_and_loaded(model, tmp_path):
+    x = torch.rand(2, 3, 16, 16)
+    bare = model(x)
+    checkpoint.save(with_inserts(model).eval(), tmp_path / "a.safetensors", {})
+    found = checkpoint.load(tmp_path / "a.safetensors")
+    assert torch.equal(found(x), model(x)) and not torch.equal(found(x), bare)
+    wrapped = {f"module.{name}": value for name, value in model.net.state_dict().items()}
+    torch.save(wrapped, tmp_path / "a.pt")
+    assert torch.equal(checkpoint.load(tmp_path / "a.pt", **BARE)(x), model(x))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"layer3.polish.conv.weight": torch.ones(8, 8, 3, 3)}, "unexpected: layer3.polish.conv"),
+        ({"layer3.polish.norm.bias": torch.ones(9)}, "layer3.polish.norm.bias \\[9\\] instead"),
+        ({"layer1.0.bn1.bound.most": torch.ones(3)}, "bound.most \\[3\\] instead of \\[2\\]"),
+        ({"layer1.0.bn1.bound.most": None}, "missing: layer1.0.bn1.bound.most"),
+        ({"layer1.0.bn1.bound.share": torch.ones(3)}, "unexpected: layer1.0.bn1.bound.share"),
+        ({"layer1.0.bn1.bound.more": torch.ones(2)}, "unexpected: layer1.0.bn1.bound.more"),
+        ({"layer1.bound.share": torch.ones(2)}, "unexpected: layer1.bound.share"),
+        ({"linear.bound.share": torch.ones(3)}, "unexpected: linear.bound.share"),
+        ({"layer1.0.bn1.bound.share": torch.ones(1).expand(2)}, "not an ordinary tensor"),
+    ],
+)
+def test_inserts_that_do_not_fit_are_refused(model, tmp_path, changes, told):
+    state = dict(with_inserts(model).net.state_dict()) | changes
+    torch.save({k: v for k, v in state.items() if v is not None}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=told):
+        checkpoint.load(tmp_path / "a.pt", **BARE)
+
+
+def test_a_small_file_cannot_claim_a_large_insert(model, tmp_path):
+    state = dict(model.net.state_dict())
+    one = torch.ones(1)
+    state["layer3.polish.norm.weight"] = one.expand(200_000)
+    state["layer3.polish.conv.weight"] = one.expand(200_000, 200_000, 1, 1)
+    torch.save(state, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match="weight is not an ordinary tensor"):
+        checkpoint.load(tmp_path / "a.pt", **BARE)
 
 
 def test_an_argument_wins_over_the_header(model, tmp_path):

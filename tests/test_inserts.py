@@ -1,8 +1,10 @@
 import copy
 
+import pytest
 import torch
 from torch import nn
 
+from unbackdoor.errors import ModelError
 from unbackdoor.inserts import Bound, Polish, attach_, reattach_
 
 
@@ -60,3 +62,62 @@ def test_a_copy_calls_its_own_insert():
     twin = copy.deepcopy(model)
     bound.most.fill_(0.0)
     assert not torch.equal(model(x), twin(x))
+
+
+def test_a_second_insert_of_a_kind_is_refused():
+    model = net()
+    attach_(model, "0", Polish(2))
+    attach_(model, "0", Bound(2))
+    with pytest.raises(ModelError, match="0 has a polish already"):
+        attach_(model, "0", Polish(2))
+    with pytest.raises(ModelError, match="0 has a bound already"):
+        attach_(model, "0", Bound(2))
+
+
+def test_a_bound_behind_the_norm_of_a_polish_is_hung_there_again():
+    model, fresh = net(), net()
+    attach_(model, "1", Polish(2))
+    attach_(model, "1.polish.norm", Bound(2))
+    reattach_(fresh, dict(reversed(model.state_dict().items())))
+    assert fresh.state_dict().keys() == model.state_dict().keys()
+
+
+HUGE = torch.empty(10**9, device="meta")
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"0.bound.share": HUGE},
+        {"0.bound.share": torch.ones(3)},
+        {"0.bound.share": torch.ones(())},
+        {"0.bound.share": torch.ones(2, 2)},
+        {"3.bound.share": torch.ones(2)},  # not behind a convolution or norm
+        {"1.bound.share": torch.ones(2)},
+        {"7.bound.share": torch.ones(2)},
+        {"0.bound.most": torch.ones(2)},
+        {"0.anything.share": torch.ones(2)},
+        {"0.polish.norm.weight": torch.ones(2)},  # a kernel that the file does not hold
+        {"1.polish.norm.weight": HUGE, "1.polish.conv.weight": HUGE.expand(2, -1)},
+        {
+            "1.polish.norm.weight": torch.ones(70_000, device="meta"),
+            "1.polish.conv.weight": torch.ones(70_000, 70_000, 1, 1, device="meta"),
+        },
+        {
+            "0.polish.norm.weight": torch.ones(1),  # what the convolution takes, not what it gives
+            "0.polish.conv.weight": torch.ones(1, 1, 1, 1),
+        },
+    ],
+)
+def test_nothing_is_hung_behind_a_layer_that_it_does_not_fit(state):
+    model = net()
+    before = [name for name, _ in model.named_modules()]
+    reattach_(model, state)
+    assert [name for name, _ in model.named_modules()] == before
+
+
+def test_what_a_network_has_of_its_own_is_left():
+    model = net()
+    model[0].bound = mine = nn.Linear(1, 1)
+    reattach_(model, {"0.bound.share": torch.ones(2)})
+    assert model[0].bound is mine and not model[0]._forward_hooks

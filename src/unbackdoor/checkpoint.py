@@ -27,6 +27,7 @@ from .errors import (
     RefusedFileError,
     UnbackdoorWarning,
 )
+from .inserts import reattach_
 from .untrusted import listed
 
 PREFIXES = ("module.", "net.", "_orig_mod.")
@@ -164,6 +165,8 @@ def _scale(
 
 def _built(path: Path, spec: models.Spec, weights: Mapping[str, Tensor]) -> models.Normalized:
     """The network of `spec` with `weights`, which must fit it in names, shapes and values."""
+    for name, tensor in weights.items():
+        _check_plain(path, name, tensor)
     if spec.arch in models.names() or spec.arch.startswith("timm:"):
         # Shapes first, without memory: a small file may claim a huge network. A few networks
         # cannot be built so; they are checked below only.
@@ -189,9 +192,13 @@ def _shortened(weights: Mapping[str, Tensor], expected: set[str]) -> Mapping[str
 def _fitting(
     path: Path, spec: models.Spec, net: nn.Module, weights: Mapping[str, Tensor]
 ) -> Mapping[str, Tensor]:
-    """`weights` by the names that `net` has; raises `CheckpointError` where they do not fit."""
+    """`weights` by the names that `net` has; raises `CheckpointError` where they do not fit.
+
+    `net` gains the inserts of a repair that `weights` are of.
+    """
+    weights = _shortened(weights, set(net.state_dict()))
+    reattach_(net, weights)
     expected = net.state_dict()
-    weights = _shortened(weights, set(expected))
     missing = [n for n in expected if n not in weights and not n.endswith("num_batches_tracked")]
     unexpected = [name for name in weights if name not in expected]
     wrong = [n for n in expected if n in weights and weights[n].shape != expected[n].shape]
@@ -221,10 +228,14 @@ def _shape(tensor: Tensor) -> str:
     return str(list(tensor.shape))
 
 
-def _float32(path: Path, name: str, tensor: Tensor) -> Tensor:
-    """`tensor` in float32, or as it is if it counts something."""
+def _check_plain(path: Path, name: str, tensor: Tensor) -> None:
+    # Before anything is made in the size of a tensor: then the file itself is as large.
     if not model_files.plain(tensor) or tensor.is_complex():
         raise CheckpointError(f"{path}: {name} is not an ordinary tensor of real numbers")
+
+
+def _float32(path: Path, name: str, tensor: Tensor) -> Tensor:
+    """`tensor` in float32, or as it is if it counts something."""
     if not tensor.is_floating_point():
         return tensor
     tensor = tensor.to(torch.float32)

@@ -2,7 +2,8 @@
 
 An insert is a child module of the layer whose output it changes, so the network's state dict gains
 entries and loses none. `reattach_` hangs the inserts that a state dict knows of behind a fresh
-network, so that the state dict fits it.
+network, so that the state dict fits it. A state dict may come from a stranger: only the two kinds
+of inserts below exist, and their size is what the network itself says, or there is none.
 """
 
 from __future__ import annotations
@@ -12,7 +13,11 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.instancenorm import _InstanceNorm
 
+from .errors import ModelError
 from .modules import device_of
 
 
@@ -41,7 +46,7 @@ class Polish(nn.Module):
         self.conv = nn.utils.skip_init(nn.Conv2d, channels, channels, 1, bias=False)  # type: ignore[no-untyped-call]
         self.norm = nn.BatchNorm2d(channels)
         with torch.no_grad():
-            self.conv.weight.copy_(torch.eye(channels).view(channels, channels, 1, 1))
+            torch.nn.init.dirac_(self.conv.weight)
 
     @torch.no_grad()
     def start_at_(self, mean: Tensor, var: Tensor) -> None:
@@ -60,9 +65,14 @@ Insert = TypeVar("Insert", Bound, Polish)
 
 
 def attach_(model: nn.Module, layer: str, insert: Insert) -> Insert:
-    """The `insert`, now hung behind the `layer` (a path) of `model`."""
+    """The `insert`, now hung behind the `layer` (a path) of `model`.
+
+    Raises `ModelError` where such an insert, or anything of its name, is there already.
+    """
     host = model.get_submodule(layer)
     name, through = ("bound", _bounded) if isinstance(insert, Bound) else ("polish", _polished)
+    if hasattr(host, name):
+        raise ModelError(f"{layer} has a {name} already; repair the model that had none")
     host.add_module(name, insert.to(device_of(model)))
     # A sequence calls its last child without being told.
     if not isinstance(host, nn.Sequential):
@@ -71,15 +81,52 @@ def attach_(model: nn.Module, layer: str, insert: Insert) -> Insert:
 
 
 def reattach_(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Hangs behind the layers of `model` the inserts that `state` has entries of."""
-    layers = {name for name, _ in model.named_modules()}
-    for key, tensor in state.items():
-        host, _, entry = key.partition(".bound.")
-        if entry == "share" and host in layers:
-            attach_(model, host, Bound(len(tensor)))
-        host, _, entry = key.partition(".polish.")
-        if entry == "norm.weight" and host in layers:
-            attach_(model, host, Polish(len(tensor)))
+    """Hangs behind the layers of `model` the inserts that `state` has entries of.
+
+    What does not fit the layer that it names is left out, so that `state` then has entries that
+    `model` lacks. Nothing is made that is larger than what `state` holds.
+    """
+    # A polish first: a bound may hang behind its norm.
+    for layer, channels in _named(model, state, "polish", "norm.weight").items():
+        kernel = state.get(f"{layer}.polish.conv.weight")
+        square = kernel is not None and kernel.shape == (channels, channels, 1, 1)
+        if square and channels in _widths(model, layer):
+            attach_(model, layer, Polish(channels))
+    for layer, channels in _named(model, state, "bound", "share").items():
+        if channels == _width(model.get_submodule(layer)):
+            attach_(model, layer, Bound(channels))
+
+
+def _named(model: nn.Module, state: Mapping[str, Tensor], name: str, entry: str) -> dict[str, int]:
+    """The layers of `model` that an insert hangs behind in `state`, and the length of its entry."""
+    ending = f".{name}.{entry}"
+    hosts = {key.removesuffix(ending): tensor for key, tensor in state.items() if ending in key}
+    return {
+        layer: len(hosts[layer])
+        for layer, module in model.named_modules()
+        if layer in hosts and hosts[layer].ndim == 1 and not hasattr(module, name)
+    }
+
+
+def _width(module: nn.Module) -> int | None:
+    """How many channels a convolution or a norm over channels puts out."""
+    if isinstance(module, _ConvNd):
+        return module.out_channels
+    if isinstance(module, (_BatchNorm, _InstanceNorm)):
+        return module.num_features
+    return module.num_channels if isinstance(module, nn.GroupNorm) else None
+
+
+def _widths(model: nn.Module, layer: str) -> set[int | None]:
+    """How many channels the `layer` may put out.
+
+    One that is no convolution or norm does not say it, but one of them makes or takes its output.
+    """
+    own = _width(model.get_submodule(layer))
+    if own is not None:
+        return {own}
+    convolutions = {m.in_channels for m in model.modules() if isinstance(m, _ConvNd)}
+    return convolutions | {_width(module) for module in model.modules()}
 
 
 # Functions of the module, not closures: a copy of the network calls its own inserts.

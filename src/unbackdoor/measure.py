@@ -75,7 +75,7 @@ def check(model: nn.Module, images: Images) -> None:
     with in_mode(model, train=False), torch.no_grad():
         try:
             outputs = model(x)
-        except RuntimeError as error:
+        except (RuntimeError, TypeError, ValueError) as error:
             reason = str(error).partition("\n")[0]
             raise ImagesError(
                 f"the model cannot take images {list(x.shape[1:])}: {reason}"

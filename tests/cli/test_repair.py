@@ -58,6 +58,19 @@ def test_the_written_model_scores_what_the_record_says(run, repair, tiny, tmp_pa
     assert after["before"] == repaired["after"]
 
 
+@pytest.mark.parametrize("defense", ["unit", "npd"])
+def test_a_model_with_inserts_is_written_and_read_again(run, tiny, tmp_path, defense):
+    measured = ("--test", tiny.test, "--triggered", tiny.triggered, "--target", 0, "--json")
+    repaired = run(
+        *("repair", tiny.model, "--clean", tiny.clean, "--defense", defense, "--device", "cpu"),
+        *("-p", "epochs=1", "-p", "max_acc_drop=1", *measured, "--out", tmp_path / "out"),
+    )
+    assert repaired.code == 0, repaired.err
+    after = run("evaluate", tmp_path / "out" / "model.safetensors", *measured)
+    assert after.code == 0, after.err
+    assert after.json["before"] == repaired.json["after"]
+
+
 def test_without_a_test_set_a_tenth_is_held_out_from_the_defense(
     run, repair, tiny, tmp_path, monkeypatch
 ):
