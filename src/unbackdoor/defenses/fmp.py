@@ -27,10 +27,11 @@ class FMP(Tuning):
     clean images. Images are `[n, c, h, w]`; `eps` and `alpha` are L-inf for pixels in [0, 1].
 
     Fine-tuning takes 20 epochs here, not the paper's 100, so that a full-width repair ends within
-    half an hour on two CPU cores. Where the paper leaves a choice: eps and alpha follow an older configuration of its authors
-    (its text gives eps 1/255); ties of accuracy are broken by the loss; feature maps are the
-    convolutions' outputs; pruned channels stay silent through fine-tuning (`hold`; without it only
-    the convolution's weights are zeroed once, its norm lives, and the channel can grow back).
+    half an hour on two CPU cores. Where the paper leaves a choice: eps and alpha follow an older
+    configuration of its authors (its text gives eps 1/255); ties of accuracy are broken by the
+    loss; feature maps are the convolutions' outputs; pruned channels stay silent through
+    fine-tuning (`hold`; without it only the convolution's weights are zeroed once, its norm lives,
+    and the channel can grow back).
     """
 
     paper: ClassVar[str] = (
