@@ -16,8 +16,8 @@ ARCHITECTURE = SOURCE.parents[1] / "docs" / "architecture.md"
 # Whom a room may know, beside itself and `errors`. A room that is not here knows nobody.
 MAY = {
     # the ground: tensors and nothing of ours
-    **dict.fromkeys(("errors", "images", "modules", "run", "method", "untrusted"), set()),
-    **dict.fromkeys(("adversarial", "implicit", "patterns", "sharpness"), set()),
+    **dict.fromkeys(("errors", "images", "modules", "run", "method", "untrusted"), frozenset()),
+    **dict.fromkeys(("adversarial", "implicit", "patterns", "sharpness"), frozenset()),
     # tools for methods
     "channels": {"modules"},
     "inserts": {"modules"},

@@ -4,7 +4,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from defenses.samples import task
-from unbackdoor.defenses.ridge import Ridge, sampled_patches, shrink_
+from unbackdoor.defenses.ridge import Ridge, ridge, sampled_patches
 from unbackdoor.errors import ModelError
 from unbackdoor.images import Images
 from unbackdoor.run import Run
@@ -12,11 +12,17 @@ from unbackdoor.run import Run
 
 def test_used_directions_stay_and_idle_ones_fade():
     # Second moments diag(3, 1): their mean is 2, so a shrinkage of 0.5 adds 1 to each.
-    net = nn.Sequential(nn.Conv2d(2, 1, 1, bias=False))
-    with torch.no_grad():
-        net[0].weight[0, :, 0, 0] = torch.tensor([4.0, 4.0])
-    shrink_(net, {"0": torch.diag(torch.tensor([3.0, 1.0]))}, 0.5)
-    torch.testing.assert_close(net[0].weight.flatten(), torch.tensor([4 * 3 / 4, 4 * 1 / 2]))
+    moments = torch.diag(torch.tensor([3.0, 1.0]))
+    weights = torch.tensor([[4.0, 4.0]])
+    solved = ridge(moments, weights @ moments, 0.5)
+    torch.testing.assert_close(solved, torch.tensor([[4 * 3 / 4, 4 * 1 / 2]]))
+
+
+def test_a_layer_makes_up_for_what_the_one_before_lost():
+    # The first layer halves all that it puts out, so the second doubles to give what it gave.
+    q = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    solved = ridge(q.T @ q, torch.tensor([[3.0, 5.0]]) @ (2 * q).T @ q, 1e-9)
+    torch.testing.assert_close(solved, torch.tensor([[6.0, 10.0]]))
 
 
 def test_a_direction_that_clean_images_never_use_is_lost():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -11,26 +10,28 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..channels import find_layers
+from ..channels import Layer, find_layers
 from ..defense import Defense, Repair
 from ..errors import ModelError
 from ..images import Images, to_float
 from ..measure import accuracy
 from ..modules import in_mode
+from ..reverse import at_layer
 from ..run import Run
 
-SHRINKAGES = (0.003, 0.01, 0.03, 0.1, 0.2, 0.4)
+SHRINKAGES = (0.01, 0.03, 0.1, 0.2, 0.4)
 
 
 class Ridge(Defense):
     """Solves each convolution again by ridge regression on what clean images put into it.
 
     A backdoor lives in what clean images leave idle: directions of a layer's input in which they
-    hardly vary, where any weight is free. With the second moments C = E[p p'] of the layer's input
-    patches p over clean images `[n, c, h, w]`, the weights W become the minimum of
-    E |W' p - W p|^2 + shrink * mean(diag C) * |W'|^2, that is W C (C + shrink * mean(diag C) I)^-1:
-    directions that clean images use stay, idle ones fade. Closed form, one pass over the images,
-    no training, no label of a stamped image.
+    hardly vary, where any weight is free. Layer by layer in call order, with p the input patches
+    of the layer over clean images `[n, c, h, w]` in the model as it was, q the same patches in the
+    model as it is by now, and W the old weights, the new weights are the minimum over V of
+    E |V q - W p|^2 + shrink * mean(diag E[q q']) * |V|^2:
+    what clean images use stays, and makes up for what layers before lost; idle directions fade.
+    Closed form: no gradient, no label but to measure the accuracy.
 
     `shrink` is the largest of a fixed list that costs the images held out for it at most `allowed`
     of accuracy, unless it is given. Grouped convolutions and MLP units are left as they are.
@@ -52,65 +53,55 @@ class Ridge(Defense):
     patches: int = Field(64, ge=1, description="input patches taken of each image and layer")
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
-        """`model` with every plain convolution's weights shrunk."""
+        """`model` with the weights of every plain convolution solved again."""
         rng = run.rng("ridge")
         judged, shown = clean.split(max(1, len(clean) // 5), rng)
         shown = shown.sample(self.images, rng)
-        moments = self._moments(model, shown, run, rng)
         if self.shrink is not None:
-            shrink_(model, moments, self.shrink)
-            return Repair(model, notes={"shrink": self.shrink})
+            solved = self._solved(model, shown, self.shrink, run)
+            return Repair(solved, notes={"shrink": self.shrink})
         best, chosen = model, 0.0
         floor = accuracy(model, judged, run).value - self.allowed
-        for shrinkage in SHRINKAGES:
-            trial = copy.deepcopy(model)
-            shrink_(trial, moments, shrinkage)
+        for shrink in SHRINKAGES:
+            trial = self._solved(model, shown, shrink, run)
             if accuracy(trial, judged, run).value < floor:
                 break
-            best, chosen = trial, shrinkage
+            best, chosen = trial, shrink
         return Repair(best, notes={"shrink": chosen})
 
-    def _moments(
-        self, model: nn.Module, shown: Images, run: Run, rng: torch.Generator
-    ) -> dict[str, Tensor]:
-        """The second moments float32 `[d, d]` of each plain convolution's input patches."""
-        convs = _plain_convolutions(model, to_float(shown.pixels[:2]))
-        totals: dict[str, Tensor] = {}
+    def _solved(self, model: nn.Module, shown: Images, shrink: float, run: Run) -> nn.Module:
+        """A copy of `model` with every plain convolution solved again."""
+        solved = copy.deepcopy(model)
+        convolutions = _plain_convolutions(model, to_float(shown.pixels[:2]))
+        with (
+            run.stage("ridge", len(convolutions)) as advance,
+            in_mode(model, train=False),
+            in_mode(solved, train=False),
+            torch.no_grad(),
+        ):
+            for layer in convolutions:
+                old, new = (m.get_submodule(layer.name) for m in (model, solved))
+                assert isinstance(old, nn.Conv2d) and isinstance(new, nn.Conv2d)
+                weights = old.weight.flatten(1)
+                moments = torch.zeros(2 * [weights.shape[1]], device=run.device)
+                wanted = torch.zeros_like(weights)
+                for part, (x, _) in enumerate(shown.batches(100)):
+                    x = x.to(run.device)
+                    p, q = (
+                        sampled_patches(conv, _inputs(m, layer, x, run), self.patches, rng)
+                        for m, conv in ((model, old), (solved, new))
+                        for rng in [run.rng(f"{layer.name}/{part}")]
+                    )
+                    moments += q.T @ q
+                    wanted += (p @ weights.T).T @ q
+                new.weight.copy_(ridge(moments, wanted, shrink).view_as(new.weight))
+                advance(1)
+        return solved
 
-        def take(name: str, conv: nn.Conv2d, inputs: Tensor) -> None:
-            found = sampled_patches(conv, inputs, self.patches, rng)
-            moments = found.T @ found / (len(shown) * self.patches)
-            totals[name] = totals[name] + moments if name in totals else moments
 
-        handles = [
-            conv.register_forward_pre_hook(lambda conv, args, name=name: take(name, conv, args[0]))
-            for name, conv in convs.items()
-        ]
-        try:
-            with (
-                run.stage("moments", len(shown)) as advance,
-                in_mode(model, train=False),
-                torch.no_grad(),
-            ):
-                for x, _ in shown.batches(100):
-                    model(x.to(run.device))
-                    advance(len(x))
-        finally:
-            for handle in handles:
-                handle.remove()
-        return totals
-
-
-def _plain_convolutions(model: nn.Module, x: Tensor) -> dict[str, nn.Conv2d]:
-    found = {layer.name: model.get_submodule(layer.name) for layer in find_layers(model, x)}
-    plain = {
-        name: module
-        for name, module in found.items()
-        if isinstance(module, nn.Conv2d) and module.groups == 1
-    }
-    if not plain:
-        raise ModelError(f"{type(model).__name__} has no plain convolution to solve again")
-    return plain
+def _inputs(model: nn.Module, layer: Layer, x: Tensor, run: Run) -> Tensor:
+    with run.autocast():
+        return at_layer(model, layer, x)[0].float()
 
 
 def sampled_patches(conv: nn.Conv2d, inputs: Tensor, count: int, rng: torch.Generator) -> Tensor:
@@ -131,14 +122,22 @@ def sampled_patches(conv: nn.Conv2d, inputs: Tensor, count: int, rng: torch.Gene
     return windows[image, :, place // columns, place % columns].flatten(2).flatten(0, 1)
 
 
-@torch.no_grad()
-def shrink_(model: nn.Module, moments: Mapping[str, Tensor], shrink: float) -> None:
-    """Replaces the weights W of each layer by W C (C + shrink * mean(diag C) I)^-1, in place."""
-    for name, moment in moments.items():
-        conv = model.get_submodule(name)
-        assert isinstance(conv, nn.Conv2d)
-        ridge = shrink * moment.diagonal().mean().clamp_min(1e-12)
-        weights = conv.weight.flatten(1)
-        factor = torch.linalg.cholesky(moment + ridge * torch.eye(len(moment)).to(moment))
-        solved = torch.cholesky_solve(moment @ weights.T, factor).T
-        conv.weight.copy_(solved.view_as(conv.weight))
+def _plain_convolutions(model: nn.Module, x: Tensor) -> list[Layer]:
+    found = [
+        layer
+        for layer in find_layers(model, x)
+        if isinstance(conv := model.get_submodule(layer.name), nn.Conv2d) and conv.groups == 1
+    ]
+    if not found:
+        raise ModelError(f"{type(model).__name__} has no plain convolution to solve again")
+    return found
+
+
+def ridge(moments: Tensor, wanted: Tensor, shrink: float) -> Tensor:
+    """The V `[c, d]` that minimises E |V q - y|^2 + shrink * mean(diag E[q q']) * |V|^2.
+
+    `moments` is E[q q'] `[d, d]`, `wanted` E[y q'] `[c, d]`, both up to one common factor.
+    """
+    weight = shrink * moments.diagonal().mean().clamp_min(1e-12)
+    factor = torch.linalg.cholesky(moments + weight * torch.eye(len(moments)).to(moments))
+    return torch.cholesky_solve(wanted.T, factor).T
