@@ -16,8 +16,8 @@ ARCHITECTURE = SOURCE.parents[1] / "docs" / "architecture.md"
 # Whom a room may know, beside itself and `errors`. A room that is not here knows nobody.
 MAY = {
     # the ground: tensors and nothing of ours
-    **dict.fromkeys(("errors", "images", "modules", "run", "method", "untrusted"), set()),
-    **dict.fromkeys(("adversarial", "implicit", "patterns", "sharpness"), set()),
+    **{room: set() for room in ("errors", "images", "modules", "run", "method", "untrusted")},
+    **{room: set() for room in ("adversarial", "implicit", "patterns", "sharpness")},
     # tools for methods
     "channels": {"modules"},
     "inserts": {"modules"},
@@ -91,7 +91,7 @@ def test_every_room_is_in_the_table_and_in_the_picture():
     rooms = {room_of(path) for path in files()}
     assert rooms - {"cli"} == MAY.keys()
     picture = ARCHITECTURE.read_text(encoding="utf-8").split("```")[1]
-    drawn = re.findall(r"^  (\w+)(?:\.py|/)(?:  (\w+)/)?", picture, re.MULTILINE)
+    drawn = re.findall(r"^  (\w+)(?:\.py|/)(?: +(\w+)/)?", picture, re.MULTILINE)
     assert {name for pair in drawn for name in pair if name} - {"__init__"} == rooms
 
 
