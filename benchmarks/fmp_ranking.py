@@ -22,14 +22,16 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from unbackdoor import checkpoint
 from unbackdoor.channels import Layer, feature_maps, find_layers
 from unbackdoor.data import open_images
 from unbackdoor.images import Images, to_float
 from unbackdoor.models import Spec, create
+from unbackdoor.modules import frozen
 from unbackdoor.ranking import Ranker, Ranking
-from unbackdoor.reverse import Nudge
+from unbackdoor.reverse import Nudge, at_layer
 from unbackdoor.run import Run
 from unbackdoor.train import fit
 
@@ -131,9 +133,14 @@ def bench(
         exact.take(layer, 1, partial(ranker.rank, layer, count, lambda _: None))
         fast.take(layer, 1, partial(ranker.race, layer, count, lambda _: None))
     truth = plain if whole else exact
+    with frozen(model):
+        floor, peak = floor_gflop(model, layers, x), matmul_gflops(run.dtype)
     return {
         "channels": sum(layer.channels for layer in layers),
         "images": len(x),
+        "floor_gflop": floor,
+        "matmul_gflops": peak,
+        "fraction_of_matmul": floor / exact.seconds / peak,
         "plain_seconds": plain.seconds,
         "exact_seconds": exact.seconds,
         "fast_seconds": fast.seconds,
@@ -157,6 +164,38 @@ def bench(
             for layer in layers
         },
     }
+
+
+def floor_gflop(model: nn.Module, layers: Sequence[Layer], x: Tensor) -> float:
+    """The least work of a ranking of all channels on all images `x`, in 10^9 operations.
+
+    For each channel and image one backward pass from the layer's input to the image, and one
+    forward pass; what all channels of a layer share is left out.
+    """
+    with FlopCounterMode(display=False) as forward, torch.no_grad():
+        model(x[:1])
+    total = 0
+    for layer in layers:
+        leaf = x[:1].clone().requires_grad_()
+        inputs, _ = at_layer(model, layer, leaf)
+        with FlopCounterMode(display=False) as backward:
+            torch.autograd.grad(inputs, leaf, torch.ones_like(inputs))
+        total += layer.channels * (forward.get_total_flops() + backward.get_total_flops())
+    return total * len(x) / 1e9
+
+
+def matmul_gflops(dtype: torch.dtype, side: int = 2048) -> float:
+    """What the machine reaches in a square matrix product, in 10^9 operations a second."""
+    a, b = (torch.randn(side, side).to(dtype) for _ in range(2))
+    best = min(timed(lambda: a @ b) for _ in range(6))
+    return 2 * side**3 / best / 1e9
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds that `work` takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
 def warm_up(

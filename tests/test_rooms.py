@@ -16,8 +16,8 @@ ARCHITECTURE = SOURCE.parents[1] / "docs" / "architecture.md"
 # Whom a room may know, beside itself and `errors`. A room that is not here knows nobody.
 MAY = {
     # the ground: tensors and nothing of ours
-    **{room: set() for room in ("errors", "images", "modules", "run", "method", "untrusted")},
-    **{room: set() for room in ("adversarial", "implicit", "patterns", "sharpness")},
+    **dict.fromkeys(("errors", "images", "modules", "run", "method", "untrusted"), frozenset()),
+    **dict.fromkeys(("adversarial", "implicit", "patterns", "sharpness"), frozenset()),
     # tools for methods
     "channels": {"modules"},
     "inserts": {"modules"},
@@ -36,11 +36,11 @@ MAY = {
     "attacks": {"attack", "controlled", "images", "modules", "patterns", "recall", "run", "train"},
     "export": {"attack", "images"},
     # defenses, who know nothing of attacks, of files and of how networks are made
-    "defense": {"channels", "images", "measure", "method", "run", "train"},
+    "defense": {"channels", "images", "measure", "method", "recall", "run", "train"},
     "defenses": {
         *("defense", "images", "measure", "modules", "run", "train"),
         *("adversarial", "attention", "channels", "implicit", "inserts", "inversion", "norms"),
-        *("ranking", "reverse", "sharpness"),
+        *("ranking", "recall", "reverse", "sharpness"),
     },
     # what is on disk
     "models": set(),

@@ -60,6 +60,9 @@ def test_stages_tell_and_time():
     with pytest.raises(KeyError), run.stage("work", 1):
         raise KeyError
     assert run.seconds["work"] > first >= 0
+    with run.stage("work", 5, done=3) as advance:
+        advance(1)
+    assert told[-2:] == [("work", 3, 5), ("work", 4, 5)]
 
 
 @pytest.mark.parametrize(

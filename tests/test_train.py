@@ -128,7 +128,7 @@ def test_resuming_gives_the_same_bits(tmp_path: Path):
     watching = Run(precision="fp32", progress=lambda _, done, total: steps.append((done, total)))
     fit(resumed, images(), watching, **arguments)
     assert same(resumed, whole)
-    assert steps[0] == (0, 12) and (6, 12) in steps[:2] and steps[-1] == (12, 12)
+    assert steps[0] == (6, 12) and steps[-1] == (12, 12)
     assert [path.name for path in state.parent.iterdir()] == ["state.pt"]
 
     done = net()

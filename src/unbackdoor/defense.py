@@ -13,6 +13,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 from pydantic import Field
@@ -24,6 +25,7 @@ from .errors import ImagesError, UnbackdoorWarning
 from .images import Images
 from .measure import accuracy, check
 from .method import Method
+from .recall import kept_of
 from .run import Run
 from .train import Objective, fit
 
@@ -167,6 +169,7 @@ class Tuning(Defense):
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
         epochs: int | None = None,
         stage: str = "fine-tuning",
+        resume: Path | None = None,
     ) -> None:
         """Trains `model` in place on the clean images; the other arguments as in `train.fit`."""
         fit(
@@ -183,4 +186,10 @@ class Tuning(Defense):
             momentum=self.momentum,
             weight_decay=self.weight_decay,
             flip=self.flip,
+            resume=resume,
         )
+
+    def state_file(self, model: nn.Module, clean: Images, run: Run) -> Path | None:
+        """Where in `run.cache` the tuning of `model` as it is now keeps its state, for `tune`."""
+        path = kept_of(model, run, "fine-tuning", self.declaration(), clean).path
+        return path and path.with_suffix(".pt")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -93,9 +94,13 @@ class Images:
     def batches(
         self, size: int, rng: torch.Generator | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of (x float `[b, c, h, w]` in [0, 1], y int64 `[b]`), shuffled by `rng`."""
+        """Batches of (x float `[b, c, h, w]` in [0, 1], y int64 `[b]`), shuffled by `rng`.
+
+        They are of about equal size, at most `size`: a last batch of few images would upset the
+        running statistics of norms.
+        """
         order = torch.arange(len(self)) if rng is None else torch.randperm(len(self), generator=rng)
-        for part in torch.split(order, size):
+        for part in torch.tensor_split(order, math.ceil(len(self) / size)) if len(self) else ():
             yield to_float(self.pixels[part]), self.labels[part]
 
 

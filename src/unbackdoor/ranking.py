@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +78,7 @@ class Ranker:
     ) -> None:
         self.model, self.fast = model, in_precision(model, run)
         self.x, self.y, self.signs, self.nudge, self.run = x, y, signs, nudge, run
-        self.rows = rows_per_pass(x, run.device)
+        self.rows = rows_per_pass(self.fast, x, run)
 
     def rank(self, layer: Layer, count: int, advance: Callable[[int], None]) -> Ranking:
         """The ranking of all channels of `layer`, of which the first `count` are to be right.
@@ -184,10 +185,48 @@ class Ranker:
             outcome.margin[channels, images], outcome.loss[channels, images] = found[:, 0]
 
 
-def rows_per_pass(x: Tensor, device: torch.device) -> int:
-    """How many images one pass takes: as many as stay near the caches of a CPU, 2,048 on a GPU."""
-    at_32 = 32 if device.type == "cpu" else 2048
-    return max(1, at_32 * 32 * 32 // (x.shape[-1] * x.shape[-2]))
+def rows_per_pass(model: nn.Module, x: Tensor, run: Run) -> int:
+    """How many images one pass takes: as many as stay near the caches of a CPU, 2,048 on a GPU.
+
+    Fewer where these would take more than half of the memory that is free.
+    """
+    at_32 = 32 if run.device.type == "cpu" else 2048
+    rows = max(1, at_32 * 32 * 32 // (x.shape[-1] * x.shape[-2]))
+    room, each = free_bytes(run.device) / 2, bytes_per_row(model, x[:1], run)
+    while rows > 1 and rows * each > room:
+        rows //= 2  # in halves, so that what else runs on the machine seldom changes a bit
+    return rows
+
+
+def bytes_per_row(model: nn.Module, x: Tensor, run: Run) -> int:
+    """What a pass keeps of one image for its gradient, doubled for the gradients themselves."""
+    sizes: list[int] = []
+
+    def count(_: nn.Module, __: object, y: object) -> None:
+        if isinstance(y, Tensor):
+            sizes.append(y.numel() * y.element_size())
+
+    leaves = [module for module in model.modules() if not any(module.children())]
+    handles = [module.register_forward_hook(count) for module in leaves]
+    try:
+        with torch.no_grad(), run.autocast():
+            model(x.clone())
+    finally:
+        for handle in handles:
+            handle.remove()
+    return 2 * (sum(sizes) + x.numel() * x.element_size())
+
+
+def free_bytes(device: torch.device) -> float:
+    """The memory of `device` that is free; infinite where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    table = Path("/proc/meminfo")
+    if device.type == "cpu" and table.is_file():
+        for line in table.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return float("inf")
 
 
 def verdicts(model: nn.Module, moved: Tensor, y: Tensor, run: Run) -> Tensor:

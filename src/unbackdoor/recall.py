@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
+from . import __version__
 from .errors import OutputError
 from .images import Images
 from .run import Run
@@ -34,16 +35,45 @@ def recall(
     It is found again by everything it depends on: what was `asked` for, the weights at the
     `start`, the `images`, and the seed, kind of device and precision of `run`.
     """
-    if run.cache is None:
+    kept = Kept(run, name, asked, start, images)
+    if kept.path is None:
         return learn()
-    fields = [asked, run.seed, run.device.type, str(run.dtype), images.classes]
-    parts = (*(tensor for _, tensor in sorted(start.items())), images.pixels, images.labels)
-    path = run.cache / f"{name}-{_digest(fields, parts)}.safetensors"
-    kept = _read(path)
-    if kept is None:
-        kept = learn()
-        _write(path, kept)
-    return kept
+    if not kept.found:
+        kept.add(learn())
+    return kept.tensors
+
+
+class Kept:
+    """What was learned so far, in one file of the folder `run.cache`, filed like `recall` does.
+
+    `tensors` are those by name; `path` is None, and nothing is kept, where there is no folder.
+    """
+
+    def __init__(
+        self, run: Run, name: str, asked: Mapping[str, Any], start: Learned, images: Images
+    ) -> None:
+        self.path, self.tensors, self.found = None, dict[str, Tensor](), False
+        if run.cache is not None:
+            fields = [asked, run.seed, run.device.type, str(run.dtype), images.classes]
+            parts = (*(tensor for _, tensor in sorted(start.items())), images.pixels, images.labels)
+            self.path = run.cache / f"{name}-{_digest(fields, parts)}.safetensors"
+            read = _read(self.path)
+            self.tensors, self.found = dict(read or {}), read is not None
+
+    def add(self, learned: Learned) -> None:
+        """Adds what was learned; a stop in the middle leaves the file as it was."""
+        self.tensors.update(learned)
+        if self.path is not None:
+            _write(self.path, self.tensors)
+
+
+def kept_of(
+    model: nn.Module, run: Run, name: str, asked: Mapping[str, Any], images: Images
+) -> Kept:
+    """What was learned so far from a `model` as it is now and the `images`, by this version."""
+    weights = dict((*model.named_parameters(), *model.named_buffers()))
+    versions = [__version__, torch.__version__]
+    return Kept(run, name, {**asked, "model": repr(model), "by": versions}, weights, images)
 
 
 def _digest(fields: list[Any], tensors: tuple[Tensor, ...]) -> str:
@@ -71,5 +101,5 @@ def _write(path: Path, learned: Learned) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, half)
         half.replace(path)
-    except OSError as error:
-        raise OutputError(f"cannot write to {path.parent}: {error.strerror or error}") from None
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"cannot write to {path.parent}: {error}") from None

@@ -16,10 +16,13 @@ from .errors import ParameterError
 
 Precision = Literal["auto", "fp32", "bf16"]
 Progress = Callable[[str, int, int], None]
-"""Called with (stage, units done, units in all); the first call of a stage has 0 done."""
+"""Called with (stage, units done, units in all); the first call of a stage tells what an earlier,
+stopped run had done, mostly 0."""
+Part = Callable[[str, str], None]
+"""Called with (stage, name of the part of it that begins), where a stage has parts."""
 
 
-def _silent(stage: str, done: int, total: int) -> None:
+def _silent(*_: object) -> None:
     """Tells nobody."""
 
 
@@ -65,6 +68,7 @@ class Run:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     precision: Precision = "auto"
     progress: Progress = _silent
+    part: Part = field(default=_silent, kw_only=True)
     seconds: dict[str, float] = field(default_factory=dict, compare=False)
     cache: Path | None = field(default=None, compare=False)
 
@@ -97,16 +101,19 @@ class Run:
         )
 
     @contextmanager
-    def stage(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
-        """Yields `advance(units)`, to be called as units of `total` are done; times the whole."""
-        start, done = time.perf_counter(), 0
+    def stage(self, name: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
+        """Yields `advance(units)`, to be called as units of `total` are done; times the whole.
+
+        `done` of them were done before, by a run that was stopped.
+        """
+        start = time.perf_counter()
 
         def advance(units: int) -> None:
             nonlocal done
             done += units
             self.progress(name, done, total)
 
-        self.progress(name, 0, total)
+        self.progress(name, done, total)
         try:
             yield advance
         finally:

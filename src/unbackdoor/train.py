@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from .errors import ModelError
+from .errors import ModelError, OutputError
 from .images import Images
 from .modules import fast_layout, in_mode, lay_out_
 from .run import Run
@@ -98,8 +98,10 @@ def fit(
     layout = fast_layout(model)
     lay_out_(model.to(run.device), layout)
     first = _load_state(resume, model, step_with) if resume else 0
-    with in_mode(model, train=True), run.stage(stage, epochs * per_epoch) as advance:
-        advance(first * per_epoch)
+    with (
+        in_mode(model, train=True),
+        run.stage(stage, epochs * per_epoch, first * per_epoch) as advance,
+    ):
         for epoch in range(first, epochs):
             rng = run.rng(f"{stage}/{epoch}")
             with run.isolated(f"{stage}/{epoch}/global"):
@@ -139,11 +141,14 @@ def _step(
 
 
 def _save_state(path: Path, model: nn.Module, optimizer: Optimizer, epoch: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_suffix(".tmp")
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch}
-    torch.save(state, half)
-    half.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(state, half)
+        half.replace(path)
+    except (OSError, RuntimeError) as error:  # torch tells of a full disk by a RuntimeError
+        raise OutputError(f"cannot write to {path.parent}: {error}") from None
 
 
 def _load_state(path: Path, model: nn.Module, optimizer: Optimizer) -> int:

@@ -61,3 +61,25 @@ def test_check_leaves_nothing_behind(tmp_path):
         output.check(tmp_path / "half", force=False)
     output.check(tmp_path / "half", force=True)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["half", "training"]
+
+
+@pytest.mark.parametrize("stop", [None, OutputError, KeyboardInterrupt])
+def test_what_is_begun_outlives_a_stop_alone(stop, tmp_path):
+    def work():
+        with output.begun(tmp_path / "deep" / "out") as folder:
+            folder.mkdir(parents=True)
+            (folder / "kept").write_text("1")
+            if stop:
+                raise stop("now")
+
+    if stop:
+        with pytest.raises(stop):
+            work()
+    else:
+        work()
+    left = [path.name for path in tmp_path.rglob("*") if path.is_file()]
+    assert left == (["kept"] if stop is KeyboardInterrupt else [])
+    assert (tmp_path / "deep").exists() == (stop is not OutputError)
+    with output.begun(tmp_path / "deep" / "out") as folder:
+        assert [path.name for path in folder.glob("*")] == left
+    assert not folder.exists()

@@ -171,7 +171,65 @@ def test_an_interrupt_leaves_nothing_and_is_one_line(run, repair, tmp_path, monk
     monkeypatch.setattr(repairing, "repair_page", stop)
     done = run(*repair, "--out", tmp_path / "out", "-q")
     assert done.code == 130 and done.err == "interrupted\n" and done.out == ""
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [".out.begun"]
+
+
+def test_a_stopped_repair_goes_on_and_gives_the_same_bits(run, repair, tmp_path, monkeypatch):
+    from unbackdoor import checkpoint
+    from unbackdoor.ranking import Ranker
+
+    rank, names = Ranker.rank, []
+
+    def stopping(self, layer, *args):
+        names.append(layer.name)
+        if len(names) == 4:
+            raise KeyboardInterrupt
+        return rank(self, layer, *args)
+
+    assert run(*repair, "--out", tmp_path / "straight").code == 0
+    monkeypatch.setattr(Ranker, "rank", stopping)
+    stopped = run(*repair, "--out", tmp_path / "out")
+    assert stopped.code == 130 and "the same command goes on" in stopped.err
+    assert not (tmp_path / "out").exists()
+    done = run(*repair, "--out", tmp_path / "out", "--json", "--profile")
+    assert done.code == 0 and done.json["seconds"]["ranking"] > 0
+    assert len(names) == 4 + 20 - 3 and names[3] == names[4] and len(set(names)) == 20
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "straight"]
+    ours, theirs = (
+        checkpoint.load(tmp_path / name / "model.safetensors").state_dict()
+        for name in ("straight", "out")
+    )
+    assert all((ours[key] == theirs[key]).all() for key in ours)
+
+
+def test_the_profile_is_a_table_on_stderr(run, repair, tmp_path):
+    done = run(*repair, "--out", tmp_path / "out", "--json", "--profile", "-q")
+    lines = [line.split() for line in done.err.splitlines()]
+    shares = {line[0]: int(line[-2]) for line in lines if line and line[-1] == "%"}
+    assert list(shares) == ["evaluation", "ranking", "fine-tuning", "rest", "all"]
+    assert shares.pop("all") == 100 and abs(sum(shares.values()) - 100) <= 2
+    assert done.json["seconds"].keys() == {"evaluation", "ranking", "fine-tuning"}
+
+
+def test_progress_names_the_layer_and_the_time_left(capsys, monkeypatch):
+    from unbackdoor.cli import console
+
+    now = [0.0]
+    monkeypatch.setattr(console.time, "perf_counter", lambda: now[0])
+    with console.Console() as shown:
+        shown.progress("ranking", 50, 100)  # half was done before a stop
+        for done in (60, 100):
+            now[0] += 6
+            shown.part("ranking", "stage1.conv2")
+            shown.progress("ranking", done, 100)
+        shown.progress("evaluation", 0, 10)
+        now[0] += 6
+        shown.progress("evaluation", 5, 10)
+    assert capsys.readouterr().err.splitlines() == [
+        "ranking stage1.conv2: 60 %, about 24 s left",
+        "ranking: done in 12 s",
+        "evaluation: 50 %, about 6 s left",
+    ]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX limits")

@@ -35,7 +35,8 @@ class Console:
         self._screen = Screen(stderr=True, highlight=False, soft_wrap=True)
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
-        self._began: dict[str, float] = {}
+        self._parts: dict[str, str] = {}
+        self._began: dict[str, tuple[float, int]] = {}
         self._told: dict[str, float] = {}
         self._inside = ExitStack()
 
@@ -86,31 +87,48 @@ class Console:
         else:
             Screen(highlight=False).print(shown)
 
+    def shown(self, table: Table) -> None:
+        """A table that was asked for beside the result, on stderr."""
+        self._screen.print(table)
+
+    def part(self, stage: str, name: str) -> None:
+        """Takes the part of a stage that a `Run` begins."""
+        self._parts[stage] = name
+
     def progress(self, stage: str, done: int, total: int) -> None:
         """Takes what a `Run` tells of its progress."""
         now = time.perf_counter()
-        if done == 0:
-            self._began[stage] = self._told[stage] = now
+        if done == 0 or stage not in self._began:
+            self._began[stage], self._told[stage] = (now, done), now
         if self.quiet or not total:
             return
         if self._bars is None:
             self._plain(stage, done, total, now)
-            return
-        if done == 0 and stage not in self._tasks:
-            self._tasks[stage] = self._bars.add_task(stage, total=total)
-        if stage in self._tasks:
-            self._bars.update(self._tasks[stage], completed=done, total=total)
-            if done >= total:
-                self._bars.remove_task(self._tasks.pop(stage))
+        else:
+            self._bar(self._bars, stage, done, total)
+        if done >= total:
+            del self._began[stage]
+            self._parts.pop(stage, None)
+
+    def _bar(self, bars: Progress, stage: str, done: int, total: int) -> None:
+        if stage not in self._tasks:
+            self._tasks[stage] = bars.add_task(stage, total=total, completed=done)
+        bars.update(self._tasks[stage], description=self._named(stage), completed=done, total=total)
+        if done >= total:
+            bars.remove_task(self._tasks.pop(stage))
 
     def _plain(self, stage: str, done: int, total: int, now: float) -> None:
-        spent = now - self._began.get(stage, now)
+        began, known = self._began[stage]
+        spent = now - began
         if done >= total and spent >= 1:
             self._line(f"{stage}: done in {spent:.0f} s")
-        elif 0 < done < total and now - self._told[stage] >= max(EVERY, spent / 2):
+        elif known < done < total and now - self._told[stage] >= max(EVERY, spent / 2):
             self._told[stage] = now
-            left = spent / done * (total - done)
-            self._line(f"{stage}: {100 * done // total} %, about {left:.0f} s left")
+            left = spent / (done - known) * (total - done)
+            self._line(f"{self._named(stage)}: {100 * done // total} %, about {left:.0f} s left")
+
+    def _named(self, stage: str) -> str:
+        return f"{stage} {self._parts[stage]}" if stage in self._parts else stage
 
     def _line(self, text: str) -> None:
         self._screen.print(text, markup=False)

@@ -66,7 +66,7 @@ def demo(
         )
         assert isinstance(attack, Attack) and isinstance(defense, Defense)
         output.check(out, force=force)
-        run = Run(seed, pick_device(device), precision.value, console.progress)
+        run = Run(seed, pick_device(device), precision.value, console.progress, part=console.part)
         heading = record.heading("demo", context.obj)
 
         train, test = (api.load_images(f"digits:{part}", channels=1) for part in ("train", "test"))

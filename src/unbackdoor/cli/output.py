@@ -42,7 +42,7 @@ def written(out: Path) -> Iterator[Path]:
     """
     out = out.absolute()
     with _failing(out):
-        made = [folder for folder in out.parents if not folder.exists()]
+        made = _missing_parents(out)
         out.parent.mkdir(parents=True, exist_ok=True)
         half = Path(tempfile.mkdtemp(prefix=f".{out.name}-", suffix=".partial", dir=out.parent))
         try:
@@ -51,10 +51,38 @@ def written(out: Path) -> Iterator[Path]:
             _publish(half, out)
         except BaseException:
             shutil.rmtree(half, ignore_errors=True)
-            for folder in made:
-                if folder.exists() and not any(folder.iterdir()):
-                    folder.rmdir()
+            _remove_empty(made)
             raise
+
+
+@contextmanager
+def begun(out: Path) -> Iterator[Path]:
+    """A hidden folder beside `out` for what a command that was stopped need not do again.
+
+    It may hold what such a command left. Only a stop leaves it there: the end removes it, and so
+    does an error.
+    """
+    out = out.absolute()
+    folder, made = out.with_name(f".{out.name}.begun"), _missing_parents(out)
+    try:
+        yield folder
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        _remove_empty(made)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _missing_parents(out: Path) -> list[Path]:
+    return [folder for folder in out.parents if not folder.exists()]
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        if folder.exists() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
+from rich.table import Table
 from torch import Tensor
 
 from .. import checkpoint
@@ -22,7 +24,7 @@ from ..report import model_card, repair_page
 from ..run import Run
 from ..untrusted import sha256
 from . import output, record
-from .console import Console
+from .console import Console, table
 
 MODEL, REPORT, CARD = "model.safetensors", "report.html", "model_card.md"
 EXAMPLES = 8
@@ -101,6 +103,16 @@ def write(out: Path, model: Normalized, told: dict[str, Any]) -> dict[str, Any]:
         (folder / CARD).write_text(model_card(full), encoding="utf-8")
         output.write_json(folder / output.RECORD, full)
     return full
+
+
+def times(seconds: Mapping[str, float], whole: float) -> Table:
+    """Where the seconds of a repair went, the `whole` of it: a row a stage, and the rest."""
+    rest = max(0.0, whole - sum(seconds.values()))
+    spent = {**seconds, "rest": rest, "all": whole}
+    return table(
+        ("stage", "seconds", "share"),
+        [(stage, f"{value:.1f}", f"{100 * value / whole:.0f} %") for stage, value in spent.items()],
+    )
 
 
 def examples(case: Case, outcome: Outcome, run: Run) -> list[dict[str, Any]]:

@@ -27,5 +27,5 @@ class FineTuning(Tuning):
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model`, fine-tuned."""
-        self.tune(model, clean, run)
+        self.tune(model, clean, run, resume=self.state_file(model, clean, run))
         return Repair(model)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
-from ..channels import find_layers, silence_
+from ..channels import Layer, find_layers, silence_
 from ..defense import Repair, Tuning
 from ..images import Images, to_float
-from ..ranking import Ranker
+from ..ranking import Ranker, Ranking
+from ..recall import kept_of
 from ..reverse import Nudge
 from ..run import Run
 
@@ -25,10 +27,11 @@ class FMP(Tuning):
     clean images. Images are `[n, c, h, w]`; `eps` and `alpha` are L-inf for pixels in [0, 1].
 
     Fine-tuning takes 20 epochs here, not the paper's 100, so that a full-width repair ends within
-    half an hour on two CPU cores. Where the paper leaves a choice: eps and alpha follow an older configuration of its authors
-    (its text gives eps 1/255); ties of accuracy are broken by the loss; feature maps are the
-    convolutions' outputs; pruned channels stay silent through fine-tuning (`hold`; without it only
-    the convolution's weights are zeroed once, its norm lives, and the channel can grow back).
+    half an hour on two CPU cores. Where the paper leaves a choice: eps and alpha follow an older
+    configuration of its authors (its text gives eps 1/255); ties of accuracy are broken by the
+    loss; feature maps are the convolutions' outputs; pruned channels stay silent through
+    fine-tuning (`hold`; without it only the convolution's weights are zeroed once, its norm lives,
+    and the channel can grow back).
     """
 
     paper: ClassVar[str] = (
@@ -51,25 +54,41 @@ class FMP(Tuning):
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model` with its most suspect channels silenced, fine-tuned."""
         chosen = clean.sample(self.ranking_images, run.rng("ranking images"))
-        x = to_float(chosen.pixels)
-        layers = find_layers(model, x[:2])
-        signs = torch.randint(0, 2, x.shape, generator=run.rng("start")).to(x) * 2 - 1
-        x, signs, y = (tensor.to(run.device) for tensor in (x, signs, chosen.labels))
-        ranker = Ranker(model, x, y, signs, Nudge(self.eps, self.alpha, self.steps), run)
-        mask: dict[str, Tensor] = {}
-        scores: dict[str, Tensor] = {}
-        rank = ranker.race if self.fast else ranker.rank
-        with run.stage("ranking", sum(layer.channels for layer in layers)) as advance:
-            for layer in layers:
-                count = layer.channels // self.p
-                ranking = rank(layer, count, advance)
-                mask[layer.name] = ranking.suspects(count)
-                scores[layer.name] = ranking.accuracy
+        layers = find_layers(model, to_float(chosen.pixels[:2]))
+        rankings = self.rankings(model, layers, chosen, run)
+        mask = {
+            layer.name: rankings[layer.name].suspects(layer.channels // self.p) for layer in layers
+        }
+        scores = {name: ranking.accuracy for name, ranking in rankings.items()}
         if self.hold:
             silence_(model, layers, mask)
-            self.tune(model, clean, run, lambda tuned: silence_(tuned, layers, mask))
+            state = self.state_file(model, clean, run)
+            self.tune(model, clean, run, lambda tuned: silence_(tuned, layers, mask), resume=state)
             return Repair(model, mask, scores)
         bare = [replace(layer, norm=None, other_norms=()) for layer in layers]
         silence_(model, bare, mask)
-        self.tune(model, clean, run)
+        self.tune(model, clean, run, resume=self.state_file(model, clean, run))
         return Repair(model, {}, scores)
+
+    def rankings(
+        self, model: nn.Module, layers: Sequence[Layer], chosen: Images, run: Run
+    ) -> dict[str, Ranking]:
+        """The ranking of each layer's channels on the `chosen` images, by layer name.
+
+        With `run.cache` each is kept as soon as it is known, and is not made again.
+        """
+        x = to_float(chosen.pixels)
+        signs = torch.randint(0, 2, x.shape, generator=run.rng("start")).to(x) * 2 - 1
+        x, signs, y = (tensor.to(run.device) for tensor in (x, signs, chosen.labels))
+        ranker = Ranker(model, x, y, signs, Nudge(self.eps, self.alpha, self.steps), run)
+        rank = ranker.race if self.fast else ranker.rank
+        asked = self.model_dump(include={"p", "eps", "alpha", "steps", "fast"})
+        kept = kept_of(model, run, "ranking", asked, chosen)
+        known = sum(layer.channels for layer in layers if layer.name in kept.tensors)
+        with run.stage("ranking", sum(layer.channels for layer in layers), known) as advance:
+            for layer in layers:
+                if layer.name not in kept.tensors:
+                    run.part("ranking", layer.name)
+                    found = rank(layer, layer.channels // self.p, advance)
+                    kept.add({layer.name: torch.stack([found.accuracy, found.loss])})
+        return {layer.name: Ranking(*kept.tensors[layer.name]) for layer in layers}
