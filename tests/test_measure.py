@@ -122,3 +122,9 @@ def test_logits_come_in_eval_mode_in_fp32_in_order_whatever_the_batch():
     assert found.dtype == torch.float32 and found.shape == (7, 3) and not found.requires_grad
     expected = model.linear(given.pixels.flatten(1) / 255)
     torch.testing.assert_close(found, expected.detach(), rtol=0, atol=1e-6)
+
+
+def test_of_no_images_nothing_is_counted():
+    none = images([1], [1])[slice(0, 0)]
+    assert logits(ByBrightness(), none, RUN).shape == (0, 3)
+    assert accuracy(ByBrightness(), none, RUN) == Rate(0, 0)

@@ -46,3 +46,10 @@ def test_a_network_without_norms_is_bounded_behind_its_convolutions():
     assert set(UNIT(epochs=1, max_acc_drop=1).repair(net, clean, Run()).scores) == {"0"}
     with pytest.raises(ModelError):
         UNIT().repair(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), clean, Run())
+
+
+def test_of_few_images_all_judge_the_bounds():
+    clean, net = task()
+    few = clean[slice(0, 20)]
+    repaired = UNIT(epochs=3, batch=10, cost=1.0).repair(net, few, Run())
+    assert all((share < 1).any() for share in repaired.scores.values())

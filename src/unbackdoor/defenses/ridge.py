@@ -58,8 +58,8 @@ class Ridge(Defense):
         judged, shown = clean.split(max(1, len(clean) // 5), rng)
         shown = shown.sample(self.images, rng)
         if self.shrink is not None:
-            solved = self._solved(model, shown, self.shrink, run)
-            return Repair(solved, notes={"shrink": self.shrink})
+            model.load_state_dict(self._solved(model, shown, self.shrink, run).state_dict())
+            return Repair(model, notes={"shrink": self.shrink})
         best, chosen = model, 0.0
         floor = accuracy(model, judged, run).value - self.allowed
         for shrink in SHRINKAGES:
@@ -67,7 +67,8 @@ class Ridge(Defense):
             if accuracy(trial, judged, run).value < floor:
                 break
             best, chosen = trial, shrink
-        return Repair(best, notes={"shrink": chosen})
+        model.load_state_dict(best.state_dict())
+        return Repair(model, notes={"shrink": chosen})
 
     def _solved(self, model: nn.Module, shown: Images, shrink: float, run: Run) -> nn.Module:
         """A copy of `model` with every plain convolution solved again."""

@@ -29,7 +29,8 @@ class UNIT(Defense):
     that it may keep: cross-entropy plus the mean share times a weight, which grows by half after
     every batch whose accuracy is within `cost` of the model's own and falls by half after others,
     between 1e-4 and 1e4.
-    The result is the last epoch whose accuracy on held-out clean images is within `cost`. Only the
+    The result is the last epoch whose accuracy on held-out clean images (on all, where they are too
+    few to hold any out) is within `cost`. Only the
     upper side is cut: what follows is taken to rectify.
 
     Written from the idea of the paper; the way the weight adapts is ours. The repaired model holds
@@ -59,6 +60,7 @@ class UNIT(Defense):
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model` with a bound behind every norm."""
         learning, held = self.divided(clean, run, "bounds")
+        held = held if len(held) else learning
         own = accuracy(model, learning, run).value
         floor = accuracy(model, held, run).value - self.cost
         spots = self._spots(model, clean)
