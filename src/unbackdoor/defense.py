@@ -38,13 +38,15 @@ class Repair:
     """A repaired model and what was done to it.
 
     `silenced` says which channels put out nothing now; `scores` holds a method's score of every
-    channel, float32 `[channels]` by layer name; `notes` are numbers worth keeping.
+    channel, float32 `[channels]` by layer name; `score_name` tells what the scores are
+    and which end is suspect; `notes` are numbers worth keeping.
     """
 
     model: nn.Module
     silenced: Mask = field(default_factory=dict)
     scores: Mapping[str, Tensor] = field(default_factory=dict)
     notes: Mapping[str, float] = field(default_factory=dict)
+    score_name: str = ""
 
 
 class Defense(Method):
@@ -96,7 +98,8 @@ class Defense(Method):
                     f"to {after.value:.2f}, by more than {self.max_acc_drop:g}; "
                     "the model comes back as it came"
                 )
-                return Repair(copy.deepcopy(model).to(run.device), {}, repaired.scores, notes)
+                as_it_came = copy.deepcopy(model).to(run.device)
+                return replace(repaired, model=as_it_came, silenced={}, notes=notes)
         if _same(model, repaired.model):
             self._warn("changed no weight")
         return replace(repaired, notes=notes)

@@ -18,6 +18,8 @@ from ..recall import kept_of
 from ..reverse import Nudge
 from ..run import Run
 
+SCORE = "accuracy on the images made for a channel; the lowest are pruned"
+
 
 class FMP(Tuning):
     """Prunes in each layer the channels whose feature maps, moved a little, break the model most.
@@ -64,11 +66,11 @@ class FMP(Tuning):
             silence_(model, layers, mask)
             state = self.state_file(model, clean, run)
             self.tune(model, clean, run, lambda tuned: silence_(tuned, layers, mask), resume=state)
-            return Repair(model, mask, scores)
+            return Repair(model, mask, scores, score_name=SCORE)
         bare = [replace(layer, norm=None, other_norms=()) for layer in layers]
         silence_(model, bare, mask)
         self.tune(model, clean, run, resume=self.state_file(model, clean, run))
-        return Repair(model, {}, scores)
+        return Repair(model, {}, scores, score_name=SCORE)
 
     def rankings(
         self, model: nn.Module, layers: Sequence[Layer], chosen: Images, run: Run
