@@ -59,6 +59,7 @@ class UNIT(Defense):
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model` with a bound behind every norm."""
         learning, held = self.divided(clean, run, "bounds")
+        held = held if len(held) else learning
         own = accuracy(model, learning, run).value
         floor = accuracy(model, held, run).value - self.cost
         spots = self._spots(model, clean)
