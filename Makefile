@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 # Stamps say what is installed; they are old when the requirements are newer.
 BASE := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
+# Tests are small: one thread each and several at once is what keeps the cores busy.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 
 .PHONY: help demo test lint test-slow
 
@@ -19,10 +21,10 @@ demo: $(BASE)
 	$(BIN)/unbackdoor demo --out demo --force
 
 test: lint
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-slow: lint
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
 
 lint: $(DEV)
 	$(BIN)/ruff check .

@@ -100,7 +100,8 @@ class Images:
         running statistics of norms.
         """
         order = torch.arange(len(self)) if rng is None else torch.randperm(len(self), generator=rng)
-        for part in torch.tensor_split(order, math.ceil(len(self) / size)) if len(self) else ():
+        parts = max(1, math.ceil(len(self) / size))
+        for part in torch.tensor_split(order, parts):
             yield to_float(self.pixels[part]), self.labels[part]
 
 
