@@ -89,8 +89,6 @@ def check(model: nn.Module, images: Images) -> None:
 
 def logits(model: nn.Module, images: Images, run: Run, batch: int = 500) -> Tensor:
     """The outputs float32 `[n, classes]` of `model` in eval mode, in float32, on the CPU."""
-    if not len(images):
-        return torch.zeros(0, len(images.classes))
     outputs = []
     with (
         in_mode(model, train=False),

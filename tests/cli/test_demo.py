@@ -15,18 +15,18 @@ def test_the_defender_never_saw_what_the_victim_learned(run, tmp_path, monkeypat
     monkeypatch.setattr(demo, "ATTACK", {**demo.ATTACK, "epochs": 1})
     monkeypatch.setattr(demo, "REPAIR", {**demo.REPAIR, "epochs": 1, "ranking_images": 2})
     seen = {}
-    plant, mend = BadNets.plant, FMP.mend
+    plant, repair = BadNets.plant, FMP.repair
 
     def planting(self, model, train, run, resume=None):
         seen["victim"] = train
         return plant(self, model, train, run, resume)
 
-    def mending(self, model, clean, run):
+    def repairing(self, model, clean, run):
         seen["defender"] = clean
-        return mend(self, model, clean, run)
+        return repair(self, model, clean, run)
 
     monkeypatch.setattr(BadNets, "plant", planting)
-    monkeypatch.setattr(FMP, "mend", mending)
+    monkeypatch.setattr(FMP, "repair", repairing)
     done = run("demo", "--out", tmp_path / "demo", "--json", "--device", "cpu")
     assert done.code == 0, done.err
     assert len(seen["victim"]) == 896 and len(seen["defender"]) == 448
