@@ -40,8 +40,8 @@ class FMP(Tuning):
         "Huang, Bu: Adversarial Feature Map Pruning for Backdoor, ICLR 2024, arXiv 2307.11565"
     )
     limits: ClassVar[str] = (
-        "on the victims measured here the ranking finds few of the backdoor's channels, and a "
-        "well-trained backdoor survives"
+        "where the backdoor's channels are not those whose maps break the model, it survives: see "
+        "the results in the README"
     )
 
     p: int = Field(64, ge=1, description="one channel in p is pruned from each layer")

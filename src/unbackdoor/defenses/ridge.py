@@ -42,9 +42,8 @@ class Ridge(Defense):
         "pruning (CLP, Zheng et al. 2022, arXiv 2208.03111) and MNP (Li et al. 2024, 2405.17750)"
     )
     limits: ClassVar[str] = (
-        "narrow networks, whose backdoor shares its directions with clean features: on a victim of "
-        "a quarter of the usual width a blended trigger survives at any shrinkage that keeps the "
-        "accuracy"
+        "new, and measured on few victims; on narrow networks, whose backdoor shares its directions "
+        "with clean features, a trigger can survive any shrinkage that keeps the accuracy"
     )
 
     shrink: float | None = Field(None, gt=0, description="ridge, of the mean second moment")
