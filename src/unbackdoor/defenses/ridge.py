@@ -42,7 +42,7 @@ class Ridge(Defense):
         "pruning (CLP, Zheng et al. 2022, arXiv 2208.03111) and MNP (Li et al. 2024, 2405.17750)"
     )
     limits: ClassVar[str] = (
-        "new, and measured on few victims; on narrow networks, whose backdoor shares its directions "
+        "new, measured on few victims; in narrow networks, where the backdoor shares directions "
         "with clean features, a trigger can survive any shrinkage that keeps the accuracy"
     )
 
