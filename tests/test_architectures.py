@@ -15,8 +15,9 @@ from torchvision.models.efficientnet import EfficientNet, MBConvConfig
 from unbackdoor.channels import Layer, feature_maps, find_layers, silenced
 from unbackdoor.defenses.fmp import FMP
 from unbackdoor.images import Images
+from unbackdoor.lean import lean
 from unbackdoor.models import preact_resnet18
-from unbackdoor.reverse import Nudge, Reversal, in_precision
+from unbackdoor.reverse import Nudge, Reversal
 from unbackdoor.run import Run
 
 CLASSES = 10
@@ -260,7 +261,7 @@ def test_the_images_made_are_those_of_the_plain_procedure(name):
     nudge = Nudge(eps=0.06, alpha=0.02, steps=1)
     for layer in find_layers(model, x)[::3]:
         channels = torch.tensor([0, layer.channels - 1])
-        reversal = Reversal(model, in_precision(model, run), layer, x, signs, nudge, run)
+        reversal = Reversal(model, lean(model, x, run), layer, x, signs, nudge, run)
         made = reversal.images(channels).detach()
         for images_of_channel, channel in zip(made, channels, strict=True):
             start = (x + 0.02 * signs).clamp(0, 1).requires_grad_()

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from unbackdoor.channels import Layer, find_layers
 from unbackdoor.defenses.fmp import FMP
 from unbackdoor.images import Images, to_float
-from unbackdoor.reverse import Nudge, Reversal, in_precision
+from unbackdoor.lean import lean
+from unbackdoor.reverse import Nudge, Reversal
 from unbackdoor.run import Run
 
 RUN = Run(precision="fp32")
@@ -24,7 +25,7 @@ def reversed_images(
 ) -> Tensor:
     """The images `[k, n, c, h, w]` made for each of the channels."""
     model = model.eval().requires_grad_(False)
-    return Reversal(model, in_precision(model, RUN), layer, x, signs, nudge, RUN).images(channels)
+    return Reversal(model, lean(model, x[:2], RUN), layer, x, signs, nudge, RUN).images(channels)
 
 
 class Linear1x1(nn.Module):

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .channels import Layer
+from .lean import lean
 from .modules import frozen, in_mode
-from .reverse import Nudge, Reversal, in_precision, moved_rows
+from .reverse import Nudge, Reversal, moved_rows
 from .run import Run
 
 HEATS = ((1 / 8, 0.7), (1 / 4, 0.45), (3 / 8, 0.3), (1 / 2, 0.2), (3 / 4, 0.1))
@@ -76,7 +77,7 @@ class Ranker:
     def __init__(
         self, model: nn.Module, x: Tensor, y: Tensor, signs: Tensor, nudge: Nudge, run: Run
     ) -> None:
-        self.model, self.fast = model, in_precision(model, run)
+        self.model, self.fast = model, lean(model, x[:2], run)
         self.x, self.y, self.signs, self.nudge, self.run = x, y, signs, nudge, run
         self.rows = rows_per_pass(self.fast, x, run)
 

@@ -7,7 +7,6 @@ layer's input, where a single channel's share is cheap, instead of at its output
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_input
 
 from .channels import Layer, channels_first
-from .modules import lay_out_
+from .lean import Fused
 from .run import Run
 
 
@@ -53,6 +52,8 @@ def at_layer(model: nn.Module, layer: Layer, x: Tensor) -> tuple[Tensor, Tensor]
         _: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor], y: Tensor
     ) -> NoReturn:
         inputs = args[0] if args else named["input"]
+        if isinstance(module, Fused):
+            y = module.plain(inputs)
         found.append((inputs, channels_first(module, y)))
         raise _ReachedLayerError
 
@@ -66,22 +67,12 @@ def at_layer(model: nn.Module, layer: Layer, x: Tensor) -> tuple[Tensor, Tensor]
     return found[0]
 
 
-def in_precision(model: nn.Module, run: Run) -> nn.Module:
-    """A copy of `model` for passes under `run.autocast()` that need not cast weights each time."""
-    fast = copy.deepcopy(model).to(run.device).eval().requires_grad_(False)
-    for module in fast.modules():
-        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)):
-            module.to(run.dtype)
-    lay_out_(fast, torch.channels_last)
-    return fast
-
-
 class Reversal:
     """The images that move the maps of one layer's channels, made for any of its channels.
 
     `x` is `[n, c, h, w]` in [0, 1], `signs` the random directions of the start (-1 or 1, like
     `x`). Pushes the squared distance between a channel's map and its map on `x` up. `exact` is the
-    model in float32, `fast` the same from `in_precision`: distances are differences of nearly
+    model in float32, `fast` the same from `lean`: distances are differences of nearly
     equal numbers, so they are taken in float32; gradients bear less.
     """
 
@@ -96,7 +87,8 @@ class Reversal:
         run: Run,
     ) -> None:
         self.fast, self.layer, self.x, self.nudge, self.run = fast, layer, x, nudge, run
-        self.module = fast.get_submodule(layer.name)
+        module = fast.get_submodule(layer.name)
+        self.module = module.plain if isinstance(module, Fused) else module
         self.start = nudge.within(x + nudge.alpha * signs, x)
         with torch.no_grad():
             _, self.calm = at_layer(exact, layer, x)
