@@ -6,6 +6,7 @@
 The published procedure is written plainly: for each channel a pass on the clean images, a pass on
 the noisy ones, the gradient to the images, a pass on the moved ones; float32, one batch. It is
 timed on random channels of every layer, in turn with ours, and scaled up to all channels.
+`--seeds 3` does all of it for three draws of images and directions.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import argparse
 import json
 import platform
 import resource
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -115,7 +118,7 @@ def same(layers: Sequence[Layer], truth: Tally, other: Tally) -> float:
 
 def bench(
     model: nn.Module, x: Tensor, y: Tensor, *, seed: int, sample: int, whole: bool
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Ranks all layers in the three ways, layer by layer in turn, and compares."""
     signs = torch.randint(0, 2, x.shape, generator=Run(seed).rng("start")).to(x) * 2 - 1
     nudge, run = Nudge(0.06, 0.02, 1), Run(seed)
@@ -136,6 +139,7 @@ def bench(
     with frozen(model):
         floor, peak = floor_gflop(model, layers, x), matmul_gflops(run.dtype)
     return {
+        "seed": seed,
         "channels": sum(layer.channels for layer in layers),
         "images": len(x),
         "floor_gflop": floor,
@@ -164,6 +168,22 @@ def bench(
             for layer in layers
         },
     }
+
+
+def over_seeds(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One result of one a seed: mean seconds, their ratios, mean agreements, all selections."""
+    merged = dict(results[0])
+    for name in results[0]:
+        if name.endswith(("_seconds", "_agreement", "_same")) and merged[name] is not None:
+            merged[name] = statistics.fmean(result[name] for result in results)
+    for name in ("exact", "fast"):
+        merged[f"{name}_ratio"] = merged["plain_seconds"] / merged[f"{name}_seconds"]
+    merged["fraction_of_matmul"] = (
+        merged["floor_gflop"] / merged["exact_seconds"] / merged["matmul_gflops"]
+    )
+    merged["seeds"] = [result["seed"] for result in results]
+    merged["selected"] = {result["seed"]: result["selected"] for result in results}
+    return merged
 
 
 def floor_gflop(model: nn.Module, layers: Sequence[Layer], x: Tensor) -> float:
@@ -233,21 +253,28 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=64, help="of the net trained on digits")
     parser.add_argument("--images", type=int, default=32, help="that rank the channels")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, default=1, help="draws of images, from --seed on")
     parser.add_argument("--sample", type=int, default=2, help="channels a layer ranked plainly")
     parser.add_argument("--all", action="store_true", help="rank every channel plainly as well")
     given = parser.parse_args()
     if given.quick:
         given.width, given.all = 16, True
     model, clean = victim(given)
-    chosen = clean.sample(given.images, Run(given.seed).rng("ranking images"))
-    result = bench(
-        model.to(memory_format=torch.channels_last),
-        to_float(chosen.pixels).contiguous(memory_format=torch.channels_last),
-        chosen.labels,
-        seed=given.seed,
-        sample=given.sample,
-        whole=given.all,
-    )
+    model = model.to(memory_format=torch.channels_last)
+    results = []
+    for seed in range(given.seed, given.seed + given.seeds):
+        chosen = clean.sample(given.images, Run(seed).rng("ranking images"))
+        results.append(
+            bench(
+                model,
+                to_float(chosen.pixels).contiguous(memory_format=torch.channels_last),
+                chosen.labels,
+                seed=seed,
+                sample=given.sample,
+                whole=given.all,
+            )
+        )
+    result = over_seeds(results)
     result["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     result["machine"] = (
         f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
@@ -256,7 +283,7 @@ def main() -> None:
         print(json.dumps(result))
         return
     for name, value in result.items():
-        if name != "selected":
+        if name not in ("seed", "selected"):
             print(
                 f"{name:>18}  {value:.3g}" if isinstance(value, float) else f"{name:>18}  {value}"
             )

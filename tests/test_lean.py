@@ -22,7 +22,7 @@ def lively(make) -> nn.Module:
         model = make()
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
-                for tensor in (module.weight, module.bias, module.running_mean):
+                for tensor in (*module.parameters(), module.running_mean):
                     tensor.data.normal_()
                 module.running_var.uniform_(0.5, 2)
     return model.eval()
@@ -31,8 +31,8 @@ def lively(make) -> nn.Module:
 def plain() -> nn.Module:
     return nn.Sequential(
         *(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(inplace=True)),
-        *(nn.Conv2d(6, 9, 3, groups=3, bias=False), nn.BatchNorm2d(9, affine=False), nn.ReLU()),
-        *(nn.BatchNorm2d(9), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(9, 3)),
+        *(nn.Conv2d(6, 9, 3, groups=3, bias=False), nn.BatchNorm2d(9), nn.ReLU()),
+        *(nn.BatchNorm2d(9, affine=False), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(9, 3)),
     )
 
 

@@ -20,6 +20,10 @@ from .lean import Fused
 from .run import Run
 
 
+_FILL = 32
+"""So many images of one channel fill a backward pass: batching channels gains nothing more."""
+
+
 @dataclass(frozen=True)
 class Nudge:
     """How images are moved: `steps` gradient-sign steps of `alpha`, at most `eps` away.
@@ -112,9 +116,12 @@ class Reversal:
     def _shared_gradients(self, channels: Tensor) -> Tensor:
         """The gradients `[k, n, c, h, w]` at the start, which all channels share."""
         ends, cotangents = self._cotangents(channels)
-        if len(channels) == 1:
-            (gradient,) = torch.autograd.grad(ends, self.leaf, cotangents[0], retain_graph=True)
-            return gradient[None]
+        if len(channels) == 1 or len(self.x) >= _FILL:
+            alone = [
+                torch.autograd.grad(ends, self.leaf, cotangent, retain_graph=True)[0]
+                for cotangent in cotangents
+            ]
+            return torch.stack(alone)
         (gradients,) = torch.autograd.grad(
             ends, self.leaf, cotangents, retain_graph=True, is_grads_batched=True
         )
@@ -127,8 +134,10 @@ class Reversal:
         if enter is not None:
             pushed = pushed.to(self.inputs.dtype)
             return self.inputs, enter(self.inputs, pushed, channels)
-        whole = torch.zeros(len(channels), *self.maps.shape).to(self.maps)
-        whole[torch.arange(len(channels)), :, channels] = pushed.movedim(1, 0).to(whole)
+        whole = self.maps.new_zeros(len(channels), *self.maps.shape)
+        whole[torch.arange(len(channels), device=channels.device), :, channels] = pushed.movedim(
+            1, 0
+        ).to(whole)
         return self.maps, whole
 
     def _gradients(self, channels: Tensor, moved: Tensor) -> Tensor:
@@ -146,7 +155,7 @@ def moved_rows(
     """`x` `[n, c, h, w]` moved for a channel of each image's own; `channels` is int64 `[n]`."""
     with torch.no_grad():
         _, maps = at_layer(model, layer, x)
-    calm = maps[torch.arange(len(x)), channels]
+    calm = maps[torch.arange(len(x), device=x.device), channels]
     moved = nudge.within(x + nudge.alpha * signs, x)
     for _ in range(nudge.steps):
         gradients = _gradients(model, layer, channels, moved, calm)
@@ -159,7 +168,7 @@ def _gradients(model: nn.Module, layer: Layer, channels: Tensor, x: Tensor, calm
     leaf = x.contiguous(memory_format=torch.channels_last).requires_grad_()
     with torch.enable_grad():
         _, maps = at_layer(model, layer, leaf)
-        own = maps[torch.arange(len(x)), channels].float()
+        own = maps[torch.arange(len(x), device=x.device), channels].float()
         distance = (own - calm).square().sum()
     (gradient,) = torch.autograd.grad(distance, leaf)
     return gradient
@@ -202,8 +211,8 @@ def _input_cotangents(module: nn.Module) -> Callable[[Tensor, Tensor, Tensor], T
         if conv.groups == 1:
             return entering
         group = channels // (conv.out_channels // conv.groups)
-        spread = torch.zeros(k, n, conv.groups, share, *size).to(entering)
-        spread[torch.arange(k), :, group] = entering
+        spread = entering.new_zeros(k, n, conv.groups, share, *size)
+        spread[torch.arange(k, device=channels.device), :, group] = entering
         return spread.flatten(2, 3)
 
     return of_conv
