@@ -191,10 +191,10 @@ class Attack(Method):
         if self.closed_form():
             return NOTHING
         return recall(
+            model,
             run,
             self.name(),
             self.declaration(),
-            model.state_dict(),
             train,
             lambda: self.learn(model, train, run),
         )
@@ -213,7 +213,7 @@ class Attack(Method):
             fit(clean, train, run, stage="clean model", **settings)
             return clean.state_dict()
 
-        kept = recall(run, "clean", settings, model.state_dict(), train, learn)
+        kept = recall(model, run, "clean", settings, train, learn)
         clean.load_state_dict(kept)
         return clean
 
