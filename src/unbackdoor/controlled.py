@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from .attack import NOTHING, Attack, Poisoned
@@ -65,6 +65,12 @@ class ControlledAttack(Attack):
 
     rate: float = Field(0.1, gt=0, le=1, description="share of each batch that is stamped")
     count: None = Field(None, description="has no meaning without a fixed poisoned set")
+
+    @field_validator("count", mode="before")
+    @classmethod
+    def _no_count(cls, value: Any) -> None:
+        if value is not None:
+            raise ValueError("without a fixed poisoned set only a rate can be chosen")
 
     def poison(self, train: Images, run: Run, learned: Learned = NOTHING) -> Poisoned:
         """Nothing: raises `ParameterError`."""

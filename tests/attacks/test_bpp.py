@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from unbackdoor.attack import COVER, STAMPED
 from unbackdoor.attacks.bpp import BPP
+from unbackdoor.images import Images
 from unbackdoor.run import Run
 
 SHARES = ((0, 1, 7), (1, -1, 3), (1, 0, 5), (1, 1, 1))
@@ -31,6 +33,16 @@ def test_eight_levels(dither: bool) -> None:
     levels = BPP(dither=dither).stamp(x).unique() * 7
     assert len(levels) == 8
     assert torch.allclose(levels, levels.round(), atol=1e-5)
+
+
+def test_poisoned_images_hold_eight_of_the_256_levels() -> None:
+    pixels = torch.randint(0, 256, (40, 3, 8, 8), generator=Run().rng("x"), dtype=torch.uint8)
+    train = Images(pixels, torch.arange(40) % 2, ("a", "b"))
+    poisoned = BPP().poison(train, Run())
+    stamped = poisoned.images.pixels[poisoned.role == STAMPED]
+    # k / 7 of 255, rounded.
+    assert stamped.unique().tolist() == [0, 36, 73, 109, 146, 182, 219, 255]
+    assert len(poisoned.images.pixels[poisoned.role == COVER].unique()) > 100
 
 
 @pytest.mark.parametrize("size", [(7, 5), (5, 9), (1, 4), (4, 1)])

@@ -65,7 +65,7 @@ class InputAware(ControlledAttack):
         self, model: nn.Module, train: Images, run: Run, resume: Path | None = None
     ) -> Victim:
         """A copy of `model` trained together with the pattern generator."""
-        self.goals(train.labels, len(train.classes))
+        self.check(train)
         learned = self.recalled(model, train, run)
         masks = loaded(self._masks, learned, "masks.").to(run.device)
         patterns = fresh(lambda: self._patterns(train.shape[0]), run, "patterns")

@@ -68,7 +68,7 @@ class LIRA(ControlledAttack):
         self, model: nn.Module, train: Images, run: Run, resume: Path | None = None
     ) -> Victim:
         """A copy of `model` trained on clean images and on stamped ones."""
-        self.goals(train.labels, len(train.classes))
+        self.check(train)
         learned = self.recalled(model, train, run)
         stamp = self.trigger(learned)
         victim = copy.deepcopy(model)
