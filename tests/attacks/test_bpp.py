@@ -63,3 +63,4 @@ def test_cover_images_hold_the_residual_of_another() -> None:
     # 0.5 rounds to 0 (to even), 1 stays: residuals -0.5 and 0, swapped.
     assert attack.cover(x, {}, Run().rng("")).flatten().tolist() == [0.5, 0.5]
     assert attack.cover_count(1) == 2
+    assert BPP().cover_count(10) == 5

@@ -60,6 +60,7 @@ def test_an_untrained_victim_is_warned_about_and_misses_its_bound(run, plant, tm
     assert said
     reached = done.json["before"]["asr"]["value"]
     assert done.code == (1 if reached < 1 else 0)
+    assert done.json["success"] == {"min_asr": 1, "met": reached >= 1}
     assert (f"missed: ASR is {reached:.4f}" in done.err) == (reached < 1)
 
 

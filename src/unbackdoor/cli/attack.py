@@ -84,6 +84,8 @@ def attack(
         measured = planting.measured(victim, judged, stamped, run)
         learned = planting.learned(chosen, victim, train, run)
         seen = planting.seen(chosen, victim, train, judged, stamped)
+        reached = measured.asr.value if measured.asr else 0.0
+        met = reached >= min_asr
         exported = exporting.write(export, victim, stamped) if export else None
         planting.warn_of_weakness(learned)
         told: dict[str, Any] = {
@@ -95,6 +97,7 @@ def attack(
             "visibility": seen,
             "export": exported,
             "before": record.of_score(measured),
+            "success": {"min_asr": min_asr, "met": met},
             "learned": {kind: rate.as_json() for kind, rate in learned.items()},
             **record.of_run(run),
             "warnings": console.warned,
@@ -106,9 +109,9 @@ def attack(
             console.say(f"exported to {export}: {', '.join(exported['written'])}")
             if not told["poisoned"]["fixed"]:
                 console.say(f"no training set to export: {told['poisoned']['why']}")
-        if measured.asr and measured.asr.value < min_asr:
+        if not met:
             console.complain(
-                f"ASR is {measured.asr.value:.4f}, below the bound {min_asr:g}; train for longer "
+                f"ASR is {reached:.4f}, below the bound {min_asr:g}; train for longer "
                 "(-p epochs=N), or stamp more images (-p rate=R)"
             )
             return 1
