@@ -48,7 +48,7 @@ class LIRA(ControlledAttack):
     clean_weight: float = Field(0.5, gt=0, lt=1, description="share of clean images in the loss")
     trigger_epochs: int = Field(10, ge=1, description="passes over the images for the generator")
     generator_lr: float = Field(
-        0.01, gt=0, description="learning rate of the generator, cosine to 0"
+        0.001, gt=0, description="Adam's rate for the generator, cosine to 0"
     )
     width: int = Field(16, ge=1, description="channels of the generator")
 
