@@ -1,0 +1,43 @@
+import torch
+
+from defenses.samples import task
+from unbackdoor.defenses.fmp_plus import FMPPlus
+from unbackdoor.images import Images
+from unbackdoor.run import Run
+
+
+def trained() -> tuple[Images, torch.nn.Module]:
+    from unbackdoor.train import fit
+
+    clean, net = task()
+    fit(net, clean, Run(precision="fp32"), epochs=8, lr=0.05, batch=16, flip=False)
+    return clean, net
+
+
+def test_it_prunes_the_most_idle_channels_and_they_stay_silent():
+    clean, net = trained()
+    repaired = FMPPlus(p=2, epochs=1, flip=False, max_acc_drop=1).repair(net, clean, Run())
+    for name, silent in repaired.silenced.items():
+        assert int(silent.sum()) == len(silent) // 2
+        scores = repaired.scores[name]
+        assert scores[silent].min() >= scores[~silent].max()
+        assert not repaired.model.get_submodule(name).weight[silent].any()
+
+
+def test_labels_are_not_used():
+    clean, net = trained()
+    wrong = Images(clean.pixels, clean.labels.roll(1), clean.classes)
+    one, other = (
+        FMPPlus(epochs=1, held_out=0).repair(net, images, Run()).model for images in (clean, wrong)
+    )
+    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_without_pruning_it_keeps_the_answers():
+    clean, net = trained()
+    repaired = FMPPlus(p=0, epochs=4, flip=False, held_out=0).repair(net, clean, Run())
+    x = clean.pixels.float() / 255
+    agree = (repaired.model.eval()(x).argmax(1) == net.eval()(x).argmax(1)).float().mean()
+    assert agree > 0.9
+    assert not any(silent.any() for silent in repaired.silenced.values())
