@@ -64,9 +64,9 @@ HEADING = f"""# FMP's choices, one at a time
 
     python benchmarks/ablations.py
 
-`fmp` as in the paper, but {EPOCHS} epochs of fine-tuning; each row changes one parameter (fewer
-clean images get as many steps). Width-16 victims of `docs/victims.md`; percent, with 95 % intervals.
-The low poisoning rates have victims of their own.
+`fmp` as in the paper, but {EPOCHS} epochs of fine-tuning; each row changes one parameter.
+Fewer clean images get as many steps. Width-16 victims of `docs/victims.md`; percent, with 95 %
+intervals. The low poisoning rates have victims of their own.
 
 | victim | choice | value | ACC | ASR | RA |
 |---|---|---|---|---|---|
