@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import time
@@ -13,17 +14,17 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-
 from subjects import Subject, subject
-from unbackdoor.channels import Mask, find_layers, silence_
+from torch import Tensor, nn
+from victims import CACHE
+
+from unbackdoor.channels import find_layers, silence_
 from unbackdoor.defense import Defense, Repair
 from unbackdoor.images import Images, Triggered, to_float
 from unbackdoor.measure import score
 from unbackdoor.method import build
 from unbackdoor.run import Run
 from unbackdoor.train import fit
-from victims import CACHE
 
 FORMAT = 1
 
@@ -41,6 +42,7 @@ class Job:
 
     @property
     def path(self) -> Path:
+        """Where the result is kept."""
         told = json.dumps([asdict(self), FORMAT], sort_keys=True)
         key = hashlib.blake2b(told.encode(), digest_size=6).hexdigest()
         return CACHE / "repairs" / self.subject / f"{self.method}-{key}.json"
@@ -99,7 +101,7 @@ def random_pruning(model: nn.Module, clean: Images, run: Run, params: dict[str, 
     """One random channel in `p` of every layer silenced and held, then fine-tuning: a control."""
     p = params.pop("p", 64)
     tuning = build("defense", "fine_tuning", params)
-    quiet = subject_copy(model)
+    quiet = copied(model)
     layers = find_layers(quiet, to_float(clean.pixels[:2]))
     rng = run.rng("random pruning")
     mask = {
@@ -111,16 +113,14 @@ def random_pruning(model: nn.Module, clean: Images, run: Run, params: dict[str, 
     return Repair(quiet, mask)
 
 
-def subject_copy(model: nn.Module) -> nn.Module:
+def copied(model: nn.Module) -> nn.Module:
     """A copy whose weights may change."""
-    import copy
-
     return copy.deepcopy(model)
 
 
 def repaired_model(job: Job) -> nn.Module:
     """The model that `job` left behind."""
-    model = subject_copy(subject(job.subject).model)
+    model = copied(subject(job.subject).model)
     model.load_state_dict(load_file(job.path.with_suffix(".safetensors")))
     return model
 
@@ -136,7 +136,7 @@ def asr_after_retuning(job: Job, judged: Subject, train: Images) -> tuple[int, i
     """
     stamped = judged.triggered
     assert stamped is not None
-    known = job.path.with_suffix(".retuned.json")
+    known = job.path.with_suffix(f".retuned-{judged.name}.json")
     if not known.exists():
         n, run = RETUNED_ON["stamped"], Run(seed=job.seed)
         some = train.sample(RETUNED_ON["clean"], run.rng("retuning"))
@@ -154,14 +154,3 @@ def asr_after_retuning(job: Job, judged: Subject, train: Images) -> tuple[int, i
         known.write_text(json.dumps([rate.hits, rate.total]), encoding="utf-8")
     hits, total = json.loads(known.read_text(encoding="utf-8"))
     return hits, total
-
-
-def masks(told: Mapping[str, Any], oracle: Mask) -> float | None:
-    """The share of the `oracle`'s channels that the repair silenced; None where it silences none."""
-    found = total = 0
-    for name, wanted in oracle.items():
-        chosen = set(told["silenced"].get(name, ()))
-        wanted_channels = set(wanted.nonzero().flatten().tolist())
-        found += len(chosen & wanted_channels)
-        total += len(wanted_channels)
-    return found / total if total and any(told["silenced"].values()) else None

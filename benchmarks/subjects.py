@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from victims import DATA, ROOT, VICTIMS, Victim, declared, images, model_of, ready, triggered_of
+
 from unbackdoor import load_images, load_model, load_triggered
 from unbackdoor.images import Images, Triggered
 from unbackdoor.models import Normalized
-from victims import DATA, ROOT, VICTIMS, Victim, declared, images, model_of, ready, triggered_of
 
 ZOO = ROOT.parent / "shared" / "zoo"
 OUTSIDE = ("cifar10-blended-w32", "cifar10-badnets-w32-short")

@@ -2,7 +2,7 @@
 
     python benchmarks/victims.py                    plant what is missing, then write docs/victims.*
     python benchmarks/victims.py --only sig,wanet   plant those of these names only
-    python benchmarks/victims.py --tell             plant nothing, write docs/victims.* of what is there
+    python benchmarks/victims.py --tell             plant nothing, only write the page again
 
 PreActResNet18 of width 16 on the first nine tenths of a training set; the last tenth belongs to
 whoever repairs. SGD from a learning rate of 0.1 for 20 epochs stands for the field's 0.01 for 100:
@@ -25,10 +25,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 
-from unbackdoor import checkpoint
+from unbackdoor import checkpoint, load_images
 from unbackdoor.attack import Attack
 from unbackdoor.errors import UnbackdoorError
 from unbackdoor.images import Images, Triggered, to_float
@@ -38,7 +37,6 @@ from unbackdoor.models import Normalized, Spec, create
 from unbackdoor.run import Run
 from unbackdoor.train import fit
 from unbackdoor.visibility import visibility
-from unbackdoor import load_images
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / "shared" / "data"
@@ -63,11 +61,13 @@ class Victim:
 
     @property
     def name(self) -> str:
+        """What sets it apart, and its width."""
         parts = ("" if self.data == "cifar10" else self.data, self.attack, self.note)
         return "-".join([*(part for part in parts if part), f"w{self.width}"])
 
     @property
     def folder(self) -> Path:
+        """Where it is kept."""
         return CACHE / "victims" / self.name
 
 
@@ -102,7 +102,7 @@ VICTIMS = (
 
 @cache
 def images(data: str, part: str) -> Images:
-    """The images of `cifar10` or `gtsrb`: `train` (nine tenths), `clean` (the last tenth), `test`."""
+    """The images to `train` victims on (nine tenths), the `clean` rest, or those to `test` on."""
     whole = load_images(
         DATA / f"{FILES[data]}-{'test' if part == 'test' else 'train'}.parquet",
         size=(32, 32),
@@ -138,7 +138,11 @@ def plant(victim: Victim, run: Run) -> None:
         known = attack.taught(planted, train, run)
         told = visibility(attack.aimed(test).images, stamped.images).as_json()
         save_file(
-            {"pixels": stamped.images.pixels, "labels": stamped.images.labels, "goals": stamped.goals},
+            {
+                "pixels": stamped.images.pixels,
+                "labels": stamped.images.labels,
+                "goals": stamped.goals,
+            },
             folder / "triggered.safetensors",
         )
     measured = score(model, run, test, stamped)

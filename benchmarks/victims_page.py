@@ -9,12 +9,21 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
+from victims import (
+    ROOT,
+    VICTIMS,
+    Victim,
+    declared,
+    images,
+    meta_of,
+    model_of,
+    ready,
+    triggered_of,
+)
 
 from unbackdoor.images import to_float, to_uint8
 from unbackdoor.measure import score
 from unbackdoor.run import Run
-from victims import DATA, FILES, ROOT, VICTIMS, Victim, declared, images, meta_of, model_of, ready
-from victims import triggered_of
 
 DOCS = ROOT / "docs"
 SIDE, GAP, LABEL, SHOWN, LOUDER = 64, 4, 190, 4, 5
@@ -66,9 +75,9 @@ flatters every defense. *Limit* is the RA of the clean model on the same stamped
 can be asked for more. PSNR, SSIM and L-inf (of 1) tell how far stamped images are from their
 originals.
 
-| victim | rate | learned clean | stamped | ACC | clean model's | ASR | RA | limit | PSNR | SSIM | L-inf | seconds |
-|---|---|---|---|---|---|---|---|---|---|---|---|---|
 """
+COLUMNS = ("victim", "rate", "learned clean", "stamped", "ACC", "clean model's", "ASR", "RA")
+COLUMNS += ("limit", "PSNR", "SSIM", "L-inf", "seconds")
 
 
 def line(told: dict[str, Any]) -> str:
@@ -125,7 +134,8 @@ def write(victims: Sequence[Victim]) -> None:
     rows = [row(victim, run) for victim in victims]
     (DOCS / "victims.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     missing = [name for name in (v.name for v in VICTIMS) if name not in {v.name for v in victims}]
-    text = HEADING + "".join(line(told) for told in rows)
+    text = HEADING + f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|\n"
+    text += "".join(line(told) for told in rows)
     if missing:
         text += f"\nNot planted yet: {', '.join(missing)}.\n"
     text += "\n![Four stamped images of each attack, and the change](victims.png)\n"

@@ -31,7 +31,8 @@ class Spread:
     def std(self) -> Tensor:
         """float64 `[channels]`."""
         mean, square = self.sums / self.count
-        return (square - mean.square()).clamp_min(0).sqrt()
+        variance: Tensor = (square - mean.square()).clamp_min(0)
+        return variance.sqrt()
 
 
 def unused_capacity(

@@ -26,6 +26,7 @@ class Distillation:
         self.wanted = torch.empty(0)
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """The loss, a scalar."""
         if self.asked is not x:
             with torch.no_grad(), in_mode(self.teacher, train=False):
                 self.asked, self.wanted = x, self._told(self.teacher, x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import torch
@@ -40,7 +41,10 @@ class FMPPlus(Tuning):
 
     p: int = Field(64, ge=0, description="one channel in p is pruned from each layer; 0: none")
     ranking_images: int = Field(500, ge=1, description="clean images that rank the channels")
-    epochs: int = Field(6, ge=0, description="passes over the clean images")
+    epochs: int = Field(6, ge=0, description="passes over the clean images, if they are enough")
+    enough_images: int = Field(
+        5000, ge=1, description="over fewer images as many passes more as it takes"
+    )
     batch: int = Field(128, ge=2, description="images a step")
     rho: float = Field(2.0, gt=0, description="reach of the adaptive step, in relative weight norm")
     temperature: float = Field(2.0, gt=0, description="softness of the answers that are learned")
@@ -67,6 +71,7 @@ class FMPPlus(Tuning):
                 momentum=self.momentum,
                 weight_decay=self.weight_decay,
             ),
+            epochs=math.ceil(self.epochs * max(1, self.enough_images / len(clean))),
             resume=self.state_file(model, clean, run),
         )
         return Repair(model, mask, scores, score_name=SCORE)
