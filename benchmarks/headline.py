@@ -59,7 +59,7 @@ METHODS = (
     Method("ft_sam", "ft_sam", TUNED, retuned=True),
     Method("fmp_plus", "fmp_plus", retuned=True),
     Method("fmp_plus, pruning alone", "fmp_plus", {"epochs": 0, "max_acc_drop": 1.0}),
-    Method("fmp_plus, no pruning", "fmp_plus", {"p": 0}, retuned=True),
+    Method("fmp_plus, no pruning", "fmp_plus", {"p": 0}),
     Method("ft_sam, 500 images", "ft_sam", {"epochs": 10 * EPOCHS}, FEW),
     Method("fmp_plus, 500 images", "fmp_plus", {}, FEW),
 )
