@@ -39,7 +39,7 @@ class FMPPlus(Tuning):
     )
     limits: ClassVar[str] = "see docs/headline.md for what was measured"
 
-    p: int = Field(64, ge=0, description="one channel in p is pruned from each layer; 0: none")
+    p: int = Field(0, ge=0, description="one channel in p is pruned from each layer; 0: none")
     ranking_images: int = Field(500, ge=1, description="clean images that rank the channels")
     epochs: int = Field(6, ge=0, description="passes over the clean images, if they are enough")
     enough_images: int = Field(
