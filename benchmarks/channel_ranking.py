@@ -24,6 +24,7 @@ from unbackdoor.capacity import unused_capacity
 from unbackdoor.channels import Layer, Mask, feature_maps, find_layers, silence_, silenced
 from unbackdoor.defense import Tuning
 from unbackdoor.defenses.fmp import FMP
+from unbackdoor.defenses.fmp_plus import highest
 from unbackdoor.images import Images, Triggered, to_float
 from unbackdoor.measure import score
 from unbackdoor.method import build
@@ -51,12 +52,7 @@ def trigger_activated_change(
 
 def top(scores: Mapping[str, Tensor], p: int) -> Mask:
     """The `N / p` channels of each layer with the highest scores."""
-    return {
-        name: torch.zeros(len(score), dtype=torch.bool).index_fill_(
-            0, score.argsort(descending=True, stable=True)[: len(score) // p], True
-        )
-        for name, score in scores.items()
-    }
+    return {name: highest(score, len(score) // p) for name, score in scores.items()}
 
 
 def coverage(chosen: Mask, oracle: Mask) -> float | None:

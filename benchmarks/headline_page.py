@@ -55,24 +55,29 @@ def rows(name: str) -> list[dict[str, Any]]:
 
 def row(name: str, method: Method, told: dict[str, Any]) -> dict[str, Any]:
     """One row: of `acc`, `asr` and `ra` also the 95 % interval."""
-    measured: dict[str, Any] = {}
-    for key in ("acc", "asr", "ra"):
-        rate = told[key] and Rate(told[key]["hits"], told[key]["total"])
-        measured[key] = rate and percent(rate.value)
-        measured[f"{key}_interval"] = rate and [percent(end) for end in rate.interval()]
     after = retuned(method, name) if method.retuned and told["asr"] else None
     limit = ra_limit(name) if told["asr"] else None
     return {
         "victim": name,
         "method": method.label,
         "opened": "development" if name in DEVELOPED_ON else "held out",
-        **measured,
+        **measured_in(told),
         "ra_limit": limit and percent(limit),
         "coverage": covered(name, told),
         "asr_retuned": after and percent(after[0] / after[1]),
         "seconds": told["seconds"],
         "clean_images": method.images or len(subject(name).clean),
     }
+
+
+def measured_in(told: dict[str, Any]) -> dict[str, Any]:
+    """ACC, ASR and RA in percent, each with its 95 % interval."""
+    measured: dict[str, Any] = {}
+    for key in ("acc", "asr", "ra"):
+        rate = told[key] and Rate(told[key]["hits"], told[key]["total"])
+        measured[key] = rate and percent(rate.value)
+        measured[f"{key}_interval"] = rate and [percent(end) for end in rate.interval()]
+    return measured
 
 
 def percent(share: float) -> float:

@@ -4,11 +4,10 @@ from defenses.samples import task
 from unbackdoor.defenses.fmp_plus import FMPPlus
 from unbackdoor.images import Images
 from unbackdoor.run import Run
+from unbackdoor.train import fit
 
 
 def trained() -> tuple[Images, torch.nn.Module]:
-    from unbackdoor.train import fit
-
     clean, net = task()
     fit(net, clean, Run(precision="fp32"), epochs=8, lr=0.05, batch=16, flip=False)
     return clean, net
@@ -45,7 +44,7 @@ def test_without_pruning_it_keeps_the_answers():
     x = clean.pixels.float() / 255
     agree = (repaired.model.eval()(x).argmax(1) == net.eval()(x).argmax(1)).float().mean()
     assert agree > 0.9
-    assert not any(silent.any() for silent in repaired.silenced.values())
+    assert not repaired.silenced and not repaired.scores
 
 
 def test_few_images_are_shown_more_often():

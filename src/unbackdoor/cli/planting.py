@@ -13,17 +13,20 @@ from typing import Any
 import numpy as np
 
 from .. import api, checkpoint, measure, models
-from ..attack import Attack, Victim
+from ..attack import STAMPED, Attack, Victim
 from ..errors import ImagesError, OutputError, ParameterError, UnbackdoorWarning
 from ..images import Images, Triggered, to_float
 from ..measure import Rate, Score
 from ..models import Normalized, Spec
 from ..run import Run
 from ..untrusted import sha256
+from ..visibility import visibility
 from . import output
 
 LEARNED_STAMPED, LEARNED_CLEAN = 0.95, 0.90
 """A victim that learned less of its training images flatters every defense."""
+JUDGED_BY_EYE = 2000
+"""Images that the visibility is measured on."""
 TRAINING = "training"
 MODEL, TRIGGERED = "model.safetensors", "triggered_test.npz"
 
@@ -84,6 +87,7 @@ def check(attack: Attack, model: Normalized, train: Images, judged: Images) -> N
     measure.check(model, judged)
     if len(train) < 2:
         raise ImagesError(f"training needs at least 2 images, got {len(train)}")
+    attack.check(train)
     if not len(attack.aimed(judged).images):
         raise ImagesError("the true class of every test image is the target; none can be counted")
     if attack.closed_form():
@@ -132,6 +136,21 @@ def learned(attack: Attack, victim: Victim, train: Images, run: Run) -> dict[str
         kind: measure.accuracy(victim.model, images, run)
         for kind, images in attack.taught(victim, train, run).items()
         if len(images)
+    }
+
+
+def seen(
+    attack: Attack, victim: Victim, train: Images, judged: Images, stamped: Triggered
+) -> dict[str, dict[str, float | None] | None]:
+    """How visible the trigger is, at test and in the training set; null without a fixed one."""
+    part = slice(JUDGED_BY_EYE)
+    found = {"test": visibility(attack.aimed(judged).images[part], stamped.images[part]).as_json()}
+    if victim.poisoned is None:
+        return {**found, "training": None}
+    rows = (victim.poisoned.role == STAMPED).nonzero().flatten()[part]
+    return {
+        **found,
+        "training": visibility(train[rows], victim.poisoned.images[rows]).as_json(),
     }
 
 

@@ -1,4 +1,4 @@
-"""FMP+: prune the channels with the most unused capacity, heal under the model's own eye."""
+"""FMP+: the model teaches a flat copy of itself what it answers on clean images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..capacity import unused_capacity
-from ..channels import find_layers, silence_
+from ..channels import Layer, find_layers, silence_
 from ..defense import Repair, Tuning
 from ..distillation import Distillation
 from ..images import Images, to_float
@@ -22,24 +22,31 @@ SCORE = "unused capacity: what a channel could answer over what it answers; the 
 
 
 class FMPPlus(Tuning):
-    """Prunes in each layer the channels that clean images leave idle, then heals the rest.
+    """Trains the model to answer clean images as it did, by sharpness-aware steps.
 
-    Ranking: unused capacity (`capacity`), from one pass over clean images; the `N / p` channels
-    with the most are silenced, and stay silent. Healing: the model learns to answer clean images
-    `[n, c, h, w]` as it did before anything was pruned (`distillation`), by adaptive
-    sharpness-aware steps of reach `rho` (FT-SAM, Zhu et al. 2023, arXiv 2304.11823). Its own old
-    answers cost no accuracy, where labels of few images do; no clean image shows the trigger, so
-    they teach no backdoor, and flat minima have no room for what clean images do not need.
-    No labels are used.
+    The lesson is the model's own old answer to each clean image `[n, c, h, w]` (`distillation`),
+    not the label: a few thousand labels cost accuracy, its own answers do not. No clean image
+    shows the trigger, so no answer teaches the backdoor; and steps that ask for a flat minimum
+    (adaptive, of reach `rho`, as in FT-SAM: Zhu et al. 2023, arXiv 2304.11823) leave no room for
+    what clean images do not need. No labels are used.
+
+    With `p` the `N / p` channels of each layer with the most unused capacity (`capacity`) are
+    silenced before, and stay silent. That is FMP's plan with a ranking that finds backdoor
+    channels, and with `epochs=0` a repair in seconds. It is off by default: after healing it
+    gained nothing on the victims it was developed on, and what is silenced need not be unlearned,
+    so that BadNets came back sooner when the model was retuned (docs/headline.md).
     """
 
     paper: ClassVar[str] = (
         "ours; after Huang, Bu: Adversarial Feature Map Pruning for Backdoor, ICLR 2024, "
         "arXiv 2307.11565, and Zhu et al., ICCV 2023, arXiv 2304.11823"
     )
-    limits: ClassVar[str] = "see docs/headline.md for what was measured"
+    limits: ClassVar[str] = (
+        "retuning on a few stamped images can bring the backdoor back, as with other repairs; RA "
+        "on blended triggers stays below a clean model's"
+    )
 
-    p: int = Field(64, ge=0, description="one channel in p is pruned from each layer; 0: none")
+    p: int = Field(0, ge=0, description="one channel in p is pruned from each layer; 0: none")
     ranking_images: int = Field(500, ge=1, description="clean images that rank the channels")
     epochs: int = Field(6, ge=0, description="passes over the clean images, if they are enough")
     enough_images: int = Field(
@@ -50,12 +57,10 @@ class FMPPlus(Tuning):
     temperature: float = Field(2.0, gt=0, description="softness of the answers that are learned")
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
-        """`model` with its idle channels silenced, healed."""
-        chosen = clean.sample(self.ranking_images, run.rng("ranking images"))
-        layers = find_layers(model, to_float(chosen.pixels[:2]))
+        """`model`, taught by what it was; before that, its idle channels silenced if asked for."""
         lessons = Distillation(model, self.temperature)
-        scores = unused_capacity(model, layers, chosen, run)
-        mask = {name: _highest(score, self.p) for name, score in scores.items()}
+        layers, scores = self._ranked(model, clean, run) if self.p else ((), {})
+        mask = {name: highest(score, len(score) // self.p) for name, score in scores.items()}
         silence_(model, layers, mask)
         self.tune(
             model,
@@ -74,12 +79,18 @@ class FMPPlus(Tuning):
             epochs=math.ceil(self.epochs * max(1, self.enough_images / len(clean))),
             resume=self.state_file(model, clean, run),
         )
-        return Repair(model, mask, scores, score_name=SCORE)
+        return Repair(model, mask, scores, score_name=SCORE if self.p else "")
+
+    def _ranked(
+        self, model: nn.Module, clean: Images, run: Run
+    ) -> tuple[tuple[Layer, ...], dict[str, Tensor]]:
+        chosen = clean.sample(self.ranking_images, run.rng("ranking images"))
+        layers = find_layers(model, to_float(chosen.pixels[:2]))
+        return layers, unused_capacity(model, layers, chosen, run)
 
 
-def _highest(score: Tensor, p: int) -> Tensor:
-    """True for the one channel in `p` with the highest `score` `[channels]`; none for p = 0."""
+def highest(score: Tensor, count: int) -> Tensor:
+    """Bool `[channels]`, True for the `count` channels with the highest `score`."""
     mask = torch.zeros_like(score, dtype=torch.bool)
-    if p:
-        mask[score.argsort(descending=True, stable=True)[: len(score) // p]] = True
+    mask[score.argsort(descending=True, stable=True)[:count]] = True
     return mask.cpu()
