@@ -19,7 +19,6 @@ from .channels import Layer, channels_first
 from .lean import Fused
 from .run import Run
 
-
 _FILL = 32
 """So many images of one channel fill a backward pass: batching channels gains nothing more."""
 
