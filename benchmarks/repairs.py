@@ -22,7 +22,7 @@ from unbackdoor.channels import find_layers, silence_
 from unbackdoor.defense import Defense, Repair
 from unbackdoor.images import Images, Triggered, to_float
 from unbackdoor.measure import score
-from unbackdoor.method import build
+from unbackdoor.method import build, names
 from unbackdoor.run import Run
 from unbackdoor.train import fit
 
@@ -43,9 +43,14 @@ class Job:
     @property
     def path(self) -> Path:
         """Where the result is kept."""
-        told = json.dumps([asdict(self), FORMAT], sort_keys=True)
+        told = json.dumps([asdict(self), self.declaration(), FORMAT], sort_keys=True)
         key = hashlib.blake2b(told.encode(), digest_size=6).hexdigest()
         return CACHE / "repairs" / self.subject / f"{self.method}-{key}.json"
+
+    def declaration(self) -> Mapping[str, Any]:
+        """Every parameter of the method: a default that changes makes another job."""
+        known = self.method in names("defense")
+        return build("defense", self.method, dict(self.params)).declaration() if known else {}
 
 
 def done(job: Job) -> dict[str, Any] | None:

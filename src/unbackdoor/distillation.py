@@ -17,13 +17,14 @@ class Distillation:
     temperature^2 KL(teacher / temperature || model / temperature), a mean over images (Hinton,
     Vinyals, Dean 2015, arXiv 1503.02531). The teacher is a copy of the model as given, in eval
     mode. Labels are not used. A teacher's answer is kept for as long as the same batch is asked
-    about again, as sharpness-aware steps do.
+    about again, as sharpness-aware steps do. `turned` is the share of the last batch, a scalar,
+    that the model gave another class than its teacher.
     """
 
     def __init__(self, teacher: nn.Module, temperature: float) -> None:
         self.teacher, self.temperature = copy.deepcopy(teacher), temperature
         self.asked: Tensor | None = None
-        self.wanted = torch.empty(0)
+        self.wanted = self.turned = torch.empty(0)
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """The loss, a scalar."""
@@ -31,6 +32,8 @@ class Distillation:
             with torch.no_grad(), in_mode(self.teacher, train=False):
                 self.asked, self.wanted = x, self._told(self.teacher, x)
         found = self._told(model, x)
+        with torch.no_grad():
+            self.turned = (found.argmax(1) != self.wanted.argmax(1)).float().mean()
         divergence = F.kl_div(found, self.wanted, reduction="batchmean", log_target=True)
         return divergence * self.temperature**2
 

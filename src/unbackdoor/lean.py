@@ -28,7 +28,7 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 class Fused(nn.Module):
     """A convolution and its norm as one; `plain` is the convolution alone."""
 
-    def __init__(self, plain: nn.Module, norm: nn.Module) -> None:
+    def __init__(self, plain: Any, norm: Any) -> None:
         super().__init__()
         self.plain, self.both = plain, fuse_conv_bn_eval(plain, norm)
 
@@ -49,7 +49,7 @@ class Steady(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[n, channels, ...]` -> the same."""
-        y: Tensor = _Steady.apply(x, self.norm, self.scale)  # type: ignore[no-untyped-call]
+        y: Tensor = _Steady.apply(x, self.norm, self.scale)
         return y
 
 
@@ -62,7 +62,7 @@ class _Steady(torch.autograd.Function):
         )
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         return gradient * ctx.scale, None, None
 
 

@@ -33,7 +33,18 @@ class SharpnessAwareSGD(torch.optim.SGD):
         weight_decay: float = 5e-4,
     ) -> None:
         super().__init__(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
-        self.rho, self.adaptive, self.second_pass = rho, adaptive, second_pass
+        self.adaptive, self.second_pass = adaptive, second_pass
+        self.rho = rho
+
+    @property
+    def rho(self) -> float:
+        """The reach; it may be changed between steps, and is part of the state that is saved."""
+        return float(self.param_groups[0]["rho"])
+
+    @rho.setter
+    def rho(self, reach: float) -> None:
+        for group in self.param_groups:
+            group["rho"] = reach
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:

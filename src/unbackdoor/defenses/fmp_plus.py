@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import ClassVar
 
 import torch
@@ -18,6 +19,12 @@ from ..modules import statistics_kept
 from ..run import Run
 from ..sharpness import SharpnessAwareSGD
 
+GAIN = 0.5
+"""How soon the reach follows: it doubles in a dozen steps that turn half of what they should."""
+
+SPAN = (0.1, 50.0)
+"""The least and the largest reach."""
+
 SCORE = "unused capacity: what a channel could answer over what it answers; the highest are pruned"
 
 
@@ -27,8 +34,10 @@ class FMPPlus(Tuning):
     The lesson is the model's own old answer to each clean image `[n, c, h, w]` (`distillation`),
     not the label: a few thousand labels cost accuracy, its own answers do not. No clean image
     shows the trigger, so no answer teaches the backdoor; and steps that ask for a flat minimum
-    (adaptive, of reach `rho`, as in FT-SAM: Zhu et al. 2023, arXiv 2304.11823) leave no room for
-    what clean images do not need. No labels are used.
+    (adaptive, as in FT-SAM: Zhu et al. 2023, arXiv 2304.11823) leave no room for what clean images
+    do not need. No labels are used. How far a step climbs is not set in units of weights, which
+    mean something else in every network (FT-SAM takes 2 for CIFAR-10 and 8 for GTSRB): it reaches
+    as far as turns over the share `turned` of the model's answers, found by feedback.
 
     With `p` the `N / p` channels of each layer with the most unused capacity (`capacity`) are
     silenced before, and stay silent. That is FMP's plan with a ranking that finds backdoor
@@ -53,7 +62,8 @@ class FMPPlus(Tuning):
         5000, ge=1, description="over fewer images as many passes more as it takes"
     )
     batch: int = Field(128, ge=2, description="images a step")
-    rho: float = Field(2.0, gt=0, description="reach of the adaptive step, in relative weight norm")
+    turned: float = Field(0.22, gt=0, lt=1, description="share of answers that a climb turns over")
+    rho: float = Field(2.0, gt=0, description="reach of the first climb, in relative weight norm")
     temperature: float = Field(2.0, gt=0, description="softness of the answers that are learned")
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
@@ -62,24 +72,42 @@ class FMPPlus(Tuning):
         layers, scores = self._ranked(model, clean, run) if self.p else ((), {})
         mask = {name: highest(score, len(score) // self.p) for name, score in scores.items()}
         silence_(model, layers, mask)
+        climber: list[SharpnessAwareSGD] = []
+
+        def optimizer(parameters: Iterable[nn.Parameter]) -> SharpnessAwareSGD:
+            climber[:] = [self._climber(model, parameters)]
+            return climber[0]
+
+        def after_step(tuned: nn.Module) -> None:
+            silence_(tuned, layers, mask)
+            climber[0].rho = self.next_reach(climber[0].rho, float(lessons.turned))
+
         self.tune(
             model,
             clean,
             run,
-            lambda tuned: silence_(tuned, layers, mask),
+            after_step,
             objective=lessons,
-            optimizer=lambda parameters: SharpnessAwareSGD(
-                parameters,
-                rho=self.rho,
-                second_pass=lambda: statistics_kept(model),
-                lr=self.lr,
-                momentum=self.momentum,
-                weight_decay=self.weight_decay,
-            ),
+            optimizer=optimizer,
             epochs=math.ceil(self.epochs * max(1, self.enough_images / len(clean))),
             resume=self.state_file(model, clean, run),
         )
         return Repair(model, mask, scores, score_name=SCORE if self.p else "")
+
+    def _climber(self, model: nn.Module, parameters: Iterable[nn.Parameter]) -> SharpnessAwareSGD:
+        return SharpnessAwareSGD(
+            parameters,
+            rho=self.rho,
+            second_pass=lambda: statistics_kept(model),
+            lr=self.lr,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+        )
+
+    def next_reach(self, reach: float, turned: float) -> float:
+        """The reach of the next climb, after one of `reach` that turned this share of answers."""
+        low, high = SPAN
+        return min(max(reach * (1 + GAIN * (self.turned - turned)), low), high)
 
     def _ranked(
         self, model: nn.Module, clean: Images, run: Run
