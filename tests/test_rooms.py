@@ -34,6 +34,7 @@ MAY = {
     "attack": {"images", "method", "recall", "run", "train"},
     "controlled": {"attack", "images", "recall", "run", "train"},
     "attacks": {"attack", "controlled", "images", "modules", "patterns", "recall", "run", "train"},
+    "planting": {"attack", "images", "measure", "models", "run"},
     "export": {"attack", "images"},
     # defenses, who know nothing of attacks, of files and of how networks are made
     "defense": {"channels", "images", "measure", "method", "recall", "run", "train"},
@@ -47,6 +48,7 @@ MAY = {
     "model_files": {"untrusted"},
     "checkpoint": {"inserts", "model_files", "models", "untrusted"},
     "data": {"images", "untrusted"},
+    "record": {"defense", "images", "measure", "method", "models", "run", "untrusted"},
     # the outside
     "report": set(),
     "api": {"checkpoint", "data", "defense", "images", "measure", "method", "models", "run"},

@@ -60,10 +60,10 @@ def repair(
     """
     start = time.perf_counter()
     with Console(as_json=as_json, quiet=quiet, verbose=verbose) as console:
-        from .. import method
+        from .. import method, record
         from ..defense import Defense
         from ..run import Run, pick_device
-        from . import inputs, output, record, repairing, scores
+        from . import inputs, output, repairing, scores
 
         chosen = method.build("defense", defense, o.pairs("-p", parameters))
         assert isinstance(chosen, Defense)
