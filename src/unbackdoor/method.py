@@ -79,7 +79,7 @@ def build(role: Role, name: str, parameters: Mapping[str, object] | None = None)
     try:
         return cls.model_validate(given)
     except ValidationError as error:
-        raise ParameterError(_one_line(name, error)) from None
+        raise ParameterError(one_line(name, error)) from None
 
 
 def declared(cls: type[Method]) -> dict[str, Any]:
@@ -119,7 +119,8 @@ def _parsed(value: object) -> object:
         return value
 
 
-def _one_line(name: str, error: ValidationError) -> str:
+def one_line(name: str, error: ValidationError) -> str:
+    """What pydantic found wrong with the declaration of `name`, on one line."""
     return "; ".join(
         f"{name}: {'.'.join(map(str, found['loc']))}: {found['msg'].lower()}, "
         f"got {found['input']!r}"

@@ -15,7 +15,7 @@ from .measure import Rate
 from .models import Normalized, Spec
 from .run import Run
 
-LEARNED_STAMPED, LEARNED_CLEAN = 0.95, 0.90
+LEARNED = {"stamped": 0.95, "clean": 0.90}
 """A victim that learned less of its training images flatters every defense."""
 
 
@@ -66,14 +66,20 @@ def learned(attack: Attack, victim: Victim, train: Images, run: Run) -> dict[str
     }
 
 
+def lacking(learned: Mapping[str, Rate]) -> list[str]:
+    """The kinds of training images that the victim learned less of than it should have."""
+    return [
+        kind for kind, wanted in LEARNED.items() if kind in learned and learned[kind].value < wanted
+    ]
+
+
 def warn_of_weakness(learned: Mapping[str, Rate]) -> None:
     """Warns where the victim learned less than it should have."""
-    for kind, wanted in (("stamped", LEARNED_STAMPED), ("clean", LEARNED_CLEAN)):
-        if kind in learned and learned[kind].value < wanted:
-            warnings.warn(
-                f"the victim learned {100 * learned[kind].value:.1f} % of its {kind} training "
-                f"images, less than {100 * wanted:.0f} %: it flatters every defense; train for "
-                "longer (-p epochs=N)",
-                UnbackdoorWarning,
-                stacklevel=2,
-            )
+    for kind in lacking(learned):
+        warnings.warn(
+            f"the victim learned {100 * learned[kind].value:.1f} % of its {kind} training "
+            f"images, less than {100 * LEARNED[kind]:.0f} %: it flatters every defense; train for "
+            "longer (-p epochs=N)",
+            UnbackdoorWarning,
+            stacklevel=2,
+        )

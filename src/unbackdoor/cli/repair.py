@@ -62,6 +62,7 @@ def repair(
     with Console(as_json=as_json, quiet=quiet, verbose=verbose) as console:
         from .. import method, record
         from ..defense import Defense
+        from ..images import overlap
         from ..run import Run, pick_device
         from . import inputs, output, repairing, scores
 
@@ -79,7 +80,7 @@ def repair(
         given = seen = sources.images(clean)
         if test:
             judged = sources.images(test, like=given)
-            _warn_of_overlap(inputs.overlap(given, judged))
+            _warn_of_overlap(overlap(given, judged))
         else:
             judged, seen = inputs.held_out(given, run.rng("held out"))
         stamped = sources.triggered(triggered, target, like=given)
