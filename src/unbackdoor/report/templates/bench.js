@@ -1,0 +1,147 @@
+"use strict";
+// Sorting works on every table; filters count the leaderboard again from the rows of the page.
+
+for (const table of document.querySelectorAll(".sortable")) {
+  table.tHead.addEventListener("click", (event) => {
+    const head = event.target.closest("[aria-sort]");
+    if (head) sort(table, head, head.ariaSort === "ascending" ? "descending" : "ascending");
+  });
+}
+
+function sort(table, head, order) {
+  for (const other of table.tHead.querySelectorAll("[aria-sort]")) other.ariaSort = "none";
+  head.ariaSort = order;
+  const sign = order === "ascending" ? 1 : -1;
+  const lines = [...table.tBodies[0].rows].map((line) => [key(line.cells[head.cellIndex]), line]);
+  lines.sort(([a], [b]) => (a === null) - (b === null) || sign * compare(a, b));
+  table.tBodies[0].append(...lines.map(([, line]) => line));
+}
+
+function key(cell) {
+  const text = cell.dataset.value ?? "";
+  return text === "" ? null : isNaN(text) ? text : Number(text);
+}
+
+function compare(a, b) {
+  if (a === null || b === null) return 0;
+  return typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b));
+}
+
+const told = document.getElementById("rows");
+if (told) {
+  const { student, rows } = JSON.parse(told.textContent);
+  const names = ["defense", "attack", "arch", "rate", "budget", "seed", "status"];
+  const numbers = ["acc", "asr", "ra", "der", "seconds"];
+  const filters = [...document.querySelectorAll("[data-filter]")];
+  const board = document.getElementById("board");
+  const every = rows.map((row) => {
+    const found = { flags: row[names.length + numbers.length] };
+    [...names, ...numbers].forEach((name, place) => (found[name] = row[place]));
+    return found;
+  });
+
+  const chosen = () => filters.filter((filter) => filter.value).map((f) => [f.dataset.filter, f.value]);
+  // A clean model has neither an attack nor a rate, so those filters leave it.
+  const fits = (row) => chosen().every(([name, value]) =>
+    row[name] === value || (row.attack === "none" && (name === "attack" || name === "rate")));
+
+  const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+
+  function spread(values) {
+    if (!values.length) return null;
+    if (values.length === 1) return { mean: values[0], half: null, n: 1 };
+    const middle = mean(values), n = values.length;
+    const deviation = Math.sqrt(values.reduce((sum, v) => sum + (v - middle) ** 2, 0) / (n - 1));
+    return { mean: middle, half: (student[n - 2] ?? 1.96) * deviation / Math.sqrt(n), n };
+  }
+
+  function together(own) {
+    const groups = new Map();
+    for (const row of own) {
+      if (row.status !== "done") continue;
+      const name = [row.arch, row.attack, row.rate, row.budget].join("\n");
+      if (!groups.has(name)) groups.set(name, new Map());
+      groups.get(name).set(row.seed, row);
+    }
+    const lists = [...groups.values()];
+    const seeds = lists.length ? [...lists[0].keys()].filter((s) => lists.every((l) => l.has(s))) : [];
+    const over = (name) => spread(seeds
+      .map((seed) => lists.map((list) => list.get(seed)[name]).filter((value) => value !== null))
+      .filter((values) => values.length).map(mean));
+    return Object.fromEntries(numbers.map((name) => [name, over(name)]));
+  }
+
+  const hundred = (value) => (100 * value).toFixed(1);
+
+  function show(cell, found) {
+    const bar = cell.querySelector("i");
+    cell.dataset.value = found ? found.mean : "";
+    const parts = [];
+    if (!found) parts.push(element("span", "none", "–"));
+    else {
+      parts.push(element("b", "", hundred(found.mean)));
+      if (found.half !== null) parts.push(element("small", "", `±${hundred(found.half)}`));
+      parts.push(element("small", "n", `n ${found.n}`));
+    }
+    if (bar) {
+      bar.style.width = found ? `${hundred(found.mean)}%` : "0";
+      parts.push(bar);
+    }
+    cell.replaceChildren(...parts);
+  }
+
+  function element(name, kind, text) {
+    const made = document.createElement(name);
+    if (kind) made.className = kind;
+    made.textContent = text;
+    return made;
+  }
+
+  function duration(found) {
+    if (!found) return "–";
+    const s = found.mean;
+    if (s < 59.95) return `${s.toFixed(s < 1 ? 2 : 1)}\u00a0s`;
+    const minutes = Math.floor(Math.round(s) / 60), rest = Math.round(s) % 60;
+    return minutes < 60 ? `${minutes}\u00a0min\u00a0${String(rest).padStart(2, "0")}\u00a0s`
+      : `${Math.floor(minutes / 60)}\u00a0h\u00a0${String(minutes % 60).padStart(2, "0")}\u00a0min`;
+  }
+
+  function coverage(cell, own) {
+    const count = (status) => own.filter((row) => row.status === status).length;
+    const parts = [`${count("done")}/${own.length}`];
+    for (const status of ["failed", "missing"]) {
+      if (count(status)) parts.push(" ", element("span", `state ${status}`, `${count(status)} ${status}`));
+    }
+    cell.dataset.value = own.length ? count("done") / own.length : "";
+    cell.replaceChildren(...parts);
+  }
+
+  function update() {
+    const shown = every.filter(fits);
+    for (const line of board.tBodies[0].rows) {
+      const own = shown.filter((row) => row.defense === line.dataset.defense);
+      const attacked = own.filter((row) => row.attack !== "none");
+      const found = together(attacked), clean = together(own.filter((row) => row.attack === "none"));
+      [found.asr, found.ra, found.acc, clean.acc, found.der]
+        .forEach((value, place) => show(line.cells[place + 1], value));
+      const time = line.cells[6];
+      time.dataset.value = found.seconds ? found.seconds.mean : "";
+      time.textContent = duration(found.seconds);
+      coverage(line.cells[7], attacked);
+      const flags = new Set(attacked.flatMap((row) => row.flags));
+      for (const flag of line.cells[8].children) {
+        flag.hidden = flag.dataset.flag !== "few-seeds" && !flags.has(flag.dataset.flag);
+      }
+    }
+    for (const part of document.querySelectorAll("#every tbody tr, .heat [data-attack]")) {
+      part.hidden = !fits(part.dataset);
+    }
+    const head = board.tHead.querySelector("[aria-sort=ascending], [aria-sort=descending]");
+    if (head) sort(board, head, head.ariaSort);
+    const cells = shown.filter((row) => row.defense !== "none").length;
+    document.getElementById("shown").textContent = `${cells} of ${every.filter((row) => row.defense !== "none").length} cells`;
+  }
+
+  for (const filter of filters) filter.addEventListener("change", update);
+  if (filters.some((filter) => filter.value)) update();
+}
