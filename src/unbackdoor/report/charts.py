@@ -10,8 +10,9 @@ from typing import Any
 from .results import CLEAN
 from .spread import Group, Spread, Standing
 
-LINE = 15
-"""Pixels that a label is high."""
+WORDS = {"arch": "{}", "rate": "rate {:g}", "budget": "clean {:g}"}
+LINE, LETTER = 15, 0.008
+"""How high a label is, in pixels, and how wide a letter, as a share of a plot on a wide screen."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +70,13 @@ def accuracy_against_success(board: Sequence[Standing], height: float) -> Scatte
     if not shown:
         return None
     lowest = min(group.acc.mean - (group.acc.half or 0) for _, group in shown if group.acc)
-    low = max(0.0, math.floor(10 * min(lowest, 0.899)) / 10)
+    low = max(0.0, math.floor(20 * min(lowest - 0.01, 0.95)) / 20)
     return _scatter(
         [(name, group.asr, group.acc) for name, group in shown],
         lambda value: value,
         lambda value: (value - low) / (1 - low),
         [Tick(part / 4, f"{25 * part}") for part in range(5)],
-        [Tick((value - low) / (1 - low), f"{100 * value:.0f}") for value in _tenths(low)],
+        [Tick((value - low) / (1 - low), f"{100 * value:.0f}") for value in _steps(low)],
         height,
     )
 
@@ -147,8 +148,8 @@ def _has(group: Group, *names: str) -> bool:
     return all(getattr(group, name) is not None for name in names)
 
 
-def _tenths(low: float) -> list[float]:
-    step = 0.05 if low >= 0.8 else 0.1 if low >= 0.5 else 0.2
+def _steps(low: float) -> list[float]:
+    step = next(step for step in (0.01, 0.02, 0.05, 0.1, 0.2) if 1 - low <= 6 * step + 1e-9)
     count = math.floor((1 - low) / step + 1e-9)
     return [1 - step * part for part in range(count + 1)]
 
@@ -174,15 +175,14 @@ def _scatter(
         key=lambda part: -part[4],
     )
     dots: list[Dot] = []
-    taken: list[tuple[float, float]] = []
+    taken = [(right - 0.01, right + 0.01, (1 - high) * height) for *_, right, high in placed]
     for name, across, up, right, high in placed:
-        top = (1 - high) * height
+        top, wide, left = (1 - high) * height, LETTER * (len(name) + 2), right > 0.8
+        start, end = (right - wide, right - 0.012) if left else (right + 0.012, right + wide)
         label = top
-        while any(
-            abs(label - other) < LINE and abs(right - where) < 0.22 for where, other in taken
-        ):
+        while any(start < b and a < end and abs(label - y) < LINE for a, b, y in taken):
             label += 1
-        taken.append((right, label))
+        taken.append((start, end, label))
         dots.append(
             Dot(
                 name=name,
@@ -191,7 +191,7 @@ def _scatter(
                 across=_percent(ends(across, x_of)),
                 along=_percent(tuple(1 - end for end in reversed(ends(up, y_of)))),
                 shift=round(label - top, 1),
-                left=right > 0.8,
+                left=left,
                 title=f"{name}: n {up.n}",
             )
         )
@@ -234,7 +234,7 @@ def heat(groups: Sequence[Group], defenses: Sequence[str]) -> Heat:
     for group in shown:
         row = group.first
         key = row.group[:-1]
-        rest = [str(getattr(row, name)) for name in parts if several[name]]
+        rest = [WORDS[name].format(getattr(row, name)) for name in parts if several[name]]
         columns.setdefault(key, Column(row.attack, ", ".join(rest), row))
         fields[key, row.defense] = group
     return Heat(

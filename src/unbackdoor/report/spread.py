@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 from .results import CLEAN, RATES, Row
@@ -21,7 +21,7 @@ NUMBERS = (*RATES, "der", "seconds")
 
 @dataclass(frozen=True)
 class Spread:
-    """The mean of `n` seeds, and half the width of its 95 % interval; None for one seed."""
+    """A mean over `n` seeds, and half the width of its 95 % interval; None for one seed."""
 
     mean: float
     half: float | None
@@ -60,43 +60,45 @@ class Group:
         return [*found, *(["few-seeds"] if 0 < self.n < 3 else [])]
 
 
-def spread(values: Iterable[float]) -> Spread | None:
-    """The mean with Student's 95 % interval; None for no values.
+def spread(parts: Iterable[Sequence[float]]) -> Spread | None:
+    """The mean of the means of some groups, each of values over seeds; None for no values.
 
-    >>> found = spread([0.1, 0.2, 0.3])
+    Every group counts the same, however many of its seeds are done. The interval is Student's, of
+    the spread over seeds within the groups, pooled; `n` is the fewest seeds of a group.
+
+    >>> found = spread([[0.1, 0.2, 0.3]])
     >>> round(found.mean, 3), round(found.half, 3), found.n
     (0.2, 0.248, 3)
     """
-    given = list(values)
+    given = [values for values in parts if values]
     if not given:
         return None
-    if len(given) == 1:
-        return Spread(given[0], None, 1)
-    quantile = STUDENT[len(given) - 2] if len(given) - 2 < len(STUDENT) else 1.96
-    return Spread(fmean(given), quantile * stdev(given) / math.sqrt(len(given)), len(given))
+    means = [fmean(values) for values in given]
+    freedom = sum(len(values) - 1 for values in given)
+    n = min(map(len, given))
+    if not freedom:
+        return Spread(fmean(means), None, n)
+    squares = sum(
+        (value - mean) ** 2 for values, mean in zip(given, means, strict=True) for value in values
+    )
+    shares = sum(1 / len(values) for values in given) / len(given) ** 2
+    quantile = STUDENT[freedom - 1] if freedom <= len(STUDENT) else 1.96
+    return Spread(fmean(means), quantile * math.sqrt(squares / freedom * shares), n)
 
 
 def group(rows: Sequence[Row]) -> Group:
-    """The rows as one: over the seeds that every group of them with a result has done.
-
-    For each seed the groups are averaged first, so that the interval is over seeds alone.
-    """
-    done: dict[tuple[Any, ...], dict[int, Row]] = {}
+    """The rows as one, with the numbers of those that are done."""
+    done: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         if row.status == "done":
-            done.setdefault(row.group, {})[row.seed] = row
-    seeds = sorted(set.intersection(*(set(found) for found in done.values()))) if done else []
-    by_seed = [[found[seed] for found in done.values()] for seed in seeds]
-    return Group(rows, **{name: _over(by_seed, name) for name in NUMBERS})
+            done.setdefault(row.group, []).append(row)
+    return Group(rows, **{name: _over(done.values(), name) for name in NUMBERS})
 
 
-def _over(by_seed: Sequence[Sequence[Row]], name: str) -> Spread | None:
-    means = []
-    for rows in by_seed:
-        values = [value for row in rows if (value := getattr(row, name)) is not None]
-        if values:
-            means.append(fmean(values))
-    return spread(means)
+def _over(parts: Iterable[Sequence[Row]], name: str) -> Spread | None:
+    return spread(
+        [value for row in rows if (value := getattr(row, name)) is not None] for rows in parts
+    )
 
 
 def groups(rows: Iterable[Row]) -> list[Group]:

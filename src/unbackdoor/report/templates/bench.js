@@ -47,12 +47,17 @@ if (told) {
 
   const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 
-  function spread(values) {
-    if (!values.length) return null;
-    if (values.length === 1) return { mean: values[0], half: null, n: 1 };
-    const middle = mean(values), n = values.length;
-    const deviation = Math.sqrt(values.reduce((sum, v) => sum + (v - middle) ** 2, 0) / (n - 1));
-    return { mean: middle, half: (student[n - 2] ?? 1.96) * deviation / Math.sqrt(n), n };
+  // The same as report/spread.py: every group counts the same, the spread over seeds is pooled.
+  function spread(parts) {
+    const given = parts.filter((values) => values.length);
+    if (!given.length) return null;
+    const means = given.map(mean), n = Math.min(...given.map((values) => values.length));
+    const freedom = given.reduce((sum, values) => sum + values.length - 1, 0);
+    if (!freedom) return { mean: mean(means), half: null, n };
+    const squares = given.flatMap((values, g) => values.map((value) => (value - means[g]) ** 2));
+    const share = given.reduce((sum, values) => sum + 1 / values.length, 0) / given.length ** 2;
+    const variance = squares.reduce((sum, value) => sum + value, 0) / freedom * share;
+    return { mean: mean(means), half: (student[freedom - 1] ?? 1.96) * Math.sqrt(variance), n };
   }
 
   function together(own) {
@@ -60,14 +65,10 @@ if (told) {
     for (const row of own) {
       if (row.status !== "done") continue;
       const name = [row.arch, row.attack, row.rate, row.budget].join("\n");
-      if (!groups.has(name)) groups.set(name, new Map());
-      groups.get(name).set(row.seed, row);
+      groups.set(name, [...(groups.get(name) ?? []), row]);
     }
-    const lists = [...groups.values()];
-    const seeds = lists.length ? [...lists[0].keys()].filter((s) => lists.every((l) => l.has(s))) : [];
-    const over = (name) => spread(seeds
-      .map((seed) => lists.map((list) => list.get(seed)[name]).filter((value) => value !== null))
-      .filter((values) => values.length).map(mean));
+    const parts = [...groups.values()];
+    const over = (name) => spread(parts.map((list) => list.map((row) => row[name]).filter((v) => v !== null)));
     return Object.fromEntries(numbers.map((name) => [name, over(name)]));
   }
 
@@ -116,6 +117,16 @@ if (told) {
     cell.replaceChildren(...parts);
   }
 
+  function mark(cell, flags) {
+    const box = cell.querySelector("details");
+    if (!box) return;
+    const marks = [...box.querySelectorAll("[data-flag]")];
+    for (const flag of marks) flag.hidden = !flags.has(flag.dataset.flag);
+    const many = marks.filter((flag) => !flag.hidden).length;
+    box.hidden = !many;
+    box.querySelector("summary").textContent = many === 1 ? "1 flag" : `${many} flags`;
+  }
+
   function update() {
     const shown = every.filter(fits);
     for (const line of board.tBodies[0].rows) {
@@ -129,9 +140,8 @@ if (told) {
       time.textContent = duration(found.seconds);
       coverage(line.cells[7], attacked);
       const flags = new Set(attacked.flatMap((row) => row.flags));
-      for (const flag of line.cells[8].children) {
-        flag.hidden = flag.dataset.flag !== "few-seeds" && !flags.has(flag.dataset.flag);
-      }
+      if (found.acc && found.acc.n < 3) flags.add("few-seeds");
+      mark(line.cells[8], flags);
     }
     for (const part of document.querySelectorAll("#every tbody tr, .heat [data-attack]")) {
       part.hidden = !fits(part.dataset);
