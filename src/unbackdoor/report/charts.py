@@ -11,8 +11,12 @@ from .results import CLEAN
 from .spread import Group, Spread, Standing
 
 WORDS = {"arch": "{}", "rate": "rate {:g}", "budget": "clean {:g}"}
-LINE, LETTER = 15, 0.008
-"""How high a label is, in pixels, and how wide a letter, as a share of a plot on a wide screen."""
+LINE = 15
+"""How high a label is, in pixels."""
+WIDE, NARROW = 0.008, 0.026
+"""How wide a letter is, as a share of a plot on a wide screen and on a phone."""
+RIGHT = 0.8
+"""Labels of dots beyond that share of the width stand left of them."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Dot:
-    """A point, its error bars from end to end, and where its label goes, in pixels down."""
+    """A point, its error bars from end to end, and how far down its label goes, in pixels."""
 
     name: str
     x: float
@@ -33,6 +37,7 @@ class Dot:
     across: tuple[float, float]
     along: tuple[float, float]
     shift: float
+    narrow: float
     left: bool
     title: str
 
@@ -174,28 +179,38 @@ def _scatter(
         ((name, across, up, x_of(across.mean), y_of(up.mean)) for name, across, up in found),
         key=lambda part: -part[4],
     )
-    dots: list[Dot] = []
-    taken = [(right - 0.01, right + 0.01, (1 - high) * height) for *_, right, high in placed]
-    for name, across, up, right, high in placed:
-        top, wide, left = (1 - high) * height, LETTER * (len(name) + 2), right > 0.8
-        start, end = (right - wide, right - 0.012) if left else (right + 0.012, right + wide)
+    spots = [(name, right, (1 - high) * height) for name, _, _, right, high in placed]
+    shifts, narrow = (_shifts(spots, letter) for letter in (WIDE, NARROW))
+    dots = [
+        Dot(
+            name=name,
+            x=round(100 * _inside(right), 2),
+            y=round(100 * (1 - _inside(high)), 2),
+            across=_percent(ends(across, x_of)),
+            along=_percent(tuple(1 - end for end in reversed(ends(up, y_of)))),
+            shift=shifts[place],
+            narrow=narrow[place],
+            left=right > RIGHT,
+            title=f"{name}: n {up.n}",
+        )
+        for place, (name, across, up, right, high) in enumerate(placed)
+    ]
+    return Scatter(dots, x, y)
+
+
+def _shifts(spots: Sequence[tuple[str, float, float]], letter: float) -> list[float]:
+    """How far down each label goes so that it hides no other label and no dot."""
+    taken = [(right - letter, right + letter, top) for _, right, top in spots]
+    shifts = []
+    for name, right, top in spots:
+        near, far = 1.5 * letter, (len(name) + 2) * letter
+        start, end = (right - far, right - near) if right > RIGHT else (right + near, right + far)
         label = top
         while any(start < b and a < end and abs(label - y) < LINE for a, b, y in taken):
             label += 1
         taken.append((start, end, label))
-        dots.append(
-            Dot(
-                name=name,
-                x=round(100 * _inside(right), 2),
-                y=round(100 * (1 - _inside(high)), 2),
-                across=_percent(ends(across, x_of)),
-                along=_percent(tuple(1 - end for end in reversed(ends(up, y_of)))),
-                shift=round(label - top, 1),
-                left=left,
-                title=f"{name}: n {up.n}",
-            )
-        )
-    return Scatter(dots, x, y)
+        shifts.append(round(label - top, 1))
+    return shifts
 
 
 def _inside(value: float) -> float:

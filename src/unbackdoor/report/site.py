@@ -12,6 +12,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from .. import __version__
 from ..bench.flags import FLAGS
 from ..bench.store import Record
@@ -104,6 +106,7 @@ def write(results: Results, site: Path) -> list[str]:
 class _Site:
     def __init__(self, results: Results, folder: Path) -> None:
         self.results, self.folder = results, folder
+        self.facts: dict[str, Markup] = {}
         parts = groupby(results.rows, key=lambda row: row.data)
         self.boards = [Board(data, list(rows)) for data, rows in parts]
         self.examples = {name: _first_examples(record) for name, record in results.victims.items()}
@@ -232,15 +235,26 @@ class _Site:
             row = rows[name]
             victim = self.results.victims.get(record["victim"])
             context = cell_context(row, record, victim, self.examples.get(record["victim"], []))
+            told = record["cell"]
             text = template.render(
                 root="../",
                 version=__version__,
                 flags=FLAGS,
                 slug=_slug,
                 known=self._known,
+                defense_facts=self._facts(json.dumps(told["defense"]), defense=told["defense"]),
+                victim_facts=self._facts(
+                    record["victim"], defense=None, told=told["victim"], victim=victim or {}
+                ),
                 **context,
             )
             (folder / f"{name}.html").write_text(text, encoding="utf-8")
+
+    def _facts(self, key: str, **context: Any) -> Markup:
+        """A part that many cells share, drawn once."""
+        if key not in self.facts:
+            self.facts[key] = Markup(self._page("site/facts.html.j2", known=self._known, **context))
+        return self.facts[key]
 
     def _text(self, name: str, text: str) -> None:
         path = self.folder / name
