@@ -14,7 +14,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from report import bench_samples
-
 from unbackdoor.bench.store import Store
 from unbackdoor.report import results, site
 
