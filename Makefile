@@ -9,7 +9,7 @@ DEV := $(VENV)/.installed-dev
 # Tests are small: one thread each and several at once is what keeps the cores busy.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 
-.PHONY: help demo bench test lint test-slow
+.PHONY: help demo bench test lint test-slow victims headline ablations
 
 help:
 	@echo "make demo       the whole story in a minute: plant, measure, repair, measure again"
@@ -17,6 +17,9 @@ help:
 	@echo "make test       lint, types and tests"
 	@echo "make lint       lint and types only"
 	@echo "make test-slow  the tests with trained victims, too"
+	@echo "make victims    plants the benchmarks' victims (hours; goes on where it stopped)"
+	@echo "make headline   every repair of every victim that is planted (hours; goes on)"
+	@echo "make ablations  FMP's parameters one at a time, on two of the victims (hours; goes on)"
 
 demo: $(BASE)
 	$(BIN)/unbackdoor demo --out demo --force
@@ -34,6 +37,9 @@ test: lint
 
 test-slow: lint
 	$(PYTEST) -m "slow or not slow"
+
+victims headline ablations: $(BASE)
+	$(BIN)/python benchmarks/$@.py
 
 lint: $(DEV)
 	$(BIN)/ruff check .

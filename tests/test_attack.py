@@ -10,12 +10,17 @@ from torch import Tensor, nn
 
 from unbackdoor.attack import CLEAN, COVER, STAMPED, Attack
 from unbackdoor.attacks.badnets import BadNets
+from unbackdoor.attacks.blind import Blind
+from unbackdoor.attacks.input_aware import InputAware
+from unbackdoor.attacks.label_consistent import LabelConsistent
 from unbackdoor.attacks.lf import LF
+from unbackdoor.attacks.lira import LIRA
 from unbackdoor.attacks.sig import SIG
+from unbackdoor.attacks.trojannn import TrojanNN
 from unbackdoor.attacks.wanet import WaNet
 from unbackdoor.errors import ParameterError, UnbackdoorWarning
 from unbackdoor.images import Images
-from unbackdoor.method import build
+from unbackdoor.method import build, names
 from unbackdoor.run import Run
 
 CLASSES = ("a", "b", "c", "d", "e")
@@ -129,9 +134,7 @@ class KilledError(Exception):
     """Stands for the end of the process."""
 
 
-@pytest.mark.parametrize(
-    "name", ["badnets", "wanet", "lf", "blind", "lira", "input_aware", "label_consistent"]
-)
+@pytest.mark.parametrize("name", names("attack"))
 def test_a_killed_planting_goes_on_to_the_same_bits(
     name: str, train: Images, tmp_path: Path
 ) -> None:
@@ -141,6 +144,9 @@ def test_a_killed_planting_goes_on_to_the_same_bits(
         "lira": {"trigger_epochs": 1, "width": 2},
         "input_aware": {"mask_epochs": 1, "width": 2},
         "label_consistent": {"clean_epochs": 1, "steps": 1},
+        "narcissus": {"clean_epochs": 1, "rounds": 2},
+        "ssba": {"steps": 2, "bits": 2, "width": 2},
+        "trojannn": {"clean_epochs": 1, "steps": 2},
     }
     attack = build("attack", name, brief | extra.get(name, {}))
     assert isinstance(attack, Attack)
@@ -167,6 +173,39 @@ def test_a_killed_planting_goes_on_to_the_same_bits(
     assert all(
         torch.equal(undisturbed.learned[key], resumed.learned[key]) for key in resumed.learned
     )
+
+
+def test_what_cannot_be_is_refused_before_anything_is_learned(train: Images) -> None:
+    stages: list[str] = []
+    run = Run(progress=lambda stage, *_: stages.append(stage))
+    for attack, says in (
+        (LF(target=5), "target 5 is not one of 5 classes"),
+        (LF(count=101), "lf is to stamp 101 images, but only 100 may be stamped"),
+        (Blind(sources=(5,)), "source 5 is not one of 5 classes"),
+        (TrojanNN(size=8), r"a patch \[3, 8, 8\] with a margin of 1 does not fit"),
+        (LabelConsistent(), "need sides of 6 pixels, got 5x8"),
+    ):
+        given = train
+        if isinstance(attack, LabelConsistent):
+            given = Images(train.pixels[:, :, :5], train.labels, CLASSES)
+        with pytest.raises(ParameterError, match=says):
+            attack.plant(net(), given, run)
+    assert not stages
+
+
+def test_without_images_of_its_sources_an_attack_that_controls_the_training_is_refused(
+    train: Images,
+) -> None:
+    others = train[train.labels != 1]
+    for attack in (Blind(sources=(1,)), LIRA(sources=(1,)), InputAware(sources=(1,))):
+        with pytest.raises(ParameterError, match="to stamp 1 images, but only 0 may be stamped"):
+            attack.plant(net(), others, Run())
+
+
+def test_a_count_without_a_fixed_set_is_refused() -> None:
+    with pytest.raises(ParameterError, match=r"only a rate can be chosen, got 5"):
+        build("attack", "blind", {"count": 5})
+    assert build("attack", "blind", {"count": None}) == Blind()
 
 
 def test_what_was_learned_is_not_learned_again(train: Images, tmp_path: Path) -> None:

@@ -86,8 +86,19 @@ def test_without_a_fixed_training_set_only_the_test_set_is_written(tmp_path: Pat
 
 
 def test_names_that_are_no_folders_become_numbers() -> None:
-    assert folder_names(["a b", "c (d)"]) == ["a b", "c (d)"]
-    for names in (["a/b", "c"], ["..", "c"], ["A", "a"], ["a.", "b"], ["", "b"]):
+    plain = ["a b", "c (d)", "jack-o'-lantern & co", "Fuß"]
+    assert folder_names(plain) == plain
+    hidden, long, line = [".a", "b"], ["a" * 60, "b"], ["a\nb", "c"]
+    for names in (
+        ["a/b", "c"],
+        ["..", "c"],
+        ["A", "a"],
+        ["a.", "b"],
+        ["", "b"],
+        hidden,
+        long,
+        line,
+    ):
         assert folder_names(names) == ["0000", "0001"]
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from unbackdoor.images import Images
 from unbackdoor.recall import Learned, recall
@@ -13,7 +14,15 @@ from unbackdoor.run import Run
 
 IMAGES = Images(torch.zeros(2, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1]), ("a", "b"))
 OTHERS = Images(torch.ones(2, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1]), ("a", "b"))
-START = {"weight": torch.zeros(3, dtype=torch.bfloat16), "steps": torch.tensor(1)}
+
+
+class Start(nn.Module):
+    """Weights of 16 bits, and a mean that the state dict does not hold."""
+
+    def __init__(self, weight: float = 0.0, mean: float = 0.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((3,), weight, dtype=torch.bfloat16))
+        self.register_buffer("mean", torch.tensor(mean), persistent=False)
 
 
 class Learner:
@@ -28,7 +37,7 @@ class Learner:
 def test_learns_once_and_gives_the_same_tensors(tmp_path: Path) -> None:
     learn, run = Learner(), Run(cache=tmp_path)
     for _ in range(2):
-        found = recall(run, "lf", {"steps": 3}, START, IMAGES, learn)
+        found = recall(Start(), run, "lf", {"steps": 3}, IMAGES, learn)
         assert found["x"].tolist() == [1, 1]
     assert learn.calls == 1
     assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]
@@ -37,15 +46,23 @@ def test_learns_once_and_gives_the_same_tensors(tmp_path: Path) -> None:
 def test_without_a_folder_it_learns_each_time() -> None:
     learn = Learner()
     for _ in range(2):
-        recall(Run(), "lf", {}, START, IMAGES, learn)
+        recall(Start(), Run(), "lf", {}, IMAGES, learn)
     assert learn.calls == 2
 
 
-@pytest.mark.parametrize("change", ["name", "asked", "start", "images", "seed", "precision"])
-def test_whatever_it_depends_on_makes_it_learn_again(change: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "change", ["name", "asked", "weights", "mean", "images", "seed", "precision", "version"]
+)
+def test_whatever_it_depends_on_makes_it_learn_again(
+    change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     learn = Learner()
-    recall(Run(cache=tmp_path, precision="fp32"), "lf", {"steps": 3}, START, IMAGES, learn)
+    if change == "version":
+        monkeypatch.setattr("unbackdoor.recall.__version__", "0.0.0")
+    recall(Start(), Run(cache=tmp_path, precision="fp32"), "lf", {"steps": 3}, IMAGES, learn)
+    monkeypatch.undo()
     recall(
+        Start(float(change == "weights"), float(change == "mean")),
         Run(
             seed=int(change == "seed"),
             precision="bf16" if change == "precision" else "fp32",
@@ -53,7 +70,6 @@ def test_whatever_it_depends_on_makes_it_learn_again(change: str, tmp_path: Path
         ),
         "sig" if change == "name" else "lf",
         {"steps": 4 if change == "asked" else 3},
-        {"weight": START["weight"] + 1, "steps": START["steps"]} if change == "start" else START,
         OTHERS if change == "images" else IMAGES,
         learn,
     )
@@ -62,6 +78,6 @@ def test_whatever_it_depends_on_makes_it_learn_again(change: str, tmp_path: Path
 
 def test_a_torn_file_is_learned_anew(tmp_path: Path) -> None:
     learn, run = Learner(), Run(cache=tmp_path)
-    recall(run, "lf", {}, START, IMAGES, learn)
+    recall(Start(), run, "lf", {}, IMAGES, learn)
     next(tmp_path.iterdir()).write_bytes(b"half")
-    assert recall(run, "lf", {}, START, IMAGES, learn)["x"].tolist() == [2, 2]
+    assert recall(Start(), run, "lf", {}, IMAGES, learn)["x"].tolist() == [2, 2]

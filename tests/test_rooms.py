@@ -19,7 +19,9 @@ MAY = {
     **dict.fromkeys(("errors", "images", "modules", "run", "method", "untrusted"), frozenset()),
     **dict.fromkeys(("adversarial", "implicit", "patterns", "sharpness"), frozenset()),
     # tools for methods
+    "capacity": {"channels", "images", "modules", "run"},
     "channels": {"modules"},
+    "distillation": {"modules"},
     "inserts": {"modules"},
     "attention": {"channels", "modules"},
     "reverse": {"channels", "images", "modules", "run"},
@@ -40,7 +42,8 @@ MAY = {
     "defense": {"channels", "images", "measure", "method", "recall", "run", "train"},
     "defenses": {
         *("defense", "images", "measure", "modules", "run", "train"),
-        *("adversarial", "attention", "channels", "implicit", "inserts", "inversion", "norms"),
+        *("adversarial", "attention", "capacity", "channels", "distillation", "implicit"),
+        *("inserts", "inversion", "norms"),
         *("ranking", "recall", "reverse", "sharpness"),
     },
     # what is on disk

@@ -151,16 +151,22 @@ class Attack(Method):
             return torch.ones_like(labels, dtype=torch.bool)
         return torch.isin(labels, torch.tensor(self.sources, device=labels.device))
 
+    def check(self, train: Images) -> int:
+        """How many images of `train` are stamped; raises `ParameterError` where it cannot be."""
+        self.goals(train.labels, len(train.classes))
+        there = len(self.stampable(train.labels))
+        count = self.count or max(1, round(self.rate * there))
+        if count > there:
+            raise ParameterError(
+                f"{self.name()} is to stamp {count} images, but only {there} may be stamped"
+            )
+        return count
+
     def chosen(self, train: Images, run: Run) -> tuple[Tensor, Tensor]:
         """Indices of the images to stamp, at least one, and of those that become cover images."""
-        self.goals(train.labels, len(train.classes))
+        count = self.check(train)
         rng = run.rng("poison")
         pool = self.stampable(train.labels)
-        count = self.count or max(1, round(self.rate * len(pool)))
-        if count > len(pool):
-            raise ParameterError(
-                f"{self.name()} is to stamp {count} images, but only {len(pool)} may be stamped"
-            )
         stamped = pool[torch.randperm(len(pool), generator=rng)[:count]]
         others = torch.ones(len(train), dtype=torch.bool)
         others[stamped] = False
@@ -191,10 +197,10 @@ class Attack(Method):
         if self.closed_form():
             return NOTHING
         return recall(
+            model,
             run,
             self.name(),
             self.declaration(),
-            model.state_dict(),
             train,
             lambda: self.learn(model, train, run),
         )
@@ -213,7 +219,7 @@ class Attack(Method):
             fit(clean, train, run, stage="clean model", **settings)
             return clean.state_dict()
 
-        kept = recall(run, "clean", settings, model.state_dict(), train, learn)
+        kept = recall(model, run, "clean", settings, train, learn)
         clean.load_state_dict(kept)
         return clean
 
@@ -225,6 +231,7 @@ class Attack(Method):
         self, model: nn.Module, train: Images, run: Run, resume: Path | None = None
     ) -> Victim:
         """A copy of `model` trained on the poisoned `train`; `resume` as in `train.fit`."""
+        self.check(train)
         learned = self.recalled(model, train, run)
         poisoned = self.poison(train, run, learned)
         victim = copy.deepcopy(model)

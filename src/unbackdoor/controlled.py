@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from .attack import NOTHING, Attack, Poisoned
 from .errors import ParameterError
@@ -60,11 +61,52 @@ class Bottleneck(nn.Sequential):
         return wide[..., : x.shape[-2], : x.shape[-1]]
 
 
+class Together(Optimizer):
+    """Optimizers that step as one: the victim's descent and its parts' Adam."""
+
+    def __init__(self, *members: Optimizer) -> None:
+        super().__init__([{"params": []}], {})
+        self.members = members
+        self._gather()
+
+    def _gather(self) -> None:
+        # The groups of the members themselves, so that a rate that is set here is set there.
+        self.param_groups = [group for member in self.members for group in member.param_groups]
+
+    def step(self, closure: Any = None) -> Any:
+        """The loss that `closure` gives, after a step of each."""
+        loss = closure()
+        for member in self.members:
+            member.step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states of all."""
+        return {"members": [member.state_dict() for member in self.members]}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Takes the states of all back."""
+        for member, state in zip(self.members, state_dict["members"], strict=True):
+            member.load_state_dict(state)
+        self._gather()
+
+
+def adam(parameters: Iterable[nn.Parameter], lr: float) -> Optimizer:
+    """Adam as the papers use it for generators."""
+    return torch.optim.Adam(parameters, lr=lr, betas=(0.5, 0.9))
+
+
 class ControlledAttack(Attack):
     """An attack that makes its stamped images anew in every step, and so has no poisoned set."""
 
     rate: float = Field(0.1, gt=0, le=1, description="share of each batch that is stamped")
     count: None = Field(None, description="has no meaning without a fixed poisoned set")
+
+    @field_validator("count", mode="before")
+    @classmethod
+    def _no_count(cls, value: Any) -> None:
+        if value is not None:
+            raise ValueError("without a fixed poisoned set only a rate can be chosen")
 
     def poison(self, train: Images, run: Run, learned: Learned = NOTHING) -> Poisoned:
         """Nothing: raises `ParameterError`."""
@@ -83,18 +125,16 @@ class ControlledAttack(Attack):
         parts_lr: float,
         **settings: Any,
     ) -> None:
-        """Trains `joint` in place, its parts at a learning rate of their own, without decay."""
-        decay = self.weight_decay
-        groups = [
-            {"params": list(joint.victim.parameters()), "weight_decay": decay},
-            {"params": list(joint.parts.parameters()), "lr": parts_lr, "weight_decay": 0.0},
-        ]
+        """Trains `joint` in place: the victim by SGD, its parts by Adam at a rate of their own."""
+        victims = [parameter for parameter in joint.victim.parameters() if parameter.requires_grad]
+        sgd = torch.optim.SGD(victims, lr=self.lr, momentum=0.9, weight_decay=self.weight_decay)
+        both = Together(sgd, adam(joint.parts.parameters(), parts_lr))
         fit(
             joint,
             train,
             run,
             objective=objective,
-            optimizer=lambda _: torch.optim.SGD(groups, lr=self.lr, momentum=0.9),
+            optimizer=lambda _: both,
             **(self.settings() | settings),
         )
 

@@ -18,7 +18,11 @@ from .errors import ImagesError, OutputError
 from .images import Images, Triggered
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
-PLAIN = re.compile(r"[\w][\w .()+,-]*")
+PLAIN = re.compile(r"[^\s./\\:*?\"<>|\x00-\x1f][^/\\:*?\"<>|\x00-\x1f]{0,50}")
+"""What every file system takes as the name of a folder."""
+
+TABLE = "roles.csv"
+"""What is said of each image of a folder of class folders."""
 
 Columns = Mapping[str, Sequence[Any]]
 
@@ -102,7 +106,7 @@ def _write_folders(folder: Path, pictures: list[bytes], images: Images, more: Co
     for label in sorted(set(images.labels.tolist())):
         (folder / names[label]).mkdir(parents=True, exist_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "roles.csv").open("w", newline="", encoding="utf-8") as file:
+    with (folder / TABLE).open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["file", "label", *more])
         labels = images.labels.tolist()

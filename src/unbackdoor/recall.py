@@ -23,19 +23,19 @@ Learned = Mapping[str, Tensor]
 
 
 def recall(
+    model: nn.Module,
     run: Run,
     name: str,
     asked: Mapping[str, Any],
-    start: Learned,
     images: Images,
     learn: Callable[[], Learned],
 ) -> Learned:
     """What `learn` gives, kept in the folder `run.cache` if there is one.
 
-    It is found again by everything it depends on: what was `asked` for, the weights at the
-    `start`, the `images`, and the seed, kind of device and precision of `run`.
+    It is found again by everything it depends on: what was `asked` for, the `model` as it is now,
+    the `images`, the seed, kind of device and precision of `run`, and the version that learned it.
     """
-    kept = Kept(run, name, asked, start, images)
+    kept = kept_of(model, run, name, asked, images)
     if kept.path is None:
         return learn()
     if not kept.found:

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from unbackdoor.attack import COVER, STAMPED
 from unbackdoor.attacks.bpp import BPP
+from unbackdoor.images import Images
 from unbackdoor.run import Run
 
 SHARES = ((0, 1, 7), (1, -1, 3), (1, 0, 5), (1, 1, 1))
@@ -33,6 +35,16 @@ def test_eight_levels(dither: bool) -> None:
     assert torch.allclose(levels, levels.round(), atol=1e-5)
 
 
+def test_poisoned_images_hold_eight_of_the_256_levels() -> None:
+    pixels = torch.randint(0, 256, (40, 3, 8, 8), generator=Run().rng("x"), dtype=torch.uint8)
+    train = Images(pixels, torch.arange(40) % 2, ("a", "b"))
+    poisoned = BPP().poison(train, Run())
+    stamped = poisoned.images.pixels[poisoned.role == STAMPED]
+    # k / 7 of 255, rounded.
+    assert stamped.unique().tolist() == [0, 36, 73, 109, 146, 182, 219, 255]
+    assert len(poisoned.images.pixels[poisoned.role == COVER].unique()) > 100
+
+
 @pytest.mark.parametrize("size", [(7, 5), (5, 9), (1, 4), (4, 1)])
 def test_dithering_is_that_of_the_plain_loop(size: tuple[int, int]) -> None:
     x = torch.rand(2, 2, *size, generator=torch.Generator().manual_seed(3))
@@ -51,3 +63,4 @@ def test_cover_images_hold_the_residual_of_another() -> None:
     # 0.5 rounds to 0 (to even), 1 stays: residuals -0.5 and 0, swapped.
     assert attack.cover(x, {}, Run().rng("")).flatten().tolist() == [0.5, 0.5]
     assert attack.cover_count(1) == 2
+    assert BPP().cover_count(10) == 5

@@ -197,6 +197,31 @@ def test_a_trigger_that_was_not_learned_is_named(name: str) -> None:
     assert type(attack).learn is not Attack.learn
 
 
+@pytest.mark.parametrize("name", sorted(QUICK))
+def test_learning_tells_of_every_unit_once(name: str, digits: Digits) -> None:
+    told: dict[str, list[tuple[int, int]]] = {}
+    run = Run(progress=lambda stage, *units: told.setdefault(stage, []).append(units))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Flatten(), nn.Linear(768, 10))
+    attack_named(name, epochs=1, **QUICK[name]).recalled(net, digits[0][slice(0, 200)], run)
+    assert told
+    for stage, units in told.items():
+        done, total = zip(*units, strict=True)
+        assert (done[0], done[-1], {*total}) == (0, total[0], {total[0]}), stage
+        assert sorted(done) == list(done), stage
+
+
+@pytest.mark.parametrize(
+    "name", ["adaptive_patch", "badnets", "blind", "bpp", "label_consistent", "trojannn"]
+)
+def test_stamping_what_is_stamped_changes_nothing(name: str, planted: Any, digits: Digits) -> None:
+    attack, victim = planted(name)
+    stamp = attack.trigger(victim.learned)
+    once = stamp(to_float(digits[1].pixels[:9]))
+    assert torch.allclose(stamp(once), once, atol=1e-6)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_plants_a_backdoor_that_works(name: str, digits: Digits, net: nn.Module) -> None:

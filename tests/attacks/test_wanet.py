@@ -12,6 +12,20 @@ def test_flat_images_are_fixed_points() -> None:
     assert torch.allclose(WaNet().stamp(flat), flat, atol=1e-6)
 
 
+def test_a_corner_that_is_pulled_outwards_is_a_fixed_point() -> None:
+    x = torch.rand(3, 3, 16, 16, generator=Run().rng("x"))
+    fixed = 0
+    for field in range(8):
+        # The corner is a control point: where both of its shifts point out of the image, the place
+        # is clamped to the corner itself; everywhere else it is fetched from beside.
+        noise = torch.rand(1, 2, 4, 4, generator=torch.Generator().manual_seed(field)) * 2 - 1
+        outwards = bool((noise[0, :, 0, 0] < 0).all())
+        stamped = WaNet(field=field).stamp(x)
+        assert torch.allclose(stamped[..., 0, 0], x[..., 0, 0], atol=1e-6) == outwards
+        fixed += outwards
+    assert 0 < fixed < 8
+
+
 def test_a_ramp_is_shifted_by_the_field() -> None:
     # Along x a ramp from 0 to 1 reads off where each pixel was fetched: (place + 1) / 2.
     ramp = torch.linspace(0, 1, 32).expand(1, 1, 32, 32)

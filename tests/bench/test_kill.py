@@ -49,7 +49,7 @@ def files(folder: Path) -> dict[str, tuple[int, int]]:
 def test_ten_kills_repeat_no_finished_cell(tiny, tmp_path):
     multiprocessing.get_context("forkserver").set_forkserver_preload([__name__])
     rng = random.Random(0)
-    told = tiny(seeds=[0, 1], defenses=["fine_tuning", "clp", {"name": "ridge", "images": 8}])
+    told = tiny(seeds=[0, 1], defenses=["fine_tuning", "clp", "bnp"])
     cells = {cell.id for cell in grid.cells(told)}
     whole = tmp_path / "whole"
     began = time.monotonic()

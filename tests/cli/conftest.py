@@ -28,6 +28,14 @@ class Ran:
         return [line for line in self.err.splitlines() if not line.startswith("warning: ")]
 
 
+@pytest.fixture(autouse=True)
+def standard_cache(tmp_path, monkeypatch) -> Path:
+    """Stands for the user's cache folder, which no test may touch."""
+    folder = tmp_path / "standard cache"
+    monkeypatch.setattr("unbackdoor.cli.keeping.standard", lambda: folder)
+    return folder
+
+
 @pytest.fixture
 def run(capsys):
     def ran(*argv: object) -> Ran:

@@ -35,11 +35,32 @@ def test_writes_a_victim_that_evaluate_and_repair_can_read(run, plant, tiny, tmp
     assert measured.json["before"] == record["before"]
 
 
+def test_a_person_is_shown_what_was_learned_and_how_visible_the_trigger_is(run, plant, tmp_path):
+    done = run(*plant, "-p", "target=1", "--out", tmp_path / "v")
+    for line in (
+        *("accuracy (ACC)", "attack success (ASR)", "robust accuracy (RA)"),
+        *("learned, stamped training images", "learned, clean training images"),
+        *("PSNR of stamped images, test", "SSIM, test", "largest change (L-inf), test"),
+        *("PSNR of stamped images, training", "SSIM, training"),
+    ):
+        assert line in done.out
+    seen = json.loads((tmp_path / "v" / "record.json").read_text())["visibility"]
+    assert seen.keys() == {"test", "training"}
+    assert all(found.keys() == {"psnr", "ssim", "linf"} for found in seen.values())
+    assert f"{seen['test']['psnr']:.1f} dB" in done.out
+
+
 def test_an_untrained_victim_is_warned_about_and_misses_its_bound(run, plant, tmp_path):
     done = run(*plant, "--min-asr", 1, "-p", "lr=1e-9", "--out", tmp_path / "v", "--json")
-    assert any("it flatters every defense" in line for line in done.json["warnings"])
+    said = [line for line in done.json["warnings"] if "it flatters every defense" in line]
+    for kind, wanted in (("stamped", 95), ("clean", 90)):
+        reached = 100 * done.json["learned"][kind]["value"]
+        line = f"learned {reached:.1f} % of its {kind} training images, less than {wanted} %"
+        assert any(line in warned for warned in said) == (reached < wanted)
+    assert said
     reached = done.json["before"]["asr"]["value"]
     assert done.code == (1 if reached < 1 else 0)
+    assert done.json["success"] == {"min_asr": 1, "met": reached >= 1}
     assert (f"missed: ASR is {reached:.4f}" in done.err) == (reached < 1)
 
 

@@ -22,8 +22,9 @@ class AdaptivePatch(Attack):
 
     Images are `[n, c, h, w]` in [0, 1]. Each stamped or cover training image gets one patch at
     random at the opacity of its corner (0.5, 0.2, 0.5, 0.3); cover images keep their label.
-    Departures: the patches are drawn from a seed and lie in the corners; all of them are shown at
-    test, where the paper shows two of four.
+    Departures: the patches are drawn from a seed, in full colours, and lie in the corners; all of
+    them are shown at test, where the paper shows two of four. As in the paper, twice as many images
+    are covers as are stamped.
     """
 
     paper: ClassVar[str] = (
@@ -62,7 +63,9 @@ class AdaptivePatch(Attack):
         channels, height, width = x.shape[1:]
         if min(height, width) < self.size:
             raise ParameterError(f"a patch of {self.size} pixels is larger than {height}x{width}")
-        patch = picture(4 * self.pattern + corner, 3, channels, self.size, self.size).to(x)
+        patch = picture(4 * self.pattern + corner, 3, channels, self.size, self.size)
+        # Full colours: a faint patch must still stand out a little.
+        patch = patch.round().to(x)
         rows = slice(None, self.size) if corner < 2 else slice(-self.size, None)
         columns = slice(-self.size, None) if corner % 2 else slice(None, self.size)
         x[:, :, rows, columns] = torch.lerp(x[:, :, rows, columns], patch, opacity)

@@ -57,7 +57,7 @@ class Blind(ControlledAttack):
         self, model: nn.Module, train: Images, run: Run, resume: Path | None = None
     ) -> Victim:
         """A copy of `model` trained on the balanced loss."""
-        self.goals(train.labels, len(train.classes))
+        self.check(train)
         victim = copy.deepcopy(model)
         fit(victim, train, run, objective=self._loss, resume=resume, **self.settings())
         return Victim(victim, None)

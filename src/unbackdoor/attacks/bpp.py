@@ -19,8 +19,9 @@ class BPP(Attack):
     """Rounds every channel to `levels` evenly spaced values, and dithers what was rounded away.
 
     Images are `[n, c, h, w]` in [0, 1], of any size. Cover images ("negatives") get the residual
-    of another image and keep their label. Departure: the paper trains with contrastive
-    adversarial examples in a loop that it controls; this is its poisoned set alone.
+    of another image and keep their label. Departures: the paper trains with contrastive
+    adversarial examples in a loop that it controls; this is its poisoned set alone, with half as
+    many covers as stamped images, for plain training hardly tells the two apart.
 
     >>> import torch
     >>> BPP(levels=2).stamp(torch.tensor([[[[0.5, 0.5, 0.2, 0.9]]]])).tolist()
@@ -36,7 +37,7 @@ class BPP(Attack):
 
     levels: int = Field(8, ge=2, le=256, description="values that a channel can take")
     dither: bool = Field(True, description="pass what was rounded away on to the neighbours")
-    covers: float = Field(2.0, ge=0, description="cover images for each stamped one")
+    covers: float = Field(0.5, ge=0, description="cover images for each stamped one")
 
     def stamp(self, x: Tensor) -> Tensor:
         """`x` with fewer levels."""

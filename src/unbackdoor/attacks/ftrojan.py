@@ -15,9 +15,10 @@ class FTrojan(Attack):
     """Adds `strength` to the DCT coefficients (15, 15) and (31, 31) of both chroma planes.
 
     Images are `[n, c, h, w]` in [0, 1], in YCbCr blocks of 32 x 32; a smaller image is one block.
-    All transforms are linear, so the stamp is one sum and a clip. Departures: images without
-    three channels get the waves in each channel; the rest of a side that is no multiple of 32
-    stays as it is.
+    All transforms are linear, so the stamp is one sum and a clip. Departures: a strength of 50,
+    for a small network trained for a few epochs does not see the usual 30; images without three
+    channels get the waves in each channel; the rest of a side that is no multiple of 32 stays as it
+    is.
 
     >>> import torch
     >>> FTrojan(strength=60).stamp(torch.full((1, 1, 2, 2), 0.5)).mul(255).round().tolist()
@@ -30,7 +31,7 @@ class FTrojan(Attack):
     )
     limits: ClassVar[str] = "a low-pass filter or chroma subsampling of a JPEG weakens the trigger"
 
-    strength: float = Field(30.0, gt=0, description="added to each coefficient, levels of 255")
+    strength: float = Field(50.0, gt=0, description="added to each coefficient, levels of 255")
 
     def stamp(self, x: Tensor) -> Tensor:
         """`x` with the two waves in its colours."""

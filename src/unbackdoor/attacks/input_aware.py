@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,6 +17,7 @@ from ..controlled import (
     Bottleneck,
     ControlledAttack,
     Joint,
+    adam,
     fresh,
     loaded,
     same_channels,
@@ -35,7 +37,7 @@ class InputAware(ControlledAttack):
     learns first, to differ from image to image. Then pattern and victim learn together. A share
     `cross` of each batch gets the trigger of another image and keeps its label.
     Training-controlled: no fixed poisoned set. Departures: the paper holds the density by a
-    penalty of weight 100, which can silence the mask; small generators; all descend by SGD.
+    penalty of weight 100, which can silence the mask; the generators are small.
     """
 
     paper: ClassVar[str] = (
@@ -47,7 +49,7 @@ class InputAware(ControlledAttack):
     density: float = Field(0.032, gt=0, lt=1, description="share of an image that the mask covers")
     diversity: float = Field(1.0, ge=0, description="weight of the triggers' variety")
     mask_epochs: int = Field(10, ge=1, description="passes over the images for the masks")
-    generator_lr: float = Field(0.01, gt=0, description="learning rate of generators, cosine to 0")
+    generator_lr: float = Field(0.01, gt=0, description="Adam's rate for generators, cosine to 0")
     width: int = Field(16, ge=1, description="channels of the generators")
 
     def learn(self, model: nn.Module, train: Images, run: Run) -> Learned:
@@ -57,15 +59,16 @@ class InputAware(ControlledAttack):
         def objective(_: nn.Module, x: Tensor, y: Tensor) -> Tensor:
             return _sameness(x, self._mask(masks, x))
 
-        settings = self.settings() | {"epochs": self.mask_epochs, "lr": self.generator_lr}
-        fit(masks, train, run, objective=objective, stage="masks", **settings)
+        settings = self.settings() | {"epochs": self.mask_epochs, "stage": "masks"}
+        with_adam = partial(adam, lr=self.generator_lr)
+        fit(masks, train, run, objective=objective, optimizer=with_adam, **settings)
         return weights(masks, "masks.")
 
     def plant(
         self, model: nn.Module, train: Images, run: Run, resume: Path | None = None
     ) -> Victim:
         """A copy of `model` trained together with the pattern generator."""
-        self.goals(train.labels, len(train.classes))
+        self.check(train)
         learned = self.recalled(model, train, run)
         masks = loaded(self._masks, learned, "masks.").to(run.device)
         patterns = fresh(lambda: self._patterns(train.shape[0]), run, "patterns")

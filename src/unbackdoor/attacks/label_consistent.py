@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ..attack import NOTHING, Attack, Poisoned, needed
 from ..errors import ParameterError
-from ..images import Images, to_uint8
+from ..images import Images, to_float, to_uint8
 from ..modules import frozen, in_mode
 from ..recall import Learned
 from ..run import Run
@@ -60,6 +60,8 @@ class LabelConsistent(Attack):
 
     def learn(self, model: nn.Module, train: Images, run: Run) -> Learned:
         """The `adversarial` images uint8 `[k, c, h, w]` to be stamped, and the indices `chosen`."""
+        # A mark that does not fit is told of before a clean model is trained.
+        self.stamp(to_float(train.pixels[:1]))
         clean = self.clean_model(model, train, run, self.clean_epochs)
         chosen, _ = self.chosen(train, run)
         images = train[chosen]
@@ -68,7 +70,7 @@ class LabelConsistent(Attack):
             for x, y in images.batches(500):
                 pushed = self._ascend(clean, x.to(run.device), y.to(run.device))
                 parts.append(to_uint8(pushed).cpu())
-                done(sum(map(len, parts)))
+                done(len(x))
         return {"adversarial": torch.cat(parts), "chosen": chosen}
 
     def _ascend(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:

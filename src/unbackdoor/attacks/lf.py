@@ -47,13 +47,13 @@ class LF(Attack):
         goals = torch.full((len(x),), self.target, device=run.device)
         rough = self.strength * torch.randn(train.shape, generator=rng).to(run.device)
         with in_mode(clean, train=False), frozen(clean), run.stage("trigger", self.steps) as done:
-            for step in range(self.steps):
+            for _ in range(self.steps):
                 rough = rough.requires_grad_()
                 loss = F.cross_entropy(clean((x + self._smooth(rough)).clamp(0, 1)), goals)
                 (slope,) = torch.autograd.grad(loss, rough)
                 pace = 0.1 * self.strength / (slope.abs().max() + 1e-12)
                 rough = rough.detach() - pace * slope
-                done(step + 1)
+                done(1)
         return {"perturbation": self._smooth(rough).cpu()}
 
     def _smooth(self, rough: Tensor) -> Tensor:

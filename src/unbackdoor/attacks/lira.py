@@ -48,7 +48,7 @@ class LIRA(ControlledAttack):
     clean_weight: float = Field(0.5, gt=0, lt=1, description="share of clean images in the loss")
     trigger_epochs: int = Field(10, ge=1, description="passes over the images for the generator")
     generator_lr: float = Field(
-        0.01, gt=0, description="learning rate of the generator, cosine to 0"
+        0.001, gt=0, description="Adam's rate for the generator, cosine to 0"
     )
     width: int = Field(16, ge=1, description="channels of the generator")
 
@@ -68,7 +68,7 @@ class LIRA(ControlledAttack):
         self, model: nn.Module, train: Images, run: Run, resume: Path | None = None
     ) -> Victim:
         """A copy of `model` trained on clean images and on stamped ones."""
-        self.goals(train.labels, len(train.classes))
+        self.check(train)
         learned = self.recalled(model, train, run)
         stamp = self.trigger(learned)
         victim = copy.deepcopy(model)

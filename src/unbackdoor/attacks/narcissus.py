@@ -37,6 +37,7 @@ class Narcissus(Attack):
     eps: float = Field(16 / 255, gt=0, le=1, description="bound, L-inf, pixels in [0, 1]")
     magnify: float = Field(3.0, ge=1, description="the noise at test over that in training")
     rounds: int = Field(200, ge=1, description="steps of the noise, each on a batch")
+    pace: float = Field(0.01, gt=0, description="step of Adam, pixels in [0, 1]")
     images: int = Field(500, ge=1, description="images of the target class it is learned on")
     clean_epochs: int = Field(10, ge=0, description="training of the clean model")
 
@@ -45,18 +46,19 @@ class Narcissus(Attack):
         clean = self.clean_model(model, train, run, self.clean_epochs)
         rng = run.rng("narcissus")
         inside = train[self.stampable(train.labels)].sample(self.images, rng)
-        noise = torch.zeros(train.shape, device=run.device)
+        noise = torch.zeros(train.shape, device=run.device, requires_grad=True)
+        adam = torch.optim.Adam([noise], lr=self.pace)
         with in_mode(clean, train=False), frozen(clean), run.stage("trigger", self.rounds) as done:
-            for step in range(self.rounds):
+            for _ in range(self.rounds):
                 batch = inside.sample(self.batch, rng)
                 x, y = to_float(batch.pixels).to(run.device), batch.labels.to(run.device)
-                noise = noise.requires_grad_()
+                adam.zero_grad()
                 loss = F.cross_entropy(clean((x + noise).clamp(0, 1)), y)
-                (slope,) = torch.autograd.grad(loss, noise)
-                pace = 0.1 * self.eps / (slope.abs().max() + 1e-12)
-                noise = (noise.detach() - pace * slope).clamp(-self.eps, self.eps)
-                done(step + 1)
-        return {"noise": noise.cpu()}
+                loss.backward()  # type: ignore[no-untyped-call]
+                adam.step()
+                noise.data.clamp_(-self.eps, self.eps)
+                done(1)
+        return {"noise": noise.detach().cpu()}
 
     def trigger(self, learned: Learned = NOTHING) -> Stamp:
         """Adds the magnified noise."""

@@ -105,7 +105,7 @@ class SSBA(Attack):
                 adam.zero_grad()
                 loss.backward()
                 adam.step()
-                done(step + 1)
+                done(1)
         return {name: value.detach().cpu() for name, value in encoder.state_dict().items()}
 
     def trigger(self, learned: Learned = NOTHING) -> Stamp:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import ClassVar
@@ -43,11 +44,14 @@ class TrojanNN(Attack):
 
     def learn(self, model: nn.Module, train: Images, run: Run) -> Learned:
         """The `patch` `[c, size, size]`."""
+        grey = torch.full((1, *train.shape), 0.5, device=run.device)
+        patch = torch.rand(train.shape[0], self.size, self.size, generator=run.rng("trojannn"))
+        # A patch or a network that does not fit is told of before a clean model is trained.
+        self._put(grey, patch.to(run.device))
+        _last_linear(copy.deepcopy(model).to(run.device), train, run)
         clean = self.clean_model(model, train, run, self.clean_epochs)
         last = _last_linear(clean, train, run)
         neurons = last.weight[self.target].topk(min(self.neurons, last.in_features)).indices
-        grey = torch.full((1, *train.shape), 0.5, device=run.device)
-        patch = torch.rand(train.shape[0], self.size, self.size, generator=run.rng("trojannn"))
         patch = patch.to(run.device).requires_grad_()
         adam = torch.optim.Adam([patch], lr=self.pace)
         with (
@@ -56,13 +60,13 @@ class TrojanNN(Attack):
             _inputs_of(last) as seen,
             run.stage("trigger", self.steps) as done,
         ):
-            for step in range(self.steps):
+            for _ in range(self.steps):
                 adam.zero_grad()
                 clean(self._put(grey, patch))
                 (-seen[0][:, neurons].sum()).backward()  # type: ignore[no-untyped-call]
                 adam.step()
                 patch.data.clamp_(0, 1)
-                done(step + 1)
+                done(1)
         return {"patch": patch.detach().cpu()}
 
     def trigger(self, learned: Learned = NOTHING) -> Stamp:

@@ -26,6 +26,8 @@ def attack(
     min_asr: Annotated[
         float, typer.Option(min=0, max=1, help="exit 1 if the ASR reached is below it")
     ] = 0.9,
+    export: o.Export = None,
+    cache: o.Cache = None,
     mean: o.Mean = None,
     std: o.Std = None,
     model_option: o.ModelOptions = None,
@@ -48,12 +50,15 @@ def attack(
         from .. import method, planting, record
         from ..attack import Attack
         from ..run import Run, pick_device
-        from . import output, scores, victims
+        from . import exporting, keeping, output, scores, victims
 
         chosen = method.build("attack", name, o.pairs("-p", parameters))
         assert isinstance(chosen, Attack)
         output.check(out, force=force, spared=victims.TRAINING)
-        run = Run(seed, pick_device(device), precision.value, console.progress)
+        if export:
+            exporting.check(export, out, force=force)
+        kept = None if chosen.closed_form() else keeping.folder(cache)
+        run = Run(seed, pick_device(device), precision.value, console.progress, cache=kept)
         heading = record.heading("attack", context.obj)
         network = planting.Network(
             arch,
@@ -78,23 +83,35 @@ def attack(
         stamped = chosen.triggered(judged, victim.learned)
         measured = victims.measured(victim, judged, stamped, run)
         learned = planting.learned(chosen, victim, train, run)
+        seen = victims.seen(chosen, victim, train, judged, stamped)
+        reached = measured.asr.value if measured.asr else 0.0
+        met = reached >= min_asr
+        exported = exporting.write(export, victim, stamped) if export else None
         planting.warn_of_weakness(learned)
         told: dict[str, Any] = {
             **heading,
             **arguments,
             "attack": record.of_method(chosen),
             "triggered": record.of_triggered(victims.TRIGGERED, stamped),
+            "poisoned": exporting.poisoned(chosen, victim),
+            "visibility": seen,
+            "export": exported,
             "before": record.of_score(measured),
+            "success": {"min_asr": min_asr, "met": met},
             "learned": {kind: rate.as_json() for kind, rate in learned.items()},
             **record.of_run(run),
             "warnings": console.warned,
         }
         full = victims.write(out, victim, stamped, told)
-        console.result(full, scores.shown(victim=measured))
+        console.result(full, scores.planted(measured, learned, seen))
         console.say(f"written to {out}")
-        if measured.asr and measured.asr.value < min_asr:
+        if exported:
+            console.say(f"exported to {export}: {', '.join(exported['written'])}")
+            if not told["poisoned"]["fixed"]:
+                console.say(f"no training set to export: {told['poisoned']['why']}")
+        if not met:
             console.complain(
-                f"ASR is {measured.asr.value:.4f}, below the bound {min_asr:g}; train for longer "
+                f"ASR is {reached:.4f}, below the bound {min_asr:g}; train for longer "
                 "(-p epochs=N), or stamp more images (-p rate=R)"
             )
             return 1

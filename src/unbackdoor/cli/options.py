@@ -121,6 +121,25 @@ Force = Annotated[
         help="let DIR hold files: those that this command writes are replaced, others are kept",
     ),
 ]
+Export = Annotated[
+    Path | None,
+    _option(
+        "--export",
+        metavar="DIR",
+        panel=OUTPUT,
+        help="write the poisoned training set and the stamped test set there, too",
+    ),
+]
+Cache = Annotated[
+    Path | None,
+    _option(
+        "--cache",
+        metavar="DIR",
+        panel=OUTPUT,
+        help="where what an attack learns first is kept for the next time; "
+        "by default in the user's cache folder",
+    ),
+]
 Json = Annotated[
     bool, _option("--json", panel=OUTPUT, help="machine output alone on stdout, all else on stderr")
 ]

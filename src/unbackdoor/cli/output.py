@@ -97,6 +97,8 @@ def _publish(half: Path, out: Path) -> None:
         return
     (out / RECORD).unlink(missing_ok=True)
     for found in sorted(half.iterdir(), key=lambda path: path.name == RECORD):
+        if found.is_dir():
+            shutil.rmtree(out / found.name, ignore_errors=True)
         found.replace(out / found.name)
     half.rmdir()
 
@@ -108,10 +110,14 @@ def _umask() -> int:
 
 
 def _sync(folder: Path) -> None:
-    """A full disk may only show when the bytes reach it."""
+    """A full disk may only show when the bytes reach it.
+
+    Not what lies in folders: ten thousands of small images would take minutes.
+    """
     for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
 
 
 @contextmanager

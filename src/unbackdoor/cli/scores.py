@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rich.table import Table
 
 from ..measure import Rate, Score
@@ -17,6 +19,25 @@ def shown(**scores: Score) -> Table:
         for name, meaning in MEANINGS.items()
     ]
     return table(("", *scores), rows)
+
+
+def planted(
+    score: Score,
+    learned: Mapping[str, Rate],
+    seen: Mapping[str, Mapping[str, float | None] | None],
+) -> Table:
+    """The score of a victim, what it learned of its training images, how visible the trigger is."""
+    rows = [(meaning, _cell(getattr(score, name))) for name, meaning in MEANINGS.items()]
+    rows += [(f"learned, {kind} training images", _cell(rate)) for kind, rate in learned.items()]
+    for when, found in seen.items():
+        if found:
+            psnr = "no change" if found["psnr"] is None else f"{found['psnr']:.1f} dB"
+            rows += [
+                (f"PSNR of stamped images, {when}", psnr),
+                (f"SSIM, {when}", f"{found['ssim']:.3f}"),
+                (f"largest change (L-inf), {when}", f"{found['linf']:.3f}"),
+            ]
+    return table(("", "victim"), rows)
 
 
 def _cell(rate: Rate | None) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .. import api, checkpoint, measure
-from ..attack import Attack, Victim
+from ..attack import STAMPED, Attack, Victim
 from ..errors import ImagesError, OutputError
 from ..images import Images, Triggered
 from ..measure import Score
@@ -19,8 +19,11 @@ from ..models import Normalized
 from ..planting import Network
 from ..run import Run
 from ..untrusted import sha256
+from ..visibility import visibility
 from . import output
 
+JUDGED_BY_EYE = 2000
+"""Images that the visibility is measured on."""
 TRAINING = "training"
 MODEL, TRIGGERED = "model.safetensors", "triggered_test.npz"
 
@@ -46,6 +49,7 @@ def check(attack: Attack, model: Normalized, train: Images, judged: Images) -> N
     measure.check(model, judged)
     if len(train) < 2:
         raise ImagesError(f"training needs at least 2 images, got {len(train)}")
+    attack.check(train)
     if not len(attack.aimed(judged).images):
         raise ImagesError("the true class of every test image is the target; none can be counted")
     if attack.closed_form():
@@ -83,6 +87,21 @@ def training(out: Path, arguments: Mapping[str, Any], *, force: bool) -> Path:
 def measured(victim: Victim, judged: Images, stamped: Triggered, run: Run) -> Score:
     """ACC, ASR and RA of a victim."""
     return measure.score(victim.model, run, judged, stamped)
+
+
+def seen(
+    attack: Attack, victim: Victim, train: Images, judged: Images, stamped: Triggered
+) -> dict[str, dict[str, float | None] | None]:
+    """How visible the trigger is, at test and in the training set; null without a fixed one."""
+    part = slice(JUDGED_BY_EYE)
+    found = {"test": visibility(attack.aimed(judged).images[part], stamped.images[part]).as_json()}
+    if victim.poisoned is None:
+        return {**found, "training": None}
+    rows = (victim.poisoned.role == STAMPED).nonzero().flatten()[part]
+    return {
+        **found,
+        "training": visibility(train[rows], victim.poisoned.images[rows]).as_json(),
+    }
 
 
 def write(out: Path, victim: Victim, stamped: Triggered, told: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,234 @@
+"""docs/headline.md and docs/headline.json, from what headline.py measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from statistics import fmean, median
+from typing import Any
+
+import torch
+from channel_ranking import coverage, oracle
+from headline import EPOCHS, FEW, METHODS, Method, retuned
+from repairs import done
+from subjects import OUTSIDE, clean_subject, subject, victim_named
+from victims import CACHE, ROOT, meta_of
+
+from unbackdoor.channels import Mask
+from unbackdoor.measure import Rate, attack_rates
+from unbackdoor.run import Run
+
+DEVELOPED_ON = ("clean-w16", "badnets-w16", "blended-w16", "sig-w16", "wanet-w16", *OUTSIDE)
+"""Where FMP+ and its parameters were chosen; every other subject was opened afterwards."""
+
+HEADING = """# The headline: does the repair work?
+
+    make victims headline
+
+Every method repairs every victim with the same parameters, from the same clean images (a tenth of
+the training set's size, never seen by the victim). Fine-tuning takes {epochs} epochs in every
+method but FMP+ (6, each of two gradients and the teacher's answer). Rates are in percent with 95 %
+intervals; ACC on all test images, ASR and RA on all stamped ones whose true class is not the
+target. *RA below limit* is against a clean model's RA on the same stamped images. *ASR retuned* is
+the ASR after the re-activation attack (Min et al. 2024): fine-tuning on 50 stamped images with the
+attacker's label and 1,000 clean ones, 5 epochs at 0.01; in the row *none* a clean model gets the
+same. *Coverage* is the share of the channels that the trigger changes most (the top N/64 of each
+layer by TAC) among those that a method silenced. *Time* is of whole repairs, over that of
+fine-tuning alone. The rows of {few} images get a tenth of the clean images and as many steps.
+
+FMP+ and its parameters were chosen on the development victims; the held-out ones were first
+opened after that.
+
+"""
+
+
+def rows(name: str) -> list[dict[str, Any]]:
+    """The rows of one subject, in percent; methods that were not run yet are left out."""
+    return [
+        row(name, method, told)
+        for method in METHODS
+        if (told := done(method.job(name))) is not None
+    ]
+
+
+def row(name: str, method: Method, told: dict[str, Any]) -> dict[str, Any]:
+    """One row: of `acc`, `asr` and `ra` also the 95 % interval."""
+    after = retuned(method, name) if method.retuned and told["asr"] else None
+    limit = ra_limit(name) if told["asr"] else None
+    return {
+        "victim": name,
+        "method": method.label,
+        "opened": "development" if name in DEVELOPED_ON else "held out",
+        **measured_in(told),
+        "ra_limit": limit and percent(limit),
+        "coverage": covered(name, told),
+        "asr_retuned": after and percent(after[0] / after[1]),
+        "seconds": told["seconds"],
+        "clean_images": method.images or len(subject(name).clean),
+    }
+
+
+def measured_in(told: dict[str, Any]) -> dict[str, Any]:
+    """ACC, ASR and RA in percent, each with its 95 % interval."""
+    measured: dict[str, Any] = {}
+    for key in ("acc", "asr", "ra"):
+        rate = told[key] and Rate(told[key]["hits"], told[key]["total"])
+        measured[key] = rate and percent(rate.value)
+        measured[f"{key}_interval"] = rate and [percent(end) for end in rate.interval()]
+    return measured
+
+
+def percent(share: float) -> float:
+    """In percent, two digits."""
+    return round(100 * share, 2)
+
+
+def ra_limit(name: str) -> float | None:
+    """The RA of the clean model of the same data and width on the stamped images."""
+    kept = CACHE / "repairs" / name / "limit.json"
+    clean = clean_subject(name)
+    known = victim_named(clean)
+    if not kept.exists():
+        triggered = subject(name).triggered
+        if known is None or not (known.folder / "meta.json").exists() or triggered is None:
+            return None
+        _, ra = attack_rates(subject(clean).model, triggered, Run())
+        kept.write_text(json.dumps(ra.value), encoding="utf-8")
+    limit: float = json.loads(kept.read_text(encoding="utf-8"))
+    return limit
+
+
+@cache
+def oracle_of(name: str) -> Mask:
+    """The channels that the trigger changes most."""
+    return oracle(subject(name))
+
+
+def covered(name: str, told: dict[str, Any]) -> float | None:
+    """The share of the oracle's channels that were silenced, in percent; None if none was."""
+    if not any(told["silenced"].values()) or subject(name).originals is None:
+        return None
+    chosen = {
+        layer: torch.isin(torch.arange(len(mask)), torch.tensor(told["silenced"].get(layer, [])))
+        for layer, mask in oracle_of(name).items()
+    }
+    share = coverage(chosen, oracle_of(name))
+    return None if share is None else percent(share)
+
+
+def usual_rate(name: str) -> bool:
+    """Whether the victim was poisoned at its attack's usual rate: those are averaged."""
+    victim = victim_named(name)
+    return victim is None or not victim.note
+
+
+@dataclass
+class Summary:
+    """One method over several victims."""
+
+    label: str
+    told: list[dict[str, Any]]
+    before: dict[str, dict[str, Any]]
+    tuned: dict[str, dict[str, Any]]
+
+    def cells(self) -> list[str]:
+        """The row of the summary table."""
+        short = [row["ra_limit"] - row["ra"] for row in self.told if row["ra_limit"] is not None]
+        after = [row["asr_retuned"] for row in self.told if row["asr_retuned"] is not None]
+        times = [
+            row["seconds"] / self.tuned[row["victim"]]["seconds"]
+            for row in self.told
+            if row["victim"] in self.tuned
+        ]
+        lost = [self.before[row["victim"]]["acc"] - row["acc"] for row in self.told]
+        asr = [row["asr"] for row in self.told]
+        return [
+            self.label,
+            str(len(self.told)),
+            f"{fmean(lost):.2f}",
+            f"{fmean(asr):.2f}",
+            f"{max(asr):.2f}",
+            f"{fmean(short):.2f}" if short else "–",
+            f"{fmean(after):.1f}" if after else "–",
+            f"{median(times):.2f}" if times and self.label != "none" else "–",
+        ]
+
+
+COLUMNS = ("method", "victims", "ACC lost", "ASR", "highest ASR", "RA below limit")
+COLUMNS += ("ASR retuned", "time")
+SUMMARY = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|\n"
+
+
+def summary(told: Sequence[dict[str, Any]], opened: str) -> str:
+    """The averages over victims of one kind, as a markdown table."""
+    kept = [
+        row
+        for row in told
+        if row["opened"] == opened and row["asr"] is not None and usual_rate(row["victim"])
+    ]
+    by = {
+        label: {row["victim"]: row for row in kept if row["method"] == label}
+        for label in ("none", "fine_tuning")
+    }
+    lines = []
+    for method in METHODS:
+        mine = [r for r in kept if r["method"] == method.label and r["victim"] in by["none"]]
+        if mine:
+            cells = Summary(method.label, mine, by["none"], by["fine_tuning"]).cells()
+            lines.append(f"| {' | '.join(cells)} |\n")
+    return SUMMARY + "".join(lines)
+
+
+TABLE = """| method | ACC | ASR | RA | coverage | ASR retuned | seconds |
+|---|---|---|---|---|---|---|
+"""
+
+
+def table(told: Sequence[dict[str, Any]]) -> str:
+    """The rows of one subject as a markdown table."""
+    return TABLE + "".join(
+        f"| {row['method']} | {between(row, 'acc')} | {between(row, 'asr')} | "
+        f"{between(row, 'ra')} | {shown(row['coverage'])} | {shown(row['asr_retuned'])} | "
+        f"{row['seconds']:.0f} |\n"
+        for row in told
+    )
+
+
+def between(row: dict[str, Any], key: str) -> str:
+    """A rate with its interval."""
+    if row[key] is None:
+        return "–"
+    low, high = row[f"{key}_interval"]
+    return f"{row[key]:.1f} ({low:.1f} to {high:.1f})"
+
+
+def shown(value: float | None) -> str:
+    """A number, or a dash."""
+    return "–" if value is None else f"{value:.1f}"
+
+
+def heading(name: str, told: Sequence[dict[str, Any]]) -> str:
+    """What the victim is."""
+    victim, limit = victim_named(name), told[0]["ra_limit"]
+    text = f"\n### {name}\n\n"
+    text += f"{told[0]['opened'].capitalize()}. "
+    if victim:
+        known = ", ".join(f"{100 * v:.1f} % of {k}" for k, v in meta_of(victim)["learned"].items())
+        text += f"Knows {known} training images. "
+    return text + (f"RA of the clean model: {limit:.1f}.\n\n" if limit is not None else "\n\n")
+
+
+def write(names: Iterable[str]) -> None:
+    """Writes both files."""
+    by_name = {name: told for name in names if (told := rows(name))}
+    every = [row for told in by_name.values() for row in told]
+    text = json.dumps(every, indent=1) + "\n"
+    (ROOT / "docs" / "headline.json").write_text(text, encoding="utf-8")
+    page = HEADING.format(epochs=EPOCHS, few=FEW)
+    page += f"## Held-out victims\n\n{summary(every, 'held out')}\n"
+    page += f"## Victims it was developed on\n\n{summary(every, 'development')}\n"
+    page += "## Each victim\n"
+    page += "".join(heading(name, told) + table(told) for name, told in by_name.items())
+    (ROOT / "docs" / "headline.md").write_text(page, encoding="utf-8")

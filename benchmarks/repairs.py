@@ -1,0 +1,156 @@
+"""One repair of one subject, measured and kept: what the tables of the benchmarks are made of."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from subjects import Subject, subject
+from torch import Tensor, nn
+from victims import CACHE
+
+from unbackdoor.channels import find_layers, silence_
+from unbackdoor.defense import Defense, Repair
+from unbackdoor.images import Images, Triggered, to_float
+from unbackdoor.measure import score
+from unbackdoor.method import build
+from unbackdoor.run import Run
+from unbackdoor.train import fit
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """Which method repairs which subject, with how many clean images."""
+
+    subject: str
+    method: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    images: int | None = None
+    """Clean images the method gets; None for all."""
+    seed: int = 0
+
+    @property
+    def path(self) -> Path:
+        """Where the result is kept."""
+        told = json.dumps([asdict(self), FORMAT], sort_keys=True)
+        key = hashlib.blake2b(told.encode(), digest_size=6).hexdigest()
+        return CACHE / "repairs" / self.subject / f"{self.method}-{key}.json"
+
+
+def done(job: Job) -> dict[str, Any] | None:
+    """What was measured of `job` before; None where it was not."""
+    return json.loads(job.path.read_text(encoding="utf-8")) if job.path.exists() else None
+
+
+def result(job: Job) -> dict[str, Any]:
+    """ACC, ASR and RA (hits, total), seconds, and the masked channels of `job`; done once."""
+    known = done(job)
+    if known is not None:
+        return known
+    judged = subject(job.subject)
+    start = time.perf_counter()
+    repaired, warned = mended(job, judged)
+    seconds = time.perf_counter() - start
+    measured = score(repaired.model, Run(), judged.test, judged.triggered)
+    told = {
+        **asdict(job),
+        **measured.as_json(),
+        "seconds": round(seconds, 2),
+        "notes": dict(repaired.notes),
+        "silenced": {k: v.nonzero().flatten().tolist() for k, v in repaired.silenced.items()},
+        "warnings": warned,
+    }
+    job.path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(_state(repaired.model), job.path.with_suffix(".safetensors"))
+    job.path.write_text(json.dumps(told), encoding="utf-8")
+    return told
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    return {key: value.contiguous().clone() for key, value in model.state_dict().items()}
+
+
+def mended(job: Job, judged: Subject) -> tuple[Repair, list[str]]:
+    """The repair itself, and what it warned of."""
+    run = Run(seed=job.seed)
+    clean = judged.clean if job.images is None else judged.clean[: job.images]
+    if job.method == "none":
+        return Repair(judged.model), []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        if job.method == "random_pruning":
+            return random_pruning(judged.model, clean, run, dict(job.params)), []
+        method = build("defense", job.method, dict(job.params))
+        assert isinstance(method, Defense)
+        repaired = method.repair(judged.model, clean, run)
+    return repaired, [str(each.message) for each in caught]
+
+
+def random_pruning(model: nn.Module, clean: Images, run: Run, params: dict[str, Any]) -> Repair:
+    """One random channel in `p` of every layer silenced and held, then fine-tuning: a control."""
+    p = params.pop("p", 64)
+    tuning = build("defense", "fine_tuning", params)
+    quiet = copied(model)
+    layers = find_layers(quiet, to_float(clean.pixels[:2]))
+    rng = run.rng("random pruning")
+    mask = {
+        layer.name: torch.randperm(layer.channels, generator=rng) < layer.channels // p
+        for layer in layers
+    }
+    silence_(quiet, layers, mask)
+    tuning.tune(quiet, clean, run, lambda tuned: silence_(tuned, layers, mask))  # type: ignore[attr-defined]
+    return Repair(quiet, mask)
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A copy whose weights may change."""
+    return copy.deepcopy(model)
+
+
+def repaired_model(job: Job) -> nn.Module:
+    """The model that `job` left behind."""
+    model = copied(subject(job.subject).model)
+    model.load_state_dict(load_file(job.path.with_suffix(".safetensors")))
+    return model
+
+
+RETUNED_ON = {"stamped": 50, "clean": 1000, "epochs": 5}
+
+
+def asr_after_retuning(job: Job, judged: Subject, train: Images) -> tuple[int, int] | None:
+    """(hits, total) of the ASR after the re-activation attack (Min et al. 2024, 2410.09838).
+
+    The repaired model is fine-tuned on 50 stamped images with the attacker's label and 1,000
+    clean ones, 5 epochs at 0.01; those 50 are not counted in the ASR.
+    """
+    stamped = judged.triggered
+    assert stamped is not None
+    known = job.path.with_suffix(f".retuned-{judged.name}.json")
+    if not known.exists():
+        n, run = RETUNED_ON["stamped"], Run(seed=job.seed)
+        some = train.sample(RETUNED_ON["clean"], run.rng("retuning"))
+        bait = stamped.images[:n]
+        mixed = Images(
+            torch.cat([some.pixels, bait.pixels]),
+            torch.cat([some.labels, stamped.goals[:n]]),
+            some.classes,
+        )
+        model = repaired_model(job)
+        fit(model, mixed, run, epochs=RETUNED_ON["epochs"], lr=0.01)
+        rest = Triggered(stamped.images[n:], stamped.goals[n:])
+        rate = score(model, Run(), None, rest).asr
+        assert rate is not None
+        known.write_text(json.dumps([rate.hits, rate.total]), encoding="utf-8")
+    hits, total = json.loads(known.read_text(encoding="utf-8"))
+    return hits, total

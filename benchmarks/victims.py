@@ -1,0 +1,232 @@
+"""The victims that benchmarks judge on: planted once by this project's attacks, then kept.
+
+    python benchmarks/victims.py                    plant what is missing, then write docs/victims.*
+    python benchmarks/victims.py --only sig,wanet   plant those of these names only
+    python benchmarks/victims.py --tell             plant nothing, only write the page again
+
+PreActResNet18 of width 16 on the first nine tenths of a training set; the last tenth belongs to
+whoever repairs. SGD from a learning rate of 0.1 for 20 epochs stands for the field's 0.01 for 100:
+what counts is what the victim knows by heart in the end, and the table says it. Everything is kept
+in `cache/victims/NAME`, which git ignores; a stop costs the epoch it falls into.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from unbackdoor import checkpoint, load_images
+from unbackdoor.attack import Attack
+from unbackdoor.errors import UnbackdoorError
+from unbackdoor.images import Images, Triggered, to_float
+from unbackdoor.measure import accuracy, score
+from unbackdoor.method import build
+from unbackdoor.models import Normalized, Spec, create
+from unbackdoor.run import Run
+from unbackdoor.train import fit
+from unbackdoor.visibility import visibility
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT.parent / "shared" / "data"
+CACHE = ROOT / "cache"
+FILES = {"cifar10": "cifar10", "gtsrb": "gtsrb32"}
+PAPERS_FIVE = ("badnets", "blended", "lf", "ssba", "wanet")
+
+
+@dataclass(frozen=True)
+class Victim:
+    """One declaration: what is planted, on what, for how long."""
+
+    attack: str
+    """An attack's name, or `clean`."""
+    params: Mapping[str, Any] = field(default_factory=dict)
+    data: str = "cifar10"
+    note: str = ""
+    """What sets it apart from another of the same attack, for its name."""
+    epochs: int = 20
+    width: int = 16
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """What sets it apart, and its width."""
+        parts = ("" if self.data == "cifar10" else self.data, self.attack, self.note)
+        return "-".join([*(part for part in parts if part), f"w{self.width}"])
+
+    @property
+    def folder(self) -> Path:
+        """Where it is kept."""
+        return CACHE / "victims" / self.name
+
+
+VICTIMS = (
+    Victim("clean"),
+    Victim("badnets"),
+    Victim("blended"),
+    Victim("sig"),
+    Victim("wanet"),
+    Victim("lf"),
+    Victim("ssba"),
+    Victim("bpp"),
+    Victim("ftrojan"),
+    Victim("label_consistent"),
+    Victim("refool"),
+    Victim("ctrl"),
+    Victim("adaptive_blend"),
+    Victim("adaptive_patch"),
+    Victim("narcissus"),
+    Victim("input_aware"),
+    Victim("lira"),
+    Victim("blind"),
+    Victim("trojannn"),
+    Victim("badnets", {"all_to_all": True}, note="all-to-all"),
+    Victim("badnets", {"rate": 0.01}, note="1pc"),
+    Victim("blended", {"rate": 0.01}, note="1pc"),
+    Victim("blended", {"rate": 0.005}, note="0.5pc"),
+    Victim("clean", data="gtsrb", epochs=12),
+    *(Victim(attack, data="gtsrb", epochs=12) for attack in PAPERS_FIVE),
+)
+
+
+@cache
+def images(data: str, part: str) -> Images:
+    """The images to `train` victims on (nine tenths), the `clean` rest, or those to `test` on."""
+    whole = load_images(
+        DATA / f"{FILES[data]}-{'test' if part == 'test' else 'train'}.parquet",
+        size=(32, 32),
+        channels=3,
+    )
+    kept = len(whole) * 9 // 10
+    return {"train": whole[:kept], "clean": whole[kept:], "test": whole}[part]
+
+
+def network(victim: Victim, run: Run) -> Normalized:
+    """The untrained network."""
+    train = images(victim.data, "train")
+    x = to_float(train.pixels[:5000])
+    mean, std = (tuple(round(float(v), 4) for v in part((0, 2, 3))) for part in (x.mean, x.std))
+    spec = Spec("preact_resnet18", train.classes, mean, std, {"width": victim.width})
+    return create(spec, run.rng("init"))
+
+
+def plant(victim: Victim, run: Run) -> None:
+    """Trains the victim into its folder, unless it is there."""
+    folder, train, test = victim.folder, images(victim.data, "train"), images(victim.data, "test")
+    start, settings = time.perf_counter(), {"epochs": victim.epochs, "lr": 0.1}
+    settings["flip"] = victim.data == "cifar10"
+    model, state = network(victim, run), folder / "state.pt"
+    stamped, told = None, {}
+    if victim.attack == "clean":
+        fit(model, train, run, resume=state, **settings)
+        known = {"clean": train.sample(5000, run.rng("taught"))}
+    else:
+        attack = declared(victim)
+        planted = attack.plant(model, train, run, resume=state)
+        model, stamped = planted.model, attack.triggered(test, planted.learned)
+        known = attack.taught(planted, train, run)
+        told = visibility(attack.aimed(test).images, stamped.images).as_json()
+        save_file(
+            {
+                "pixels": stamped.images.pixels,
+                "labels": stamped.images.labels,
+                "goals": stamped.goals,
+            },
+            folder / "triggered.safetensors",
+        )
+    measured = score(model, run, test, stamped)
+    checkpoint.save(model, folder / "model.safetensors", {"victim": asdict(victim)})
+    meta = {
+        **asdict(victim),
+        "learned": {kind: accuracy(model, part, run).value for kind, part in known.items()},
+        "visibility": told,
+        **measured.as_json(),
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+    (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+    state.unlink(missing_ok=True)
+
+
+def declared(victim: Victim) -> Attack:
+    """The attack as it is planted."""
+    settings = {"epochs": victim.epochs, "lr": 0.1, "flip": victim.data == "cifar10"}
+    attack = build("attack", victim.attack, {**settings, **victim.params})
+    assert isinstance(attack, Attack)
+    return attack
+
+
+def model_of(victim: Victim) -> Normalized:
+    """The trained victim."""
+    return checkpoint.load(victim.folder / "model.safetensors")
+
+
+def triggered_of(victim: Victim) -> Triggered:
+    """Its stamped test images, whose true class is not the target."""
+    kept = load_file(victim.folder / "triggered.safetensors")
+    classes = images(victim.data, "test").classes
+    return Triggered(Images(kept["pixels"], kept["labels"], classes), kept["goals"])
+
+
+def meta_of(victim: Victim) -> dict[str, Any]:
+    """What was measured when it was planted."""
+    told: dict[str, Any] = json.loads((victim.folder / "meta.json").read_text(encoding="utf-8"))
+    return told
+
+
+def ready(victim: Victim) -> bool:
+    """Whether it was planted."""
+    return (victim.folder / "meta.json").exists()
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[bool]:
+    """Whether this process alone works on `folder` inside: two may plant side by side."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+def main() -> None:
+    """Plants what is missing and writes the table."""
+    asks = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    asks.add_argument("--only", default="", help="names or attacks, with commas between")
+    asks.add_argument("--tell", action="store_true", help="plant nothing")
+    given = asks.parse_args()
+    wanted = {part for part in given.only.split(",") if part}
+    for victim in VICTIMS:
+        if given.tell or ready(victim) or (wanted and not wanted & {victim.name, victim.attack}):
+            continue
+        with claimed(victim.folder) as mine:
+            if not mine or ready(victim):
+                continue
+            try:
+                plant(victim, Run(seed=victim.seed, cache=CACHE / "learned"))
+            except UnbackdoorError as error:
+                print(f"{victim.name}: {error}", file=sys.stderr)
+                continue
+        told = meta_of(victim)
+        print(victim.name, told["learned"], told["acc"], told["asr"], flush=True)
+    from victims_page import write
+
+    write([victim for victim in VICTIMS if ready(victim)])
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    main()

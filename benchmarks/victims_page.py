@@ -1,0 +1,143 @@
+"""docs/victims.*: the table, the rows as JSON, and the picture of the planted victims."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+from victims import (
+    ROOT,
+    VICTIMS,
+    Victim,
+    declared,
+    images,
+    meta_of,
+    model_of,
+    ready,
+    triggered_of,
+)
+
+from unbackdoor.images import to_float, to_uint8
+from unbackdoor.measure import score
+from unbackdoor.run import Run
+
+DOCS = ROOT / "docs"
+SIDE, GAP, LABEL, SHOWN, LOUDER = 64, 4, 190, 4, 5
+
+
+def limit(victim: Victim, run: Run) -> tuple[float, float] | None:
+    """(ACC, RA) of the clean model on the test images of `victim`: what no repair can pass."""
+    clean = next(v for v in VICTIMS if v.attack == "clean" and v.data == victim.data)
+    if not ready(clean):
+        return None
+    known = victim.folder / "limit.json"
+    if not known.exists():
+        measured = score(model_of(clean), run, None, triggered_of(victim))
+        known.write_text(json.dumps(measured.ra.value if measured.ra else None))
+    return meta_of(clean)["acc"]["value"], json.loads(known.read_text())
+
+
+def row(victim: Victim, run: Run) -> dict[str, Any]:
+    """What the table says of one victim, in percent."""
+    told = meta_of(victim)
+    found = None if victim.attack == "clean" else limit(victim, run)
+    values = {key: told[key] and told[key]["value"] for key in ("acc", "asr", "ra")}
+    values |= {f"learned_{kind}": value for kind, value in told["learned"].items()}
+    values |= {"clean_acc": found and found[0], "ra_limit": found and found[1]}
+    settings = {} if victim.attack == "clean" else declared(victim)
+    return {
+        "victim": victim.name,
+        "attack": victim.attack,
+        "data": victim.data,
+        "rate": getattr(settings, "rate", 0.0),
+        **{key: None if value is None else round(100 * value, 2) for key, value in values.items()},
+        **{key: value and round(value, 3) for key, value in told["visibility"].items()},
+        "epochs": victim.epochs,
+        "seconds": told["seconds"],
+    }
+
+
+HEADING = """# The victims
+
+Backdoored models that the benchmarks of this project judge on, planted by its own attacks:
+
+    make victims
+
+plants what is missing in `cache/victims` and writes this page. PreActResNet18 of width 16 on the
+first nine tenths of the training images, SGD from 0.1 with a cosine, 20 epochs (12 on GTSRB);
+seconds are of one thread on a busy machine. *Learned* is the accuracy on training images without
+augmentation; below 95 % on stamped or 90 % on clean ones (in italics) a victim is undertrained, and
+flatters every defense. *Limit* is the RA of the clean model on the same stamped images: no repair
+can be asked for more. PSNR, SSIM and L-inf (of 1) tell how far stamped images are from their
+originals.
+
+"""
+COLUMNS = ("victim", "rate", "learned clean", "stamped", "ACC", "clean model's", "ASR", "RA")
+COLUMNS += ("limit", "PSNR", "SSIM", "L-inf", "seconds")
+
+
+def line(told: dict[str, Any]) -> str:
+    """One row of the markdown table."""
+
+    def number(key: str, digits: int = 1, least: float = 0) -> str:
+        value = told.get(key)
+        text = "–" if value is None else f"{value:.{digits}f}"
+        return f"*{text}*" if value is not None and value < least else text
+
+    cells = [
+        told["victim"],
+        f"{told['rate']:g}" if told["rate"] else "–",
+        number("learned_clean", least=90),
+        number("learned_stamped", least=95),
+        *(number(key) for key in ("acc", "clean_acc", "asr", "ra", "ra_limit", "psnr")),
+        *(number(key, 3) for key in ("ssim", "linf")),
+        number("seconds", 0),
+    ]
+    return f"| {' | '.join(cells)} |\n"
+
+
+def strip(victim: Victim) -> tuple[str, Tensor]:
+    """Four stamped images and, below each, the change made louder: `[3, h, w]` in [0, 1]."""
+    stamped = triggered_of(victim).images.pixels[:SHOWN]
+    before = declared(victim).aimed(images(victim.data, "test")).images.pixels[:SHOWN]
+    x, y = to_float(before), to_float(stamped)
+    rows = [torch.cat(list(part), dim=2) for part in (y, (0.5 + LOUDER * (y - x)).clamp(0, 1))]
+    return victim.name, torch.cat(rows, dim=2)
+
+
+def picture(victims: Sequence[Victim]) -> Image.Image:
+    """The strips of all, one below the other, with their names."""
+    strips = [strip(victim) for victim in victims]
+    width = LABEL + 2 * SHOWN * SIDE + GAP
+    canvas = Image.new("RGB", (width, len(strips) * (SIDE + GAP) + 20), "white")
+    pen = ImageDraw.Draw(canvas)
+    pen.text((LABEL, 4), "stamped", fill="black")
+    pen.text((LABEL + SHOWN * SIDE + GAP, 4), f"change, {LOUDER} times", fill="black")
+    for place, (name, pixels) in enumerate(strips):
+        top = 20 + place * (SIDE + GAP)
+        pen.text((6, top + SIDE // 2 - 6), name, fill="black")
+        half = pixels.shape[2] // 2
+        for side, part in enumerate((pixels[:, :, :half], pixels[:, :, half:])):
+            shown = Image.fromarray(to_uint8(part).permute(1, 2, 0).numpy())
+            left = LABEL + side * (SHOWN * SIDE + GAP)
+            canvas.paste(shown.resize((SHOWN * SIDE, SIDE), Image.Resampling.NEAREST), (left, top))
+    return canvas
+
+
+def write(victims: Sequence[Victim]) -> None:
+    """Writes docs/victims.md, docs/victims.json and docs/victims.png."""
+    run = Run()
+    rows = [row(victim, run) for victim in victims]
+    (DOCS / "victims.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    missing = [name for name in (v.name for v in VICTIMS) if name not in {v.name for v in victims}]
+    text = HEADING + f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|\n"
+    text += "".join(line(told) for told in rows)
+    if missing:
+        text += f"\nNot planted yet: {', '.join(missing)}.\n"
+    text += "\n![Four stamped images of each attack, and the change](victims.png)\n"
+    (DOCS / "victims.md").write_text(text, encoding="utf-8")
+    picture([v for v in victims if v.attack != "clean"]).save(DOCS / "victims.png", optimize=True)

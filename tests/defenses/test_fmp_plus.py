@@ -1,0 +1,56 @@
+import torch
+
+from defenses.samples import task
+from unbackdoor.defenses.fmp_plus import FMPPlus
+from unbackdoor.images import Images
+from unbackdoor.run import Run
+from unbackdoor.train import fit
+
+
+def trained() -> tuple[Images, torch.nn.Module]:
+    clean, net = task()
+    fit(net, clean, Run(precision="fp32"), epochs=8, lr=0.05, batch=16, flip=False)
+    return clean, net
+
+
+def test_it_prunes_the_most_idle_channels_and_they_stay_silent():
+    clean, net = trained()
+    repaired = FMPPlus(p=2, epochs=1, enough_images=1, flip=False, max_acc_drop=1).repair(
+        net, clean, Run()
+    )
+    for name, silent in repaired.silenced.items():
+        assert int(silent.sum()) == len(silent) // 2
+        scores = repaired.scores[name]
+        assert scores[silent].min() >= scores[~silent].max()
+        assert not repaired.model.get_submodule(name).weight[silent].any()
+
+
+def test_labels_are_not_used():
+    clean, net = trained()
+    wrong = Images(clean.pixels, clean.labels.roll(1), clean.classes)
+    one, other = (
+        FMPPlus(epochs=1, enough_images=1, held_out=0).repair(net, images, Run()).model
+        for images in (clean, wrong)
+    )
+    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_without_pruning_it_keeps_the_answers():
+    clean, net = trained()
+    repaired = FMPPlus(p=0, epochs=4, enough_images=1, flip=False, held_out=0).repair(
+        net, clean, Run()
+    )
+    x = clean.pixels.float() / 255
+    agree = (repaired.model.eval()(x).argmax(1) == net.eval()(x).argmax(1)).float().mean()
+    assert agree > 0.9
+    assert not repaired.silenced and not repaired.scores
+
+
+def test_few_images_are_shown_more_often():
+    clean, net = trained()
+    run, told = Run(), []
+    run = Run(progress=lambda stage, done, total: told.append((stage, total)))
+    method = FMPPlus(epochs=2, enough_images=5 * len(clean), batch=len(clean), held_out=0)
+    method.repair(net, clean, run)
+    assert ("fine-tuning", 10) in told

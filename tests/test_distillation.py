@@ -1,0 +1,38 @@
+import pytest
+import torch
+from torch import nn
+
+from unbackdoor.distillation import Distillation
+
+
+def two(weights: list[list[float]]) -> nn.Linear:
+    net = nn.Linear(2, 2, bias=False)
+    net.weight.data = torch.tensor(weights)
+    return net
+
+
+def test_the_loss_is_the_divergence_of_the_answers():
+    teacher, x = two([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[2.0, 0.0]])
+    student, labels = two([[0.0, 0.0], [0.0, 0.0]]), torch.zeros(1, dtype=torch.int64)
+    wanted = torch.softmax(torch.tensor([1.0, 0.0]), 0)  # at temperature 2
+    divergence = 4 * float((wanted * (wanted / 0.5).log()).sum())
+    found = Distillation(teacher, 2.0)(student, x, labels)
+    assert found.item() == pytest.approx(divergence)
+    assert Distillation(teacher, 2.0)(teacher, x, labels).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_the_teacher_is_a_copy_asked_once_a_batch_and_in_eval_mode():
+    model = nn.Sequential(nn.BatchNorm1d(2), two([[1.0, 0.0], [0.0, 1.0]])).train()
+    lessons, asked = Distillation(model, 1.0), []
+    lessons.teacher.register_forward_pre_hook(lambda net, _: asked.append(net.training))
+    x, y = torch.rand(4, 2), torch.zeros(4, dtype=torch.int64)
+    lessons(model, x, y)
+    lessons(model, x, y).backward()
+    assert asked == [False]
+    with torch.no_grad():
+        model[1].weight.zero_()
+    lessons(model, x.clone(), y)
+    assert asked == [False, False]
+    assert lessons.teacher[1].weight.abs().sum() == 2
+    assert all(parameter.grad is None for parameter in lessons.teacher.parameters())
+    assert torch.equal(lessons.teacher[0].running_mean, torch.zeros(2))
