@@ -9,10 +9,11 @@ DEV := $(VENV)/.installed-dev
 # Tests are small: one thread each and several at once is what keeps the cores busy.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 
-.PHONY: help demo test lint test-slow victims headline ablations
+.PHONY: help demo bench test lint test-slow victims headline ablations
 
 help:
 	@echo "make demo       the whole story in a minute: plant, measure, repair, measure again"
+	@echo "make bench      a small grid of attacks and defenses on digits, and its pages; minutes"
 	@echo "make test       lint, types and tests"
 	@echo "make lint       lint and types only"
 	@echo "make test-slow  the tests with trained victims, too"
@@ -22,6 +23,14 @@ help:
 
 demo: $(BASE)
 	$(BIN)/unbackdoor demo --out demo --force
+
+# Another grid: make bench GRID=grids/cifar10-laptop.toml OUT=laptop
+GRID ?= grids/smoke.toml
+OUT ?= bench
+
+bench: $(BASE)
+	$(BIN)/unbackdoor bench $(GRID) --out $(OUT)
+	$(BIN)/unbackdoor report $(OUT)
 
 test: lint
 	$(PYTEST)

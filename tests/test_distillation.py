@@ -36,3 +36,12 @@ def test_the_teacher_is_a_copy_asked_once_a_batch_and_in_eval_mode():
     assert lessons.teacher[1].weight.abs().sum() == 2
     assert all(parameter.grad is None for parameter in lessons.teacher.parameters())
     assert torch.equal(lessons.teacher[0].running_mean, torch.zeros(2))
+
+
+def test_it_counts_the_answers_that_turned():
+    teacher = two([[1.0, 0.0], [0.0, 1.0]])
+    student = two([[1.0, 0.0], [2.0, 0.0]])  # says the second class wherever x1 > 0
+    x = torch.tensor([[1.0, 0.0], [1.0, 3.0], [2.0, 1.0], [3.0, 1.0]])
+    lessons = Distillation(teacher, 1.0)
+    lessons(student, x, torch.zeros(4, dtype=torch.int64))
+    assert lessons.turned == 0.75  # all but the second

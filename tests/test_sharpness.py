@@ -97,3 +97,11 @@ def test_it_agrees_with_pytorch_optimizer(adaptive):
         closure()
         other.step(closure)
     torch.testing.assert_close(ours, theirs)
+
+
+def test_the_reach_is_part_of_the_state():
+    weight = nn.Parameter(torch.ones(1))
+    first, second = (SharpnessAwareSGD([weight], rho=rho, lr=0.1) for rho in (0.5, 2.0))
+    first.rho = 0.7
+    second.load_state_dict(first.state_dict())
+    assert second.rho == 0.7

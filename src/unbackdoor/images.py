@@ -105,6 +105,12 @@ class Images:
             yield to_float(self.pixels[part]), self.labels[part]
 
 
+def overlap(clean: Images, test: Images) -> int:
+    """How many of the `test` images are among the `clean` ones, pixel by pixel."""
+    known = {image.numpy().tobytes() for image in clean.pixels}
+    return sum(image.numpy().tobytes() in known for image in test.pixels)
+
+
 @dataclass(frozen=True, eq=False)
 class Triggered:
     """Stamped test images with their true labels, and the label the attacker wants for each.

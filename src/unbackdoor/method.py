@@ -21,6 +21,14 @@ Role = Literal["attack", "defense"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
 
+BOUNDS = {
+    "minimum": ">=",
+    "exclusiveMinimum": ">",
+    "maximum": "<=",
+    "exclusiveMaximum": "<",
+}
+
+
 class Method(BaseModel):
     """What attacks and defenses share: a declaration that cannot change and knows its source."""
 
@@ -71,7 +79,35 @@ def build(role: Role, name: str, parameters: Mapping[str, object] | None = None)
     try:
         return cls.model_validate(given)
     except ValidationError as error:
-        raise ParameterError(_one_line(name, error)) from None
+        raise ParameterError(one_line(name, error)) from None
+
+
+def declared(cls: type[Method]) -> dict[str, Any]:
+    """What the class of a method says of itself, as JSON values."""
+    fields = cls.model_json_schema()["properties"]
+    return {
+        "name": cls.name(),
+        "summary": (cls.__doc__ or "").partition("\n")[0],
+        "paper": cls.paper,
+        "limits": cls.limits,
+        "parameters": {
+            name: {
+                "type": _type(schema),
+                "default": schema.get("default"),
+                "bounds": {sign: schema[key] for key, sign in BOUNDS.items() if key in schema},
+                "description": schema.get("description", ""),
+            }
+            for name, schema in fields.items()
+        },
+    }
+
+
+def _type(schema: dict[str, Any]) -> str:
+    if "enum" in schema:
+        return " | ".join(map(str, schema["enum"]))
+    if "anyOf" in schema:
+        return " | ".join(_type(part) for part in schema["anyOf"])
+    return str(schema.get("type", "any"))
 
 
 def _parsed(value: object) -> object:
@@ -83,7 +119,8 @@ def _parsed(value: object) -> object:
         return value
 
 
-def _one_line(name: str, error: ValidationError) -> str:
+def one_line(name: str, error: ValidationError) -> str:
+    """What pydantic found wrong with the declaration of `name`, on one line."""
     return "; ".join(
         f"{name}: {'.'.join(map(str, found['loc']))}: {found['msg'].lower()}, "
         f"got {found['input']!r}"

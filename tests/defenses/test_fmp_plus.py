@@ -54,3 +54,29 @@ def test_few_images_are_shown_more_often():
     method = FMPPlus(epochs=2, enough_images=5 * len(clean), batch=len(clean), held_out=0)
     method.repair(net, clean, run)
     assert ("fine-tuning", 10) in told
+
+
+def test_the_reach_grows_until_enough_answers_turn():
+    method = FMPPlus(turned=0.2)
+    assert method.next_reach(2.0, 0.2) == 2.0
+    assert method.next_reach(2.0, 0.0) == 2.2
+    assert method.next_reach(2.0, 0.4) == 1.8
+    assert method.next_reach(49.9, 0.0) == 50.0
+
+
+def test_the_climbs_turn_the_share_that_was_asked_for(monkeypatch):
+    clean, net = trained()
+    seen = []
+    follow = FMPPlus.next_reach
+
+    def watch(self, reach, turned):
+        seen.append((reach, turned))
+        return follow(self, reach, turned)
+
+    monkeypatch.setattr(FMPPlus, "next_reach", watch)
+    FMPPlus(turned=0.3, rho=0.2, epochs=40, enough_images=1, lr=1e-4, held_out=0).repair(
+        net, clean, Run(precision="fp32")
+    )
+    assert seen[0][0] == 0.2
+    late = [turned for _, turned in seen[len(seen) // 2 :]]
+    assert 0.15 < sum(late) / len(late) < 0.45

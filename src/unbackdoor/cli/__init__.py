@@ -14,7 +14,7 @@ from typing import cast
 import typer
 
 from ..errors import UnbackdoorError
-from . import attack, convert, demo, describe, evaluate, listing, repair
+from . import attack, bench, convert, demo, describe, evaluate, listing, repair, report
 
 INTERRUPTED = 130
 
@@ -29,6 +29,8 @@ app.command("demo")(demo.demo)
 app.command("repair")(repair.repair)
 app.command("evaluate")(evaluate.evaluate)
 app.command("attack")(attack.attack)
+app.command("bench")(bench.bench)
+app.command("report")(report.report)
 app.command("list")(listing.listing)
 app.command("describe")(describe.describe)
 app.command("convert")(convert.convert)

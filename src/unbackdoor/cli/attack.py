@@ -47,14 +47,14 @@ def attack(
     trains, its state is kept in DIR/training: the same command goes on after a stop.
     """
     with Console(as_json=as_json, quiet=quiet, verbose=verbose) as console:
-        from .. import method
+        from .. import method, planting, record
         from ..attack import Attack
         from ..run import Run, pick_device
-        from . import exporting, keeping, output, planting, record, scores
+        from . import exporting, keeping, output, scores, victims
 
         chosen = method.build("attack", name, o.pairs("-p", parameters))
         assert isinstance(chosen, Attack)
-        output.check(out, force=force, spared=planting.TRAINING)
+        output.check(out, force=force, spared=victims.TRAINING)
         if export:
             exporting.check(export, out, force=force)
         kept = None if chosen.closed_form() else keeping.folder(cache)
@@ -66,9 +66,9 @@ def attack(
             o.numbers("--mean", mean),
             o.numbers("--std", std),
         )
-        train, judged = planting.images(data, test, network, run, download=download)
+        train, judged = victims.images(data, test, network, run, download=download)
         model = network.build(train, run)
-        planting.check(chosen, model, train, judged)
+        victims.check(chosen, model, train, judged)
 
         arguments = {
             "attack": chosen.declaration(),
@@ -77,13 +77,13 @@ def attack(
             "test": record.of_images(test or data, judged),
             **{key: record.of_run(run)[key] for key in ("seed", "device", "precision")},
         }
-        state = planting.training(out, arguments, force=force)
+        state = victims.training(out, arguments, force=force)
         console.say(f"planting {name} with {len(train)} images on {run.device}")
         victim = chosen.plant(model, train, run, resume=state)
         stamped = chosen.triggered(judged, victim.learned)
-        measured = planting.measured(victim, judged, stamped, run)
+        measured = victims.measured(victim, judged, stamped, run)
         learned = planting.learned(chosen, victim, train, run)
-        seen = planting.seen(chosen, victim, train, judged, stamped)
+        seen = victims.seen(chosen, victim, train, judged, stamped)
         reached = measured.asr.value if measured.asr else 0.0
         met = reached >= min_asr
         exported = exporting.write(export, victim, stamped) if export else None
@@ -92,7 +92,7 @@ def attack(
             **heading,
             **arguments,
             "attack": record.of_method(chosen),
-            "triggered": record.of_triggered(planting.TRIGGERED, stamped),
+            "triggered": record.of_triggered(victims.TRIGGERED, stamped),
             "poisoned": exporting.poisoned(chosen, victim),
             "visibility": seen,
             "export": exported,
@@ -102,7 +102,7 @@ def attack(
             **record.of_run(run),
             "warnings": console.warned,
         }
-        full = planting.write(out, victim, stamped, told)
+        full = victims.write(out, victim, stamped, told)
         console.result(full, scores.planted(measured, learned, seen))
         console.say(f"written to {out}")
         if exported:

@@ -37,9 +37,9 @@ def convert(
             raise OutputError(f"the name of the file to write must end in .safetensors, got {out}")
         if out.exists() and not force:
             raise OutputError(f"{out} is there already; --force replaces it")
-        from .. import checkpoint
+        from .. import checkpoint, record
         from ..untrusted import sha256
-        from . import inputs, record
+        from . import inputs
 
         loaded = inputs.Described(model, arch, classes, mean, std, model_option).load()
         told = {**record.heading("convert", context.obj), "model": record.of_model(loaded, model)}

@@ -53,12 +53,12 @@ def demo(
     backdoor, the defender holds the rest. Writes what repair writes.
     """
     with Console(as_json=as_json, quiet=quiet, verbose=verbose) as console:
-        from .. import api, method
+        from .. import api, method, planting, record
         from ..attack import Attack
         from ..defense import Defense
         from ..models import Normalized
         from ..run import Run, pick_device
-        from . import output, planting, record, repairing, scores
+        from . import output, repairing, scores
 
         attack, defense = (
             method.build("attack", "badnets", ATTACK),

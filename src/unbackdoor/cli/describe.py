@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -10,16 +10,6 @@ from rich.table import Table
 from ..errors import UnknownNameError
 from . import options as o
 from .console import Console, table
-
-if TYPE_CHECKING:
-    from ..method import Method
-
-BOUNDS = {
-    "minimum": ">=",
-    "exclusiveMinimum": ">",
-    "maximum": "<=",
-    "exclusiveMaximum": "<",
-}
 
 
 def describe(
@@ -33,37 +23,9 @@ def describe(
         known = {found: role for role in method.ROLES for found in method.names(role)}
         if name not in known:
             raise UnknownNameError.of("method", name, known)
-        told = {"role": known[name], **declared(method.find(known[name], name))}
+        told = {"role": known[name], **method.declared(method.find(known[name], name))}
         console.result(told, _shown(told) if not as_json else "")
         return 0
-
-
-def declared(cls: type[Method]) -> dict[str, Any]:
-    """What the class of a method says of itself, as JSON values."""
-    fields = cls.model_json_schema()["properties"]
-    return {
-        "name": cls.name(),
-        "summary": (cls.__doc__ or "").partition("\n")[0],
-        "paper": cls.paper,
-        "limits": cls.limits,
-        "parameters": {
-            name: {
-                "type": _type(schema),
-                "default": schema.get("default"),
-                "bounds": {sign: schema[key] for key, sign in BOUNDS.items() if key in schema},
-                "description": schema.get("description", ""),
-            }
-            for name, schema in fields.items()
-        },
-    }
-
-
-def _type(schema: dict[str, Any]) -> str:
-    if "enum" in schema:
-        return " | ".join(map(str, schema["enum"]))
-    if "anyOf" in schema:
-        return " | ".join(_type(part) for part in schema["anyOf"])
-    return str(schema.get("type", "any"))
 
 
 def _shown(told: dict[str, Any]) -> Table:

@@ -44,9 +44,9 @@ def evaluate(
     goal anyway. Measurements are always in float32.
     """
     with Console(as_json=as_json, quiet=quiet, verbose=verbose) as console:
-        from .. import api
+        from .. import api, record
         from ..run import Run, pick_device
-        from . import inputs, record, scores
+        from . import inputs, scores
 
         if not test and not triggered:
             raise ParameterError("give --test, or --triggered and --target, or all three")

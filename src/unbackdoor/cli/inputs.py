@@ -107,12 +107,6 @@ def check_target(triggered: str | None, target: str | None) -> None:
         raise ParameterError("--target needs stamped images (--triggered SRC)")
 
 
-def overlap(clean: Images, test: Images) -> int:
-    """How many of the `test` images are among the `clean` ones, pixel by pixel."""
-    known = {image.numpy().tobytes() for image in clean.pixels}
-    return sum(image.numpy().tobytes() in known for image in test.pixels)
-
-
 def held_out(clean: Images, rng: torch.Generator) -> tuple[Images, Images]:
     """(the tenth of `clean` that measures ACC, the rest); at least one image each."""
     if len(clean) < 2:

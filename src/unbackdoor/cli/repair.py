@@ -60,10 +60,11 @@ def repair(
     """
     start = time.perf_counter()
     with Console(as_json=as_json, quiet=quiet, verbose=verbose) as console:
-        from .. import method
+        from .. import method, record
         from ..defense import Defense
+        from ..images import overlap
         from ..run import Run, pick_device
-        from . import inputs, output, record, repairing, scores
+        from . import inputs, output, repairing, scores
 
         chosen = method.build("defense", defense, o.pairs("-p", parameters))
         assert isinstance(chosen, Defense)
@@ -79,7 +80,7 @@ def repair(
         given = seen = sources.images(clean)
         if test:
             judged = sources.images(test, like=given)
-            _warn_of_overlap(inputs.overlap(given, judged))
+            _warn_of_overlap(overlap(given, judged))
         else:
             judged, seen = inputs.held_out(given, run.rng("held out"))
         stamped = sources.triggered(triggered, target, like=given)

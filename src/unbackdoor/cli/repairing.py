@@ -14,7 +14,7 @@ from PIL import Image
 from rich.table import Table
 from torch import Tensor
 
-from .. import checkpoint
+from .. import checkpoint, record
 from ..channels import find_layers
 from ..defense import Defense, Repair
 from ..images import Images, Triggered, to_float
@@ -23,7 +23,7 @@ from ..models import Normalized
 from ..report import model_card, repair_page
 from ..run import Run
 from ..untrusted import sha256
-from . import output, record
+from . import output
 from .console import Console, table
 
 MODEL, REPORT, CARD = "model.safetensors", "report.html", "model_card.md"

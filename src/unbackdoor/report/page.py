@@ -5,14 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Literal
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
-from . import pictures, rates
+from . import pictures
 from .rates import Share, share
+from .templating import html
 from .words import goal, limits, story, verdict
 
 Mark = Literal["right", "wrong", "goal"]
@@ -64,7 +61,7 @@ def repair_page(record: Mapping[str, Any]) -> str:
     shown = examples(record)
     log = pictures.logarithmic(layers)
     return (
-        _environment()
+        html()
         .get_template("repair.html.j2")
         .render(
             record=record,
@@ -113,11 +110,6 @@ def _example(found: Mapping[str, Any], record: Mapping[str, Any]) -> Example:
     return Example(found["truth"], tuple(shown))
 
 
-def breakable(name: str) -> Markup:
-    """A layer's name that may be broken after each of its dots."""
-    return Markup(".<wbr>").join(name.split("."))
-
-
 def _mark(said: str, truth: str, kind: str, record: Mapping[str, Any]) -> Mark:
     if said == truth:
         return "right"
@@ -132,26 +124,3 @@ def _goal_of(truth: str, record: Mapping[str, Any]) -> str | None:
     if isinstance(target, int) and 0 <= target < len(classes):
         return str(classes[target])
     return None
-
-
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("unbackdoor.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "percent": rates.percent,
-        "interval": rates.interval,
-        "points": rates.points,
-        "count": rates.count,
-        "short": rates.short,
-        "duration": rates.duration,
-        "literal": rates.literal,
-        "ranges": pictures.ranges,
-        "breakable": breakable,
-    }
-    return environment

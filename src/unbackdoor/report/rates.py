@@ -54,6 +54,11 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f}{SPACE}%"
 
 
+def hundred(value: float | None) -> str:
+    """A share in [0, 1] in percent without its sign, for tables; a dash where there is none."""
+    return "\N{EN DASH}" if value is None else f"{100 * value:.1f}"
+
+
 def interval(value: Share) -> str:
     """The 95 % interval of a rate as `97.9 to 99.2 %`."""
     low, high = value.interval

@@ -12,14 +12,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
-from ..defense import Repair
-from ..images import Images, Triggered
-from ..measure import Score
-from ..method import Method
-from ..models import Normalized
-from ..run import Run
-from ..untrusted import sha256
+from . import __version__
+from .defense import Repair
+from .images import Images, Triggered
+from .measure import Score
+from .method import Method
+from .models import Normalized
+from .run import Run
+from .untrusted import sha256
 
 FORMAT = 1
 

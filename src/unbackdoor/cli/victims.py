@@ -1,69 +1,31 @@
-"""What `attack` and `demo` share: the network, the images, the victim and what it learned."""
+"""What `attack` reads and writes: images, the state of a training, and the victim's folder."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .. import api, checkpoint, measure, models
+from .. import api, checkpoint, measure
 from ..attack import STAMPED, Attack, Victim
-from ..errors import ImagesError, OutputError, ParameterError, UnbackdoorWarning
-from ..images import Images, Triggered, to_float
-from ..measure import Rate, Score
-from ..models import Normalized, Spec
+from ..errors import ImagesError, OutputError
+from ..images import Images, Triggered
+from ..measure import Score
+from ..models import Normalized
+from ..planting import Network
 from ..run import Run
 from ..untrusted import sha256
 from ..visibility import visibility
 from . import output
 
-LEARNED_STAMPED, LEARNED_CLEAN = 0.95, 0.90
-"""A victim that learned less of its training images flatters every defense."""
 JUDGED_BY_EYE = 2000
 """Images that the visibility is measured on."""
 TRAINING = "training"
 MODEL, TRIGGERED = "model.safetensors", "triggered_test.npz"
-
-
-@dataclass(frozen=True)
-class Network:
-    """The network to train; without mean and std it takes those of its training images."""
-
-    arch: str
-    options: Mapping[str, Any]
-    mean: Sequence[float] | None = None
-    std: Sequence[float] | None = None
-
-    @property
-    def channels(self) -> int | None:
-        """The channels of its images, as far as its options say."""
-        found = self.options.get("in_channels", self.options.get("in_chans"))
-        return found if isinstance(found, int) else None
-
-    def build(self, train: Images, run: Run) -> Normalized:
-        """The network with fresh weights, for the classes and the values of `train`."""
-        if (self.mean is None) != (self.std is None):
-            raise ParameterError("--mean and --std belong together; only one is given")
-        mean, std = self.mean, self.std
-        if mean is None or std is None:
-            mean, std = _scale(train)
-        spec = Spec(self.arch, train.classes, tuple(mean), tuple(std), dict(self.options))
-        model = models.create(spec, run.rng("weights"))
-        measure.check(model, train)
-        return model
-
-
-def _scale(train: Images) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel of at most 5,000 images, three digits of them."""
-    x = to_float(train.pixels[:5000])
-    mean, std = x.mean((0, 2, 3)), x.std((0, 2, 3)).clamp_min(1e-3)
-    return [round(float(v), 3) for v in mean], [round(float(v), 3) for v in std]
 
 
 def images(
@@ -127,18 +89,6 @@ def measured(victim: Victim, judged: Images, stamped: Triggered, run: Run) -> Sc
     return measure.score(victim.model, run, judged, stamped)
 
 
-def learned(attack: Attack, victim: Victim, train: Images, run: Run) -> dict[str, Rate]:
-    """How many of the stamped and of the clean training images the victim gives their label.
-
-    Without augmentation; images of other roles are not counted.
-    """
-    return {
-        kind: measure.accuracy(victim.model, images, run)
-        for kind, images in attack.taught(victim, train, run).items()
-        if len(images)
-    }
-
-
 def seen(
     attack: Attack, victim: Victim, train: Images, judged: Images, stamped: Triggered
 ) -> dict[str, dict[str, float | None] | None]:
@@ -152,19 +102,6 @@ def seen(
         **found,
         "training": visibility(train[rows], victim.poisoned.images[rows]).as_json(),
     }
-
-
-def warn_of_weakness(learned: Mapping[str, Rate]) -> None:
-    """Warns where the victim learned less than it should have."""
-    for kind, wanted in (("stamped", LEARNED_STAMPED), ("clean", LEARNED_CLEAN)):
-        if kind in learned and learned[kind].value < wanted:
-            warnings.warn(
-                f"the victim learned {100 * learned[kind].value:.1f} % of its {kind} training "
-                f"images, less than {100 * wanted:.0f} %: it flatters every defense; train for "
-                "longer (-p epochs=N)",
-                UnbackdoorWarning,
-                stacklevel=2,
-            )
 
 
 def write(out: Path, victim: Victim, stamped: Triggered, told: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,74 @@
+"""What makes a result doubtful. Every flag has a meaning and a cure; `docs/limits.md` tells more.
+
+Without torch: the report reads the same table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+LEAST_SEEDS = 3
+"""Fewer say little about how much a number varies."""
+
+
+class Flag(NamedTuple):
+    """A short title, what it means, and what to do."""
+
+    title: str
+    meaning: str
+    cure: str
+
+
+FLAGS = {
+    "weak-victim": Flag(
+        "weak victim",
+        "The backdoor hardly works before any repair, so a low ASR after it proves nothing.",
+        "Train for longer, stamp more images, or leave the attack out.",
+    ),
+    "undertrained-victim": Flag(
+        "undertrained victim",
+        "The victim learned less than 95 % of its stamped or 90 % of its clean training images. "
+        "Such a backdoor is fragile and flatters every defense.",
+        "Train for more epochs.",
+    ),
+    "below-linear": Flag(
+        "below a linear classifier",
+        "The accuracy is below that of a linear classifier on the pixels.",
+        "Before a repair: train for longer. After it: the repair destroyed the model; use gentler "
+        "parameters or more clean images.",
+    ),
+    "constant": Flag(
+        "constant predictions",
+        "Nearly all test images go to one class. If it is not the target the ASR is 0 for no "
+        "good reason.",
+        "Use gentler parameters or more clean images; do not count the low ASR as a success.",
+    ),
+    "unchanged": Flag(
+        "no weight changed",
+        "The defense gave the model back as it came.",
+        "Use stronger parameters; the row measures the victim, not the defense.",
+    ),
+    "destroyed": Flag(
+        "repair taken back",
+        "The defense destroyed the model by its own held-out images, so the model came back as it "
+        "came.",
+        "Use gentler parameters or more clean images.",
+    ),
+    "leak": Flag(
+        "clean images in the test set",
+        "Some of the defender's clean images are test images, pixel by pixel: ACC is flattered.",
+        "Take the clean images from somewhere else, or remove the duplicates.",
+    ),
+    "few-seeds": Flag(
+        "fewer than three seeds",
+        "The spread over seeds is unknown or hardly known.",
+        "Add seeds to the grid; what is done is not done again.",
+    ),
+}
+
+
+def ordered(flags: Iterable[str]) -> list[str]:
+    """Each flag once, in the order of the table."""
+    given = set(flags)
+    return [name for name in FLAGS if name in given]

@@ -1,0 +1,56 @@
+"""Measuring a model of the bench, and saying what makes its numbers doubtful."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..images import Images, Triggered
+from ..measure import Rate, Score, attack_rates, predictions
+from ..planting import lacking
+from ..run import Run
+
+ONE_CLASS = 0.99
+"""A model that gives one class to more of the test images has stopped looking at them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """The rates of a model, and the classes int64 `[n]` that it gives to the test images."""
+
+    score: Score
+    said: Tensor
+
+    def flags(self, linear: Rate) -> Iterator[str]:
+        """What is wrong with any model of such numbers, repaired or not."""
+        if self.score.acc and self.score.acc.value < linear.value:
+            yield "below-linear"
+        if int(self.said.bincount().max()) > ONE_CLASS * len(self.said):
+            yield "constant"
+
+
+def judged(model: nn.Module, test: Images, stamped: Triggered | None, run: Run) -> Judged:
+    """ACC on `test`, and ASR and RA on `stamped` where there is a trigger."""
+    said = predictions(model, test, run)
+    acc = Rate(int((said == test.labels).sum()), len(test))
+    asr, ra = attack_rates(model, stamped, run) if stamped else (None, None)
+    return Judged(Score(acc, asr, ra), said)
+
+
+def of_victim(asr: Rate | None, learned: Mapping[str, Rate], min_asr: float) -> Iterator[str]:
+    """What makes a model a poor test of a defense."""
+    if asr is not None and asr.value < min_asr:
+        yield "weak-victim"
+    if lacking(learned):
+        yield "undertrained-victim"
+
+
+def same_weights(model: nn.Module, other: nn.Module) -> bool:
+    """Whether two models hold the same tensors."""
+    one, two = model.state_dict(), other.state_dict()
+    return one.keys() == two.keys() and all(
+        torch.equal(one[key].cpu(), two[key].cpu()) for key in one
+    )

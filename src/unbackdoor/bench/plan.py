@@ -1,0 +1,135 @@
+"""What a grid asks of a folder: which cells have results, what is left, and how long that may take.
+
+The plan is written beside the results, so that a report can show what is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from .. import __version__, method
+from .grid import Cell, Victim
+from .store import FORMAT, Record, Store, identity
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds of work, and the number of cells and victims of which none like them has run yet."""
+
+    seconds: float
+    unknown: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cells of a grid and the folder of their results."""
+
+    cells: Sequence[Cell]
+    store: Store
+
+    @property
+    def pending(self) -> list[Cell]:
+        """The cells without a result, done or failed."""
+        return [cell for cell in self.cells if not self.store.has("cells", cell.id)]
+
+    @property
+    def victims(self) -> list[Victim]:
+        """The victims that the cells share, each once."""
+        return list({cell.victim.id: cell.victim for cell in self.cells}.values())
+
+    def forget_failures(self) -> int:
+        """Takes away the failed results of these cells and of their victims; how many cells."""
+        failed = 0
+        for victim in self.victims:
+            if _failed(self.store.read("victims", victim.id)):
+                self.store.remove("victims", victim.id)
+        for cell in self.cells:
+            if _failed(self.store.read("cells", cell.id)):
+                self.store.remove("cells", cell.id)
+                failed += 1
+        return failed
+
+    def write(self) -> None:
+        """Writes the plan, in short: victims and defenses once, cells as pairs of them."""
+        victims = {victim.id: victim for victim in self.victims}
+        defenses = {identity(cell.defense): cell.defense for cell in self.cells}
+        places = {name: place for place, name in enumerate((*victims, *defenses))}
+        name = identity({"cells": [cell.id for cell in self.cells]})
+        self.store.write(
+            "plan",
+            name,
+            {
+                "format": FORMAT,
+                "id": name,
+                "unbackdoor": __version__,
+                "victims": [{"id": found.id, **found.declaration()} for found in victims.values()],
+                "defenses": list(defenses.values()),
+                "cells": [
+                    [
+                        cell.id,
+                        places[cell.victim.id],
+                        places[identity(cell.defense)] - len(victims),
+                        cell.budget,
+                    ]
+                    for cell in self.cells
+                ],
+                "methods": self._methods(),
+            },
+        )
+
+    def _methods(self) -> Record:
+        used = {
+            "attack": {victim.attack["name"] for victim in self.victims if victim.attack},
+            "defense": {cell.defense["name"] for cell in self.cells},
+        }
+        return {
+            role: {name: method.declared(method.find(role, name)) for name in sorted(used[role])}
+            for role in method.ROLES
+        }
+
+    def estimate(self) -> Estimate:
+        """How long the pending cells may take one after another, from what has run before."""
+        known = _Times(self.store)
+        pending = self.pending
+        victims = {cell.victim.id: cell.victim for cell in pending}
+        planted = [v for v in victims.values() if not self.store.has("victims", v.id)]
+        guesses = [known.cell(cell) for cell in pending] + [known.victim(v) for v in planted]
+        found = [guess for guess in guesses if guess is not None]
+        return Estimate(sum(found), len(guesses) - len(found))
+
+
+class _Times:
+    """Seconds that cells and victims took, by what decides them: nearest likeness first."""
+
+    def __init__(self, store: Store) -> None:
+        self.spent: dict[tuple[Any, ...], list[float]] = {}
+        for record in store.all("cells"):
+            told = record["cell"]
+            for key in _likeness(told["victim"], told["defense"]["name"]):
+                self.spent.setdefault(key, []).append(record["spent"]["all"])
+        for record in store.all("victims"):
+            told = record["victim"]
+            for key in _likeness(told, None, (told["attack"] or {}).get("name")):
+                self.spent.setdefault(key, []).append(record["spent"]["all"])
+
+    def cell(self, cell: Cell) -> float | None:
+        return self._nearest(_likeness(cell.victim.declaration(), cell.defense["name"]))
+
+    def victim(self, victim: Victim) -> float | None:
+        attack = (victim.attack or {}).get("name")
+        return self._nearest(_likeness(victim.declaration(), None, attack))
+
+    def _nearest(self, keys: list[tuple[Any, ...]]) -> float | None:
+        return next((median(self.spent[key]) for key in keys if key in self.spent), None)
+
+
+def _likeness(victim: Record, *method_names: str | None) -> list[tuple[Any, ...]]:
+    place = (victim["data"]["name"], str(victim["architecture"]))
+    return [(*method_names, *place), method_names] if method_names[0] else [(*method_names, *place)]
+
+
+def _failed(record: Record | None) -> bool:
+    return record is not None and record["status"] == "failed"

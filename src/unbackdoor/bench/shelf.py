@@ -1,0 +1,102 @@
+"""The images of a data set, read once in a process, and how far a linear classifier comes on them.
+
+Images are never written to, so all cells share them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .. import data
+from ..errors import ImagesError
+from ..images import Images, to_float
+from ..measure import Rate
+from ..run import Run
+
+MOST_LINEAR = 5000
+SIDE = 16
+"""A linear classifier sees at most so many images, of at most so many pixels a side."""
+
+
+@dataclass(frozen=True, eq=False)
+class Shelf:
+    """The images of a data set: every training image, the victim's, the defender's, the test's."""
+
+    every: Images
+    train: Images
+    pool: Images
+    test: Images
+
+    def budget(self, budget: int | float, run: Run) -> Images:
+        """The defender's clean images: a count, or below 1 a share; smaller ones lie in larger."""
+        wanted = budget if isinstance(budget, int) else max(1, round(budget * len(self.every)))
+        if wanted > len(self.pool):
+            raise ImagesError(
+                f"a budget of {budget:g} is {wanted} clean images; there are {len(self.pool)}"
+            )
+        return self.pool.sample(int(wanted), run.rng("budget"))
+
+
+def shelf(told: Mapping[str, Any], channels: int | None, run: Run, *, download: bool) -> Shelf:
+    """The images that the declaration of a data set tells of, in `channels` where it is given."""
+    train, test = _read(told["train"], told["test"], told["size"], channels, download)
+    if not told["reserve"]:
+        return Shelf(train, train, train, test)
+    kept = round(told["reserve"] * len(train))
+    pool, rest = train.split(kept, run.rng("reserve"))
+    return Shelf(train, rest, pool, test)
+
+
+@lru_cache(maxsize=2)
+def _read(
+    train: str, test: str, size: int | None, channels: int | None, download: bool
+) -> tuple[Images, Images]:
+    first = data.open_images(
+        train, size=(size, size) if size else None, channels=channels, download=download
+    )
+    height, width = first.pixels.shape[2:]
+    second = data.open_images(
+        test,
+        size=(height, width),
+        channels=first.shape[0],
+        classes=first.classes,
+        download=download,
+    )
+    if not len(first) or not len(second):
+        raise ImagesError(f"{train if not len(first) else test} holds no images")
+    return first, second
+
+
+def linear(train: Images, test: Images) -> Rate:
+    """How many of `test` ridge regression on the pixels gets right: what any network must beat.
+
+    One-hot targets, a ridge of a hundredth of the mean second moment, at most 5,000 images of
+    `train`.
+    """
+    rng = torch.Generator().manual_seed(0)
+    seen = train.sample(MOST_LINEAR, rng)
+    x, wanted = _flat(seen), F.one_hot(seen.labels, len(train.classes)).double()
+    gram = x.T @ x
+    gram.diagonal().add_(0.01 * float(gram.diagonal().mean()))
+    weights = torch.linalg.solve(gram, x.T @ wanted)
+    hits = 0
+    for start in range(0, len(test), MOST_LINEAR):
+        part = test[start : start + MOST_LINEAR]
+        hits += int(((_flat(part) @ weights).argmax(1) == part.labels).sum())
+    return Rate(hits, len(test))
+
+
+def _flat(images: Images) -> Tensor:
+    """Pixels as rows `[n, features + 1]` around 0, the last of them 1."""
+    x = to_float(images.pixels)
+    if max(x.shape[2:]) > SIDE:
+        x = F.adaptive_avg_pool2d(x, SIDE)
+    flat = x.flatten(1).double() - 0.5
+    return torch.cat([flat, torch.ones(len(flat), 1, dtype=torch.float64)], 1)

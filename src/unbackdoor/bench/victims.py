@@ -1,0 +1,176 @@
+"""Victims and clean models: planted once, kept as checkpoints, read by all cells that need them."""
+
+from __future__ import annotations
+
+import base64
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from .. import checkpoint, method, planting, record
+from ..attack import NOTHING, Attack, Poisoned
+from ..attack import Victim as Planted
+from ..export import png
+from ..images import Images, Triggered
+from ..measure import Rate, accuracy, predictions
+from ..models import Normalized
+from ..recall import Learned
+from ..run import Run
+from ..train import fit
+from . import flags
+from .grid import Victim
+from .judge import judged, of_victim
+from .shelf import Shelf, linear
+from .store import Record, Store, identity
+
+MODEL, LEARNED, STATE, CACHE = "model.safetensors", "learned.safetensors", "state.pt", "cache"
+MOST_TAUGHT = 5000
+SHOWN = 6
+"""How many test images a victim's page shows."""
+
+
+@dataclass(frozen=True, eq=False)
+class Ready:
+    """A model to repair, on its device, and what judges it; no defense sees more than the model."""
+
+    model: Normalized
+    learned: Learned
+    stamped: Triggered | None
+    shown: Images
+    shown_stamped: Images | None
+
+
+def attack_of(victim: Victim) -> Attack | None:
+    """The attack of a victim; None for a clean model."""
+    if victim.attack is None:
+        return None
+    table = dict(victim.attack)
+    found = method.build("attack", table.pop("name"), table)
+    assert isinstance(found, Attack)
+    return found
+
+
+def network_of(victim: Victim) -> planting.Network:
+    """The network of a victim, untrained."""
+    return planting.Network(victim.architecture["name"], victim.architecture["options"])
+
+
+def plant(victim: Victim, shelf: Shelf, folder: Path, run: Run) -> Poisoned | None:
+    """Trains the victim and writes its weights into `folder`; the poisoned set, where there is one.
+
+    A training that was stopped goes on, until `finish`.
+    """
+    attack, model = attack_of(victim), network_of(victim).build(shelf.train, run)
+    state = folder / STATE
+    planted = Planted(model, None)
+    if attack is None:
+        assert victim.training is not None
+        fit(model, shelf.train, run, resume=state, **victim.training)
+    else:
+        planted = attack.plant(model, shelf.train, run, resume=state)
+    assert isinstance(planted.model, Normalized)
+    folder.mkdir(parents=True, exist_ok=True)
+    half = folder / f".{LEARNED}.part"
+    learned = planted.learned.items()
+    save_file({key: value.detach().cpu().contiguous().clone() for key, value in learned}, half)
+    half.replace(folder / LEARNED)
+    checkpoint.save(planted.model, folder / MODEL, {"victim": victim.declaration()})
+    return planted.poisoned
+
+
+def finish(folder: Path) -> None:
+    """Removes what a stopped training would have gone on from."""
+    (folder / STATE).unlink(missing_ok=True)
+    shutil.rmtree(folder / CACHE, ignore_errors=True)
+
+
+def load(victim: Victim, shelf: Shelf, folder: Path, run: Run) -> Ready:
+    """The victim as its files tell it, and the stamped test images that only the bench sees."""
+    model = checkpoint.load(folder / MODEL).to(run.device)
+    attack = attack_of(victim)
+    if attack is None:
+        return Ready(model, NOTHING, None, shelf.test[_varied(shelf.test)], None)
+    learned = load_file(folder / LEARNED)
+    aimed, stamped = attack.aimed(shelf.test), attack.triggered(shelf.test, learned)
+    places = _varied(aimed.images)
+    return Ready(model, learned, stamped, aimed.images[places], stamped.images[places])
+
+
+def told(
+    victim: Victim, ready: Ready, shelf: Shelf, poisoned: Poisoned | None, baseline: Rate, run: Run
+) -> Record:
+    """What the record of a victim says: how good, how backdoored, how trained, how it looks."""
+    found = judged(ready.model, shelf.test, ready.stamped, run)
+    attack = attack_of(victim)
+    if attack:
+        planted = Planted(ready.model, poisoned, ready.learned)
+        learned = planting.learned(attack, planted, shelf.train, run)
+    else:
+        seen = shelf.train.sample(MOST_TAUGHT, run.rng("taught"))
+        learned = {"clean": accuracy(ready.model, seen, run)}
+    weak = of_victim(found.score.asr, learned, victim.min_asr)
+    return {
+        "score": record.of_score(found.score),
+        "learned": {kind: rate.as_json() for kind, rate in learned.items()},
+        "linear": baseline.as_json(),
+        "min_asr": victim.min_asr,
+        "flags": flags.ordered((*found.flags(baseline), *weak)),
+        "attack": record.of_method(attack) if attack else None,
+        "classes": list(shelf.test.classes),
+        "parameters": sum(parameter.numel() for parameter in ready.model.parameters()),
+        "images": {
+            "train": len(shelf.train),
+            "test": len(shelf.test),
+            "stamped": len(ready.stamped.goals) if ready.stamped else 0,
+        },
+        "examples": examples(ready, ready.model, run, pictures=True),
+    }
+
+
+def linear_of(store: Store, victim: Victim, shelf: Shelf) -> Rate:
+    """How far a linear classifier comes on the victim's data; learned once a data set."""
+    name = identity({"data": victim.data, "channels": shelf.train.shape[0]})
+    found = store.read("linear", name)
+    if found is None:
+        rate = linear(shelf.every, shelf.test)
+        found = {"data": victim.data, **rate.as_json()}
+        store.write("linear", name, found)
+    return Rate(int(found["hits"]), int(found["total"]))
+
+
+def examples(ready: Ready, model: nn.Module, run: Run, *, pictures: bool) -> list[dict[str, Any]]:
+    """The classes that `model` gives a few test images, clean and stamped; with their `pictures`.
+
+    Pictures are PNG files in base64.
+    """
+    kinds = {"clean": ready.shown, "stamped": ready.shown_stamped}
+    said = {
+        kind: predictions(model, images, Run(device=run.device)).tolist()
+        for kind, images in kinds.items()
+        if images is not None
+    }
+    found: list[dict[str, Any]] = []
+    for place, label in enumerate(ready.shown.labels.tolist()):
+        told: dict[str, Any] = {"said": {kind: classes[place] for kind, classes in said.items()}}
+        if pictures:
+            told["truth"] = label
+            told["png"] = {
+                kind: base64.b64encode(png(images.pixels[place])).decode()
+                for kind, images in kinds.items()
+                if images is not None
+            }
+        found.append(told)
+    return found
+
+
+def _varied(images: Images) -> torch.Tensor:
+    """The places of a few images, of as many classes as can be."""
+    order = torch.argsort(images.labels, stable=True)
+    first = torch.ones(len(order), dtype=torch.bool)
+    first[1:] = images.labels[order][1:] != images.labels[order][:-1]
+    return torch.cat([order[first], order[~first]])[:SHOWN]

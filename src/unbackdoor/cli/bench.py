@@ -1,0 +1,215 @@
+"""bench: which defense works, on what, at what cost?"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from ..errors import ParameterError
+from . import options as o
+from .console import Console, table
+
+if TYPE_CHECKING:
+    from ..bench.grid import Cell
+    from ..bench.plan import Plan
+
+ENGINE = "Engine"
+
+
+class Engine(StrEnum):
+    """What does the work."""
+
+    local = "local"
+    ray = "ray"
+
+
+def bench(
+    context: typer.Context,
+    grid: Annotated[
+        Path, typer.Argument(metavar="GRID.toml", help="what to try; see docs/bench.md")
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            rich_help_panel=o.OUTPUT,
+            help="folder of the results; what is in it is not done again",
+            show_default=False,
+        ),
+    ],
+    engine: Annotated[
+        Engine, typer.Option("--engine", rich_help_panel=ENGINE, help="ray: many cells at once")
+    ] = Engine.local,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="only say what would be done, and how long it may take"),
+    ] = False,
+    only: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATTERN", show_default=False, help="only cells whose title holds it; * is any"
+        ),
+    ] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="do failed cells again")] = False,
+    cpus: Annotated[
+        int | None,
+        typer.Option(
+            "--cpus-per-cell",
+            min=1,
+            rich_help_panel=ENGINE,
+            show_default=False,
+            help="threads of a cell; all cores with local, 1 with ray",
+        ),
+    ] = None,
+    gpus: Annotated[
+        float, typer.Option("--gpus-per-cell", min=0, rich_help_panel=ENGINE, help="ray only")
+    ] = 0,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            rich_help_panel=ENGINE,
+            show_default=False,
+            help="of a running ray cluster that shares DIR; else this machine",
+        ),
+    ] = None,
+    download: o.Download = False,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
+    device: o.OnDevice = o.Device.auto,
+) -> int:
+    """Try every defense on every victim of a grid, and keep one result a cell.
+
+    Stopped at any moment, the same command goes on; what has a result is not done again. Several
+    runs may share DIR. `unbackdoor report DIR` shows the results.
+    """
+    with Console(as_json=as_json, quiet=quiet, verbose=verbose) as console:
+        from ..bench import grid as grids
+        from ..bench.plan import Plan
+        from ..bench.run import Bench
+        from ..bench.store import Store
+        from ..run import pick_device
+
+        if engine is Engine.local and (gpus or address):
+            raise ParameterError("--gpus-per-cell and --address need --engine ray")
+        if engine is Engine.local:
+            pick_device(device)
+        store = Store(out)
+        plan = Plan(grids.chosen(grids.cells(grids.read(grid)), only), store)
+        if out.exists() and not out.is_dir():
+            raise ParameterError(f"{out} is a file, not a folder")
+        if dry_run:
+            console.result(_told(plan), _listed(plan))
+            return 0
+        plan.write()
+        if retry:
+            console.say(f"{plan.forget_failures()} failed cells are done again")
+        place = Bench(out.absolute(), device.value, cpus, download)
+        pending = plan.pending
+        console.say(
+            f"{len(plan.cells)} cells, {len(plan.cells) - len(pending)} of them done before, "
+            f"on {len(plan.victims)} victims"
+        )
+        log = _Log(console, len(pending))
+        if engine is Engine.ray:
+            from ..bench.engines.ray import Share
+            from ..bench.engines.ray import work as work_on_ray
+
+            work_on_ray(place, pending, log.tell, Share(cpus or 1, gpus, address))
+        else:
+            from ..bench.engines import local
+
+            local.work(place, pending, log.tell, console.progress)
+        told = {**_told(plan), "ran": log.ran}
+        for line in told["weak"]:
+            console.complain(line)
+        console.result(told, _outcome(told))
+        return 1 if told["failed"] else 0
+
+
+class _Log:
+    """Says what became of each cell, and counts those that this run worked out."""
+
+    def __init__(self, console: Console, pending: int) -> None:
+        self.console, self.pending = console, pending
+        self.ran = self.seen = 0
+
+    def tell(self, cell: Cell, record: dict[str, Any], ours: bool) -> None:
+        self.seen += 1
+        self.ran += ours
+        self.console.say(f"[{self.seen}/{self.pending}] {cell.title}: {_short(record)}")
+
+
+def _short(record: dict[str, Any]) -> str:
+    if record["status"] == "failed":
+        return f"failed: {record['error']}"
+    rates = [
+        f"{name.upper()} {100 * rate['value']:.1f}"
+        for name, rate in record["after"].items()
+        if rate
+    ]
+    return ", ".join([*rates, f"{record['spent']['all']:.1f} s", *record["flags"]])
+
+
+def _told(plan: Plan) -> dict[str, Any]:
+    """What a machine wants to know of the folder."""
+    records = [plan.store.read("cells", cell.id) for cell in plan.cells]
+    there = [record for record in records if record]
+    estimate = plan.estimate()
+    weak = []
+    for victim in plan.victims:
+        found = plan.store.read("victims", victim.id)
+        if found and "weak-victim" in found["flags"]:
+            weak.append(
+                f"{victim.title} seed {victim.seed}: ASR {found['score']['asr']['value']:.4f} is "
+                f"below {found['min_asr']:g}, so its cells prove nothing"
+            )
+    return {
+        "cells": len(records),
+        "done": len(there),
+        "ran": 0,
+        "failed": sum(record["status"] == "failed" for record in there),
+        "victims": len(plan.victims),
+        "weak": weak,
+        "estimate": {"seconds": round(estimate.seconds, 1), "unknown": estimate.unknown},
+    }
+
+
+def _listed(plan: Plan) -> Table:
+    """Each victim, and the cells that share it."""
+    rows = []
+    for victim in plan.victims:
+        own = [cell for cell in plan.cells if cell.victim.id == victim.id]
+        done = sum(plan.store.has("cells", cell.id) for cell in own)
+        names = dict.fromkeys(cell.defense["name"] for cell in own)
+        there = "planted" if plan.store.has("victims", victim.id) else "to plant"
+        rows.append(
+            (f"{victim.title}, seed {victim.seed}", there, f"{done}/{len(own)}", ", ".join(names))
+        )
+    estimate = plan.estimate()
+    unknown = f" and {estimate.unknown} pieces of work of unknown length" * bool(estimate.unknown)
+    title = (
+        f"{len(plan.cells)} cells on {len(plan.victims)} victims, {len(plan.pending)} to do: "
+        f"about {_span(estimate.seconds)}{unknown}, one after another\n"
+    )
+    shown = table(("victim", "state", "done", "defenses"), rows, title)
+    shown.columns[3].justify, shown.columns[3].no_wrap = "left", False
+    shown.title_style = ""
+    return shown
+
+
+def _outcome(told: dict[str, Any]) -> Table:
+    keys = ("cells", "done", "ran", "failed")
+    return table(keys, [tuple(str(told[key]) for key in keys)])
+
+
+def _span(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

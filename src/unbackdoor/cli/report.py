@@ -1,0 +1,61 @@
+"""report: the results of a bench as pages and tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import OutputError
+from . import options as o
+from .console import Console, table
+
+
+def report(
+    results: Annotated[
+        Path, typer.Argument(metavar="DIR", help="folder that bench wrote", show_default=False)
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="SITE",
+            rich_help_panel=o.OUTPUT,
+            show_default=False,
+            help="folder to write; DIR/site if not given",
+        ),
+    ] = None,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
+) -> int:
+    """Draw a site of static pages from the results of a bench, and write its tables.
+
+    Pages need no network and no server: open SITE/index.html. CSV, markdown and LaTeX tables lie
+    in SITE/tables, and parquet where pyarrow is installed. Files of the same names are replaced.
+    """
+    with Console(as_json=as_json, quiet=quiet, verbose=verbose) as console:
+        from ..report import results as read
+        from ..report import site
+
+        folder = out or results / "site"
+        if folder.exists() and not folder.is_dir():
+            raise OutputError(f"{folder} is a file, not a folder")
+        found = read.read(results)
+        written = site.write(found, folder)
+        cells = [row for row in found.rows if row.defense != read.CLEAN]
+        told = {
+            "cells": len(cells),
+            **{
+                status: sum(row.status == status for row in cells)
+                for status in ("done", "failed", "missing")
+            },
+            "data": found.data,
+            "site": str(folder),
+            "files": written,
+        }
+        keys = ("cells", "done", "failed", "missing")
+        console.result(told, table(keys, [tuple(str(told[key]) for key in keys)]))
+        console.say(f"see {folder / 'index.html'}")
+        return 0

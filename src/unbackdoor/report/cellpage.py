@@ -1,0 +1,111 @@
+"""What the page of one cell says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from . import pictures
+from .page import Measure
+from .rates import percent, points, share
+from .results import Row
+from .words import Tone, Verdict, verdict
+
+Shown = Sequence[Mapping[str, Any]]
+
+
+def cell_context(
+    row: Row, record: Mapping[str, Any], victim: Mapping[str, Any] | None, shown: Shown
+) -> dict[str, Any]:
+    """All that the template draws of a result, its victim and the victim's examples."""
+    done = record["status"] == "done"
+    return {
+        "row": row,
+        "record": record,
+        "victim": victim or {},
+        "verdict": _verdict(record, victim),
+        "measures": _measures(record) if done else [],
+        "strips": pictures.strips(record["layers"]) if done else [],
+        "examples": _examples(record, victim, shown) if done else [],
+    }
+
+
+def _verdict(record: Mapping[str, Any], victim: Mapping[str, Any] | None) -> Verdict:
+    if record["status"] == "failed":
+        return Verdict("bad", "This cell failed", (record["error"],))
+    attack = record["cell"]["victim"]["attack"]
+    if attack is None:
+        return _cost(record)
+    target = None if attack.get("all_to_all") else attack.get("target")
+    told = {
+        **record,
+        "acc_on": "test images",
+        "triggered": {"images": record["images"]["stamped"], "target": target},
+        "model": {"classes": (victim or {}).get("classes", [])},
+    }
+    return verdict(told)
+
+
+def _cost(record: Mapping[str, Any]) -> Verdict:
+    """What a repair did to a model that was never attacked."""
+    was, now = share(record["before"], "acc"), share(record["after"], "acc")
+    if was is None or now is None:
+        return Verdict("unknown", "Accuracy was not measured", ())
+    change = now.value - was.value
+    tone: Tone = "good" if change > -0.01 else "mixed" if change > -0.05 else "bad"
+    told = f"Accuracy went from {percent(was.value)} to {percent(now.value)}."
+    return Verdict(
+        tone, f"A clean model: {points(change)} points of accuracy", (told, "There is no backdoor.")
+    )
+
+
+def _measures(record: Mapping[str, Any]) -> list[Measure]:
+    before, after, right = record["before"], record["after"], "that go to their true class"
+    found = [
+        Measure(name.upper(), words, of, better, share(before, name), share(after, name))
+        for name, words, of, better in (
+            ("asr", "Attack success rate", "stamped images that go to the target", "lower"),
+            ("ra", "Robust accuracy", f"stamped images {right}", "higher"),
+            ("acc", "Accuracy", f"test images {right}", "higher"),
+        )
+    ]
+    return [measure for measure in found if measure.before or measure.after]
+
+
+def _examples(
+    record: Mapping[str, Any], victim: Mapping[str, Any] | None, shown: Shown
+) -> list[dict[str, Any]]:
+    """Each example image with the classes before and after, and what they mean."""
+    if victim is None:
+        return []
+    classes, attack = victim["classes"], record["cell"]["victim"]["attack"]
+    found = []
+    for place, (example, said) in enumerate(zip(shown, record["examples"], strict=False)):
+        parts = []
+        for kind in example["kinds"]:
+            guesses = {"before": example["said"][kind], "after": classes[said["said"][kind]]}
+            goal = _goal(example["truth"], classes, attack) if kind == "stamped" else None
+            parts.append(
+                {
+                    "kind": kind,
+                    "file": f"pictures/{record['victim']}-{place}-{kind}.png",
+                    "guesses": [
+                        (when, name, _mark(name, example["truth"], goal))
+                        for when, name in guesses.items()
+                    ],
+                }
+            )
+        found.append({"truth": example["truth"], "pictures": parts})
+    return found
+
+
+def _mark(said: str, truth: str, goal: str | None) -> str:
+    return "right" if said == truth else "goal" if said == goal else "wrong"
+
+
+def _goal(truth: str, classes: Sequence[str], attack: Mapping[str, Any] | None) -> str | None:
+    if attack is None:
+        return None
+    if attack.get("all_to_all"):
+        return classes[(classes.index(truth) + 1) % len(classes)]
+    return str(classes[attack["target"]])

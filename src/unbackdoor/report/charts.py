@@ -1,0 +1,258 @@
+"""The geometry of the bench's pictures: places in percent, so that text never scales."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .results import CLEAN
+from .spread import Group, Spread, Standing
+
+WORDS = {"arch": "{}", "rate": "rate {:g}", "budget": "clean {:g}"}
+LINE = 15
+"""How high a label is, in pixels."""
+WIDE, NARROW = 0.008, 0.026
+"""How wide a letter is, as a share of a plot on a wide screen and on a phone."""
+RIGHT = 0.8
+"""Labels of dots beyond that share of the width stand left of them."""
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A line across, at a share of the axis, and its text."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A point, its error bars from end to end, and how far down its label goes, in pixels."""
+
+    name: str
+    x: float
+    y: float
+    across: tuple[float, float]
+    along: tuple[float, float]
+    shift: float
+    narrow: float
+    left: bool
+    title: str
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """Dots between two axes; places are percentages of the box, y from its top."""
+
+    dots: Sequence[Dot]
+    x: Sequence[Tick]
+    y: Sequence[Tick]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One defense's way along an axis of steps: points as a path in a box of 100 by 100."""
+
+    name: str
+    path: str
+    band: str
+    last: str
+
+
+@dataclass(frozen=True)
+class Curves:
+    """A panel a defense; the steps are the values of the axis, in even distance."""
+
+    lines: Sequence[Line]
+    steps: Sequence[Tick]
+
+
+def accuracy_against_success(board: Sequence[Standing], height: float) -> Scatter | None:
+    """ACC upward, ASR to the right, a dot a defense over all attacks: best is top left."""
+    shown = [(line.defense, line.attacked) for line in board if _has(line.attacked, "acc", "asr")]
+    if not shown:
+        return None
+    lowest = min(group.acc.mean - (group.acc.half or 0) for _, group in shown if group.acc)
+    low = max(0.0, math.floor(20 * min(lowest - 0.01, 0.95)) / 20)
+    return _scatter(
+        [(name, group.asr, group.acc) for name, group in shown],
+        lambda value: value,
+        lambda value: (value - low) / (1 - low),
+        [Tick(part / 4, f"{25 * part}") for part in range(5)],
+        [Tick((value - low) / (1 - low), f"{100 * value:.0f}") for value in _steps(low)],
+        height,
+    )
+
+
+def success_against_time(board: Sequence[Standing], height: float) -> Scatter | None:
+    """ASR upward, seconds of a repair to the right on a logarithmic axis."""
+    shown = [
+        (line.defense, line.attacked) for line in board if _has(line.attacked, "asr", "seconds")
+    ]
+    if not shown:
+        return None
+    times = [group.seconds.mean for _, group in shown if group.seconds]
+    first, last = math.floor(math.log10(min(times))), math.ceil(math.log10(max(times)))
+    last += first == last
+
+    def place(value: float) -> float:
+        return (math.log10(max(value, 1e-9)) - first) / (last - first)
+
+    return _scatter(
+        [(name, group.seconds, group.asr) for name, group in shown],
+        place,
+        lambda value: value,
+        [Tick(place(10.0**power), _seconds(power)) for power in range(first, last + 1)],
+        [Tick(part / 4, f"{25 * part}") for part in range(5)],
+        height,
+    )
+
+
+def along(groups: Sequence[Group], name: str) -> Curves | None:
+    """ASR along the poisoning `rate` or the clean `budget`, a line a defense over all attacks.
+
+    None where there is one value only.
+    """
+    from .spread import group as together
+
+    rows = [row for group in groups for row in group.rows if row.attack != CLEAN]
+    steps = sorted({getattr(row, name) for row in rows if getattr(row, name) is not None})
+    if len(steps) < 2:
+        return None
+    lines = []
+    for defense in dict.fromkeys(row.defense for row in rows):
+        own = [
+            together([r for r in rows if r.defense == defense and getattr(r, name) == step]).asr
+            for step in steps
+        ]
+        lines.append(_line(defense, own))
+    ticks = [Tick(place / (len(steps) - 1), f"{step:g}") for place, step in enumerate(steps)]
+    return Curves([line for line in lines if line.path], ticks)
+
+
+def _line(name: str, spreads: Sequence[Spread | None]) -> Line:
+    known = [
+        (100 * place / (len(spreads) - 1), found)
+        for place, found in enumerate(spreads)
+        if found is not None
+    ]
+
+    def down(value: float) -> float:
+        return round(100 * (1 - min(1.0, max(0.0, value))), 2)
+
+    middle = " ".join(f"{x:g},{down(found.mean)}" for x, found in known)
+    upper = [f"{x:g},{down(found.mean + (found.half or 0))}" for x, found in known]
+    lower = [f"{x:g},{down(found.mean - (found.half or 0))}" for x, found in reversed(known)]
+    last = f"{100 * known[-1][1].mean:.1f}" if known else ""
+    return Line(name, middle, " ".join(upper + lower), last)
+
+
+def _has(group: Group, *names: str) -> bool:
+    return all(getattr(group, name) is not None for name in names)
+
+
+def _steps(low: float) -> list[float]:
+    step = next(step for step in (0.01, 0.02, 0.05, 0.1, 0.2) if 1 - low <= 6 * step + 1e-9)
+    count = math.floor((1 - low) / step + 1e-9)
+    return [1 - step * part for part in range(count + 1)]
+
+
+def _seconds(power: int) -> str:
+    return f"{10**power} s" if power >= 0 else f"{10.0**power:g} s"
+
+
+def _scatter(
+    found: Sequence[tuple[str, Any, Any]],
+    x_of: Callable[[float], float],
+    y_of: Callable[[float], float],
+    x: Sequence[Tick],
+    y: Sequence[Tick],
+    height: float,
+) -> Scatter:
+    def ends(value: Spread, place: Callable[[float], float]) -> tuple[float, float]:
+        half = value.half or 0.0
+        return _inside(place(value.mean - half)), _inside(place(value.mean + half))
+
+    placed = sorted(
+        ((name, across, up, x_of(across.mean), y_of(up.mean)) for name, across, up in found),
+        key=lambda part: -part[4],
+    )
+    spots = [(name, right, (1 - high) * height) for name, _, _, right, high in placed]
+    shifts, narrow = (_shifts(spots, letter) for letter in (WIDE, NARROW))
+    dots = [
+        Dot(
+            name=name,
+            x=round(100 * _inside(right), 2),
+            y=round(100 * (1 - _inside(high)), 2),
+            across=_percent(ends(across, x_of)),
+            along=_percent(tuple(1 - end for end in reversed(ends(up, y_of)))),
+            shift=shifts[place],
+            narrow=narrow[place],
+            left=right > RIGHT,
+            title=f"{name}: n {up.n}",
+        )
+        for place, (name, across, up, right, high) in enumerate(placed)
+    ]
+    return Scatter(dots, x, y)
+
+
+def _shifts(spots: Sequence[tuple[str, float, float]], letter: float) -> list[float]:
+    """How far down each label goes so that it hides no other label and no dot."""
+    taken = [(right - letter, right + letter, top) for _, right, top in spots]
+    shifts = []
+    for name, right, top in spots:
+        near, far = 1.5 * letter, (len(name) + 2) * letter
+        start, end = (right - far, right - near) if right > RIGHT else (right + near, right + far)
+        label = top
+        while any(start < b and a < end and abs(label - y) < LINE for a, b, y in taken):
+            label += 1
+        taken.append((start, end, label))
+        shifts.append(round(label - top, 1))
+    return shifts
+
+
+def _inside(value: float) -> float:
+    return min(1.0, max(0.0, value))
+
+
+def _percent(ends: Sequence[float]) -> tuple[float, float]:
+    low, high = ends
+    return round(100 * low, 2), round(100 * high, 2)
+
+
+@dataclass(frozen=True)
+class Heat:
+    """Defenses down, attacks across; a group in each field, or None where nothing was asked for."""
+
+    columns: Sequence[Column]
+    rows: Sequence[tuple[str, Sequence[Group | None]]]
+
+
+@dataclass(frozen=True)
+class Column:
+    """An attack, and the rest of what a field's cells share, where it is not the same for all."""
+
+    attack: str
+    rest: str
+    first: Any
+
+
+def heat(groups: Sequence[Group], defenses: Sequence[str]) -> Heat:
+    """The groups of one data set as a map; `defenses` in the order of the leaderboard."""
+    parts = ("arch", "rate", "budget")
+    shown = [group for group in groups if group.first.attack != CLEAN]
+    several = {name: len({getattr(group.first, name) for group in shown}) > 1 for name in parts}
+    columns: dict[tuple[Any, ...], Column] = {}
+    fields: dict[tuple[Any, ...], Group] = {}
+    for group in shown:
+        row = group.first
+        key = row.group[:-1]
+        rest = [WORDS[name].format(getattr(row, name)) for name in parts if several[name]]
+        columns.setdefault(key, Column(row.attack, ", ".join(rest), row))
+        fields[key, row.defense] = group
+    return Heat(
+        list(columns.values()),
+        [(name, [fields.get((key, name)) for key in columns]) for name in defenses],
+    )

@@ -1,0 +1,286 @@
+"""A site of static pages from the results of a bench: offline, without torch, in one folder."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from .. import __version__
+from ..bench.flags import FLAGS
+from ..bench.store import Record
+from ..errors import OutputError
+from . import charts, tables
+from .cellpage import cell_context
+from .results import CLEAN, Results, Row
+from .spread import STUDENT, Group, Standing, groups, leaderboard
+from .templating import html
+
+HEIGHT = 380
+"""Pixels of a scatter plot."""
+FILTERS = ("attack", "arch", "rate", "budget")
+
+
+@dataclass(frozen=True)
+class Board:
+    """All that is said of one data set."""
+
+    data: str
+    rows: Sequence[Row]
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        """Its cells by all but their seeds."""
+        return groups(self.rows)
+
+    @cached_property
+    def standings(self) -> list[Standing]:
+        """Its leaderboard."""
+        return leaderboard(self.rows)
+
+    @cached_property
+    def heat(self) -> charts.Heat:
+        """Defenses against attacks; victims as they are come first."""
+        names = [line.defense for line in self.standings]
+        return charts.heat(self.groups, sorted(names, key=lambda name: name != CLEAN))
+
+    @property
+    def options(self) -> dict[str, list[str]]:
+        """What can be filtered by: the values of each kind, where there is more than one."""
+        found = {}
+        for name in FILTERS:
+            values = {getattr(row, name): None for row in self.rows}
+            texts = [_plain(value) for value in values if value not in (None, CLEAN)]
+            if len(texts) > 1:
+                found[name] = texts
+        return found
+
+    def count(self, status: str) -> int:
+        """How many of its cells are done, failed or missing."""
+        return sum(row.status == status for row in self.cells)
+
+    @property
+    def cells(self) -> list[Row]:
+        """Its cells, without the victims as they are."""
+        return [row for row in self.rows if row.defense != CLEAN]
+
+    @property
+    def for_script(self) -> str:
+        """Its rows as the script of the page counts with them, as JSON that HTML cannot end."""
+        keys = ("defense", "attack", "arch", "rate", "budget", "seed", "status")
+        numbers = ("acc", "asr", "ra", "der", "seconds")
+        told = [
+            [
+                *(
+                    _plain(getattr(row, key)) if key in FILTERS else getattr(row, key)
+                    for key in keys
+                ),
+                *(_rounded(getattr(row, name)) for name in numbers),
+                list(row.flags),
+            ]
+            for row in self.rows
+        ]
+        text = json.dumps({"student": STUDENT, "rows": told}, separators=(",", ":"))
+        return text.replace("<", "\\u003c")
+
+
+def write(results: Results, site: Path) -> list[str]:
+    """Writes the pages and tables into `site`; the names of what a reader should open.
+
+    Raises `OutputError` where that is impossible.
+    """
+    try:
+        return _Site(results, site).write()
+    except OSError as error:
+        raise OutputError(f"cannot write to {site}: {error.strerror or error}") from None
+
+
+class _Site:
+    def __init__(self, results: Results, folder: Path) -> None:
+        self.results, self.folder = results, folder
+        self.facts: dict[str, Markup] = {}
+        parts = groupby(results.rows, key=lambda row: row.data)
+        self.boards = [Board(data, list(rows)) for data, rows in parts]
+        self.examples = {name: _first_examples(record) for name, record in results.victims.items()}
+
+    def write(self) -> list[str]:
+        self._text("assets/style.css", self._page("style.css.j2") + self._page("site.css.j2"))
+        self._text("assets/bench.js", self._page("bench.js"))
+        self._pictures()
+        written = self._tables()
+        cells = [row for board in self.boards for row in board.cells]
+        flagged = Counter(flag for row in cells for flag in row.flags)
+        self._html(
+            "index.html",
+            "site/index.html.j2",
+            boards=self.boards,
+            tables=written,
+            cells=cells,
+            flagged=flagged,
+        )
+        for board in self.boards:
+            self._html(f"{_slug(board.data)}.html", "site/board.html.j2", **self._board(board))
+        self._methods()
+        self._cells()
+        return ["index.html", *written]
+
+    def _page(self, template: str, **context: Any) -> str:
+        return html().get_template(template).render(**context)
+
+    def _html(self, name: str, template: str, **context: Any) -> None:
+        shared = {
+            "root": "../" * name.count("/"),
+            "version": __version__,
+            "flags": FLAGS,
+            "slug": _slug,
+            "plain": _plain,
+            "results": self.results,
+            "known": self._known,
+        }
+        self._text(name, self._page(template, **shared, **context))
+
+    def _known(self, role: str, label: str) -> str | None:
+        """The page of the method that a label names."""
+        name = label.split(" ")[0]
+        return f"methods/{role}-{name}.html" if name in self.results.methods[role] else None
+
+    def _board(self, board: Board) -> dict[str, Any]:
+        standings = board.standings
+        defended = [line for line in standings if line.defense != CLEAN]
+        return {
+            "board": board,
+            "scatter": charts.accuracy_against_success(standings, HEIGHT),
+            "times": charts.success_against_time(defended, HEIGHT),
+            "curves": {name: charts.along(board.groups, name) for name in ("rate", "budget")},
+            "height": HEIGHT,
+            "looks": self._looks(board),
+            "machines": self._machines(board),
+        }
+
+    def _looks(self, board: Board) -> list[tuple[str, str, Sequence[Mapping[str, Any]]]]:
+        """(attack, victim, examples) of one victim of each attack."""
+        found: dict[str, tuple[str, str, Sequence[Mapping[str, Any]]]] = {}
+        for row in board.rows:
+            shown = self.examples.get(row.id)
+            if row.defense == CLEAN and row.attack != CLEAN and shown:
+                found.setdefault(row.attack, (row.attack, row.id, shown[:3]))
+        return list(found.values())
+
+    def _machines(self, board: Board) -> list[str]:
+        told = [self.results.cells[row.id] for row in board.cells if row.id in self.results.cells]
+        found = {
+            f"{record['machine']['cpu']}, {record['device']}, {record['precision']}, threads a "
+            f"cell: {record['threads']}; unbackdoor {record['unbackdoor']}, "
+            f"torch {record['versions'].get('torch', '?')}": None
+            for record in told
+        }
+        return list(found)
+
+    def _pictures(self) -> None:
+        for name, examples in self.examples.items():
+            record = self.results.victims[name]
+            for place, _ in enumerate(examples):
+                for kind, png in record["examples"][place]["png"].items():
+                    path = self.folder / "pictures" / f"{name}-{place}-{kind}.png"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(base64.b64decode(png))
+
+    def _tables(self) -> list[str]:
+        rows = self.results.rows
+        self._text("tables/cells.csv", tables.cells_csv(rows))
+        self._text("tables/groups.csv", tables.groups_csv(rows))
+        written = ["tables/cells.csv", "tables/groups.csv"]
+        if tables.write_parquet(rows, self.folder / "tables" / "cells.parquet"):
+            written.append("tables/cells.parquet")
+        for board in self.boards:
+            name = f"tables/{_slug(board.data)}"
+            self._text(f"{name}.md", tables.markdown(board.rows))
+            self._text(f"{name}.tex", tables.latex(board.rows))
+            written += [f"{name}.md", f"{name}.tex"]
+        return written
+
+    def _methods(self) -> None:
+        every = [group for board in self.boards for group in board.groups]
+        used = {"attack": "attack", "defense": "defense"}
+        for role, methods in self.results.methods.items():
+            for name, told in methods.items():
+                own = [
+                    group
+                    for group in every
+                    if getattr(group.first, used[role]).split(" ")[0] == name
+                ]
+                self._html(
+                    f"methods/{role}-{name}.html",
+                    "site/method.html.j2",
+                    role=role,
+                    method=told,
+                    groups=own,
+                    boards=self.boards,
+                )
+
+    def _cells(self) -> None:
+        template = html().get_template("site/cell.html.j2")
+        rows = {row.id: row for row in self.results.rows}
+        folder = self.folder / "cells"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, record in self.results.cells.items():
+            row = rows[name]
+            victim = self.results.victims.get(record["victim"])
+            context = cell_context(row, record, victim, self.examples.get(record["victim"], []))
+            told = record["cell"]
+            text = template.render(
+                root="../",
+                version=__version__,
+                flags=FLAGS,
+                slug=_slug,
+                known=self._known,
+                defense_facts=self._facts(json.dumps(told["defense"]), defense=told["defense"]),
+                victim_facts=self._facts(
+                    record["victim"], defense=None, told=told["victim"], victim=victim or {}
+                ),
+                **context,
+            )
+            (folder / f"{name}.html").write_text(text, encoding="utf-8")
+
+    def _facts(self, key: str, **context: Any) -> Markup:
+        """A part that many cells share, drawn once."""
+        if key not in self.facts:
+            self.facts[key] = Markup(self._page("site/facts.html.j2", known=self._known, **context))
+        return self.facts[key]
+
+    def _text(self, name: str, text: str) -> None:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+def _first_examples(record: Record) -> list[dict[str, Any]]:
+    """What a victim's record says of its example images, without the images."""
+    classes = record.get("classes", [])
+    found = []
+    for example in record.get("examples", []):
+        said = {kind: classes[place] for kind, place in example["said"].items()}
+        kinds = list(example["png"])
+        found.append({"truth": classes[example["truth"]], "said": said, "kinds": kinds})
+    return found
+
+
+def _slug(name: str) -> str:
+    """A name that is a file's; data sets are named so that none is hidden or a path."""
+    return f"data-{name}"
+
+
+def _plain(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float | int) else str(value)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)

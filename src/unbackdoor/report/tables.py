@@ -1,0 +1,140 @@
+"""The numbers as files that other programs read: CSV, parquet, markdown and LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from .charts import Heat, heat
+from .results import Row
+from .spread import NUMBERS, Group, Spread, groups, leaderboard
+
+GROUP_COLUMNS = ("data", "arch", "attack", "rate", "budget", "defense")
+
+
+def cells_csv(rows: Sequence[Row]) -> str:
+    """A line a cell, victims as they are among them: shares of 1, flags with spaces between."""
+    names = [field.name for field in fields(Row)]
+    return _csv(names, [[_text(getattr(row, name)) for name in names] for row in rows])
+
+
+def groups_csv(rows: Sequence[Row]) -> str:
+    """A line for all seeds of a cell: mean, ends of the 95 % interval and n of every number."""
+    header = list(GROUP_COLUMNS)
+    for name in NUMBERS:
+        header += [name, f"{name}_low", f"{name}_high", f"{name}_n"]
+    header += ["done", "failed", "missing", "flags"]
+    lines = []
+    for group in groups(rows):
+        line = [_text(getattr(group.first, name)) for name in GROUP_COLUMNS]
+        for name in NUMBERS:
+            line += _spread(getattr(group, name))
+        line += [str(group.count(status)) for status in ("done", "failed", "missing")]
+        lines.append([*line, " ".join(group.flags)])
+    return _csv(header, lines)
+
+
+def write_parquet(rows: Sequence[Row], path: Path) -> bool:
+    """Writes what `cells_csv` tells; False where pyarrow (extra `data`) is not installed."""
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        return False
+    told: list[dict[str, Any]] = [{**asdict(row), "flags": list(row.flags)} for row in rows]
+    pq.write_table(pa.Table.from_pylist(told), path)
+    return True
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """A table of one data set: defenses down, attacks across, ACC / ASR / RA in percent."""
+    found = _heat(rows)
+    header = ["", *(_name(found, at) for at in range(len(found.columns)))]
+    lines = [header, ["---"] * len(header)]
+    for name, row in found.rows:
+        lines.append([name, *(_triple(group, " / ", "±") for group in row)])
+    return "\n".join(f"| {' | '.join(_md(part) for part in line)} |" for line in lines) + "\n"
+
+
+def latex(rows: Sequence[Row]) -> str:
+    """The same as a LaTeX tabular (booktabs)."""
+    found = _heat(rows)
+    header = ["Defense", *(_name(found, at) for at in range(len(found.columns)))]
+    lines = [
+        header,
+        *([name, *(_triple(g, " / ", "$\\pm$") for g in row)] for name, row in found.rows),
+    ]
+    texts = [" & ".join(_tex(part) for part in line) + r" \\" for line in lines]
+    return "\n".join(
+        (
+            r"\begin{tabular}{l" + "c" * len(found.columns) + "}",
+            r"\toprule",
+            texts[0],
+            r"\midrule",
+            *texts[1:],
+            r"\bottomrule",
+            r"\end{tabular}",
+            "",
+        )
+    )
+
+
+def _heat(rows: Sequence[Row]) -> Heat:
+    order = [line.defense for line in leaderboard(rows)]
+    return heat(groups(rows), [*order[-1:], *order[:-1]] if order[-1:] == ["none"] else order)
+
+
+def _name(found: Heat, at: int) -> str:
+    column = found.columns[at]
+    return column.attack + (f" ({column.rest})" if column.rest else "")
+
+
+def _triple(group: Group | None, between: str, sign: str) -> str:
+    if group is None:
+        return ""
+    if not group.n:
+        return "failed" if group.count("failed") else "missing"
+    found = (group.acc, group.asr, group.ra)
+    return between.join(_mean(part, sign) for part in found) + (f" (n={group.n})")
+
+
+def _mean(found: Spread | None, sign: str) -> str:
+    if found is None:
+        return "-"
+    half = f" {sign} {100 * found.half:.1f}" if found.half is not None else ""
+    return f"{100 * found.mean:.1f}{half}"
+
+
+def _md(text: str) -> str:
+    return text if set(text) <= {"-"} else re.sub(r"([\\`*_|<>])", r"\\\1", text)
+
+
+def _tex(text: str) -> str:
+    return re.sub(r"([&%#_{}])", r"\\\1", text)
+
+
+def _spread(found: Spread | None) -> list[str]:
+    if found is None:
+        return ["", "", "", "0"]
+    ends = [""] * 2
+    if found.half is not None:
+        ends = [f"{found.mean - found.half:.6g}", f"{found.mean + found.half:.6g}"]
+    return [f"{found.mean:.6g}", *ends, str(found.n)]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return " ".join(value)
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _csv(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    file = io.StringIO()
+    table = csv.writer(file, lineterminator="\n")
+    table.writerows((header, *lines))
+    return file.getvalue()

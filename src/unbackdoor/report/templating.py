@@ -1,0 +1,40 @@
+"""The templates' environment, and the words that they write numbers with."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from . import pictures, rates
+
+
+def breakable(name: str) -> Markup:
+    """A layer's name that may be broken after each of its dots."""
+    return Markup(".<wbr>").join(name.split("."))
+
+
+@cache
+def html() -> Environment:
+    """The environment of pages: everything is escaped, nothing may be undefined."""
+    environment = Environment(
+        loader=PackageLoader("unbackdoor.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "percent": rates.percent,
+        "interval": rates.interval,
+        "points": rates.points,
+        "count": rates.count,
+        "short": rates.short,
+        "duration": rates.duration,
+        "literal": rates.literal,
+        "hundred": rates.hundred,
+        "ranges": pictures.ranges,
+        "breakable": breakable,
+    }
+    return environment

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+
+import pytest
+
+from unbackdoor.bench import grid
+from unbackdoor.errors import ParameterError, UnknownNameError
+
+SMALL = """
+data = ["digits"]
+architectures = [{name = "preact_resnet18", width = [2, 4]}]
+attacks = ["badnets", {name = "blended", rate = 0.3}]
+rates = [0.1, 0.2]
+defenses = [{name = "fmp", p = [8, 16]}, "clp"]
+budgets = [0.05, 20]
+seeds = [0, 1, 2]
+training = {epochs = 3}
+tuning = {epochs = 7}
+"""
+
+
+def read(tmp_path, text):
+    path = tmp_path / "grid.toml"
+    path.write_text(text)
+    return grid.read(path)
+
+
+@pytest.fixture
+def cells(tmp_path):
+    return grid.cells(read(tmp_path, SMALL))
+
+
+def test_every_list_multiplies_and_clean_models_are_there(cells):
+    # widths x (none, badnets at two rates, blended at its own) x defenses x budgets x seeds
+    assert len(cells) == 2 * (1 + 2 + 1) * (2 + 1) * 2 * 3
+    assert len({cell.victim.id for cell in cells}) == 2 * 4 * 3
+    attacks = [cell.victim.attack for cell in cells]
+    rates = {(found["name"], found["rate"]) for found in attacks if found}
+    assert rates == {("badnets", 0.1), ("badnets", 0.2), ("blended", 0.3)}
+    clean = [cell.victim for cell in cells if cell.victim.attack is None]
+    assert len(clean) == 2 * 3 * 2 * 3 and all(victim.training["epochs"] == 3 for victim in clean)
+
+
+def test_shared_settings_reach_those_that_take_them(cells):
+    by_name = {cell.defense["name"]: cell.defense for cell in cells}
+    assert by_name["fmp"]["epochs"] == 7 and "epochs" not in by_name["clp"]
+    assert all(cell.victim.attack["epochs"] == 3 for cell in cells if cell.victim.attack)
+
+
+def test_a_whole_seed_comes_before_the_next_and_victims_stay_together(cells):
+    assert [cell.victim.seed for cell in cells] == sorted(cell.victim.seed for cell in cells)
+    order = [cell.victim.id for cell in cells]
+    assert len([1 for a, b in pairwise(order) if a != b]) + 1 == len(set(order))
+
+
+def test_the_identity_is_the_whole_declaration_and_nothing_else(tmp_path, cells):
+    assert len({cell.id for cell in cells}) == len(cells)
+    # The order, defaults that are written out and the bound of weakness change nothing.
+    again = SMALL.replace("[0.1, 0.2]", "[0.2, 0.1]").replace('"clp"', '{name = "clp", u = 3.0}')
+    same = grid.cells(read(tmp_path, again + "min_asr = 0.5"))
+    assert {cell.id for cell in same} == {cell.id for cell in cells}
+    other = grid.cells(read(tmp_path, SMALL.replace('"clp"', '{name = "clp", u = 3.5}')))
+    assert sum(cell.id not in {found.id for found in cells} for cell in other) == len(cells) // 3
+    assert json.loads(json.dumps(cells[0].declaration())) == cells[0].declaration()
+
+
+def test_a_format_of_results_is_part_of_the_identity(monkeypatch, cells):
+    from unbackdoor.bench import store
+
+    before = store.identity({"a": 1})
+    monkeypatch.setattr(store, "FORMAT", store.FORMAT + 1)
+    assert store.identity({"a": 1}) != before
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (("seeds =", "seed ="), "key of grid.toml 'seed'; did you mean 'seeds'"),
+        (('"badnets"', '"badnet"'), "attack 'badnet'; did you mean 'badnets'"),
+        (('"clp"', '"clq"'), "defense 'clq'; did you mean 'clp'"),
+        (("p = [8, 16]", "pp = 8"), "parameter of fmp 'pp'; did you mean 'p'"),
+        (('"digits"', '"digit"'), "data set 'digit'; did you mean 'digits'"),
+        (("preact_resnet18", "preact_resnet"), "did you mean 'preact_resnet18'"),
+        (("width =", "widths ="), "option of preact_resnet18 'widths'; did you mean 'width'"),
+        (("{epochs = 3}", "{epoch = 3}"), "key of training 'epoch'; did you mean 'epochs'"),
+        (("{epochs = 7}", "{epoch = 7}"), "key of tuning 'epoch'; did you mean 'epochs'"),
+    ],
+)
+def test_what_is_unknown_names_the_nearest(tmp_path, change, says):
+    with pytest.raises(UnknownNameError) as found:
+        grid.cells(read(tmp_path, SMALL.replace(*change)))
+    assert says in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (("seeds = [0, 1, 2]", "seeds = []"), "seeds"),
+        (("p = [8, 16]", "p = []"), "empty list"),
+        (("p = [8, 16]", "p = 0"), "greater than or equal to 1"),
+        (("0.05, 20", "0.05, -1"), "budget"),
+        (("0.05, 20", "0.05, 1.5"), "budget"),
+        (('"digits"', "3"), "names or tables"),
+        (("seeds", "= seeds"), "no TOML"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(tmp_path, change, says):
+    with pytest.raises(ParameterError, match=says):
+        grid.cells(read(tmp_path, SMALL.replace(*change)))
+    with pytest.raises(ParameterError, match="cannot read"):
+        grid.read(tmp_path / "nowhere.toml")
+
+
+def test_only_some(cells):
+    assert {cell.defense["name"] for cell in grid.chosen(cells, "clp")} == {"clp"}
+    some = grid.chosen(cells, "badnets/0.2*clp*seed1")
+    assert {cell.title for cell in some} == {
+        f"digits/preact_resnet18/badnets/0.2/clp/{budget}/seed1" for budget in ("0.05", "20")
+    }
+    assert grid.chosen(cells, cells[5].id) == [cells[5]] and grid.chosen(cells, None) == cells
+    with pytest.raises(ParameterError, match=r"none of 144 cells matches 'nothing': digits/"):
+        grid.chosen(cells, "nothing")
+
+
+def test_a_data_set_has_its_own_settings(tmp_path):
+    text = SMALL.replace(
+        '["digits"]',
+        '["digits", {name = "gtsrb", training = {epochs = 1}, tuning = {flip = false}}]',
+    )
+    for cell in grid.cells(read(tmp_path, text)):
+        own = cell.victim.data["name"] == "gtsrb"
+        settings = cell.victim.attack or cell.victim.training
+        assert settings["epochs"] == (1 if own else 3)
+        if cell.defense["name"] == "fmp":
+            assert cell.defense["flip"] is not own

@@ -1,0 +1,101 @@
+"""bench and report as they are typed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from bench.conftest import noise, toml
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.fixture
+def grid(tmp_path):
+    sources = {
+        "name": "noise",
+        "train": noise(tmp_path / "train.npz", 30, 1),
+        "test": noise(tmp_path / "test.npz", 12, 2),
+    }
+
+    def written(**more):
+        path = tmp_path / "grid.toml"
+        path.write_text(toml(sources, **more))
+        return path
+
+    return written
+
+
+def test_a_bench_counts_what_it_does_and_does_nothing_twice(run, grid, tmp_path):
+    out = tmp_path / "results"
+    argv = ("bench", grid(), "--out", out, "--json", "--device", "cpu", "--cpus-per-cell", 1)
+    dry = run(*argv, "--dry-run")
+    assert dry.code == 0 and not out.exists()
+    assert (dry.json["cells"], dry.json["done"], dry.json["victims"]) == (4, 0, 2)
+    assert dry.json["estimate"] == {"seconds": 0, "unknown": 6}
+    some = run(*argv, "--only", "badnets*fmp")
+    assert (some.json["cells"], some.json["ran"]) == (1, 1)
+    full = run(*argv)
+    assert full.code == 0, full.err
+    counts = {key: full.json[key] for key in ("cells", "done", "ran", "failed")}
+    assert counts == {"cells": 4, "done": 4, "ran": 3, "failed": 0}
+    assert "[3/3]" in full.err
+    again = run(*argv)
+    assert again.json["ran"] == 0 and again.json["done"] == 4
+    later = run(*argv, "--dry-run").json
+    assert later["estimate"] == {"seconds": 0, "unknown": 0}
+    weak = run(*argv).json["weak"]
+    assert not weak or ("is below 0.9" in weak[0] and "missed: noise/" in full.err)
+
+    site = run("report", out, "--json")
+    assert site.code == 0 and site.json["done"] == 4 and site.json["missing"] == 0
+    assert (out / "site" / "index.html").is_file()
+    assert len(list((out / "site" / "cells").iterdir())) == 4
+
+
+def test_failures_are_counted_and_done_again_when_asked(run, grid, tmp_path):
+    out = tmp_path / "results"
+    path = grid(budgets=[12, 40])
+    argv = ("bench", path, "--out", out, "--json", "--device", "cpu", "--only", "none/fine_tuning")
+    first = run(*argv)
+    assert first.code == 1 and first.json["failed"] == 1 and first.json["done"] == 2
+    assert "failed: ImagesError" in first.err
+    assert run(*argv).json["ran"] == 0
+    assert run(*argv, "--retry").json["ran"] == 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (("--only", "nothing"), "none of 4 cells matches"),
+        (("--gpus-per-cell", 0.5), "need --engine ray"),
+        (("--address", "here:1"), "need --engine ray"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(run, grid, tmp_path, argv, says):
+    done = run("bench", grid(), "--out", tmp_path / "results", *argv)
+    assert done.code == 2 and len(done.errors) == 1 and re.search(says, done.errors[0])
+    assert not (tmp_path / "results").exists()
+
+
+def test_the_grid_in_the_documentation_runs(run, tmp_path):
+    (text,) = re.findall(r"```toml\n(.*?)```", (DOCS / "bench.md").read_text(), re.DOTALL)
+    path = tmp_path / "grid.toml"
+    path.write_text(text)
+    dry = run("bench", path, "--out", tmp_path / "results", "--dry-run", "--json")
+    assert dry.code == 0 and dry.json["cells"] == 16
+    short = re.sub(r"epochs = \d+", "epochs = 1", text).replace("width = 8", "width = 2")
+    path.write_text(short)
+    argv = ("bench", path, "--out", tmp_path / "results", "--json", "--device", "cpu")
+    done = run(*argv, "--only", "fine_tuning*seed0")
+    assert done.code == 0 and done.json["ran"] == 2, done.err
+
+
+@pytest.mark.parametrize(
+    "path", sorted((DOCS.parent / "grids").glob("*.toml")), ids=lambda p: p.stem
+)
+def test_ready_grids_are_grids(run, path, tmp_path):
+    dry = run("bench", path, "--out", tmp_path / "results", "--dry-run", "--json")
+    assert dry.code == 0 and dry.json["cells"] > 20, dry.err

@@ -1,0 +1,116 @@
+"""The bench's pages in a browser: offline, by keyboard, sorted and filtered."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from unbackdoor.report import results
+from unbackdoor.report.spread import group
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("no chromium on this machine")
+    with playwright.sync_playwright() as running:
+        found = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def opened(browser, drawn):
+    """Opens a page; nothing may be requested elsewhere, and nothing may be complained about."""
+    contexts, trouble = [], []
+
+    def page(name, **options):
+        contexts.append(browser.new_context(**options))
+        made = contexts[-1].new_page()
+        made.set_default_timeout(60_000)
+        made.on("request", lambda asked: asked.url.startswith("file:") or trouble.append(asked.url))
+        made.on("requestfailed", lambda asked: trouble.append(asked.url))
+        made.on("console", lambda told: trouble.append(told.text))
+        made.on("pageerror", lambda error: trouble.append(str(error)))
+        made.goto((drawn / name).as_uri())
+        return made
+
+    yield page
+    assert trouble == []
+    for context in contexts:
+        context.close()
+
+
+def column(page, table, place):
+    return page.eval_on_selector_all(
+        f"#{table} tbody tr", f"lines => lines.map(line => line.cells[{place}].dataset.value)"
+    )
+
+
+def test_sorting_by_mouse_and_by_keyboard(opened):
+    page = opened("data-cifar10.html")
+    assert column(page, "board", 0)[-1] == "none"
+    page.click("#board th:nth-child(2) button")
+    asr = [float(value) for value in column(page, "board", 1) if value]
+    assert asr == sorted(asr)
+    page.keyboard.press("Enter")
+    asr = [float(value) for value in column(page, "board", 1) if value]
+    assert asr == sorted(asr, reverse=True)
+    assert page.get_attribute("#board th:nth-child(2)", "aria-sort") == "descending"
+    page.focus("#board th:nth-child(1) button")
+    page.keyboard.press("Space")
+    names = column(page, "board", 0)
+    assert names == sorted(names)
+
+
+def test_filters_count_the_leaderboard_again(opened, folder):
+    page = opened("data-cifar10.html")
+    whole = column(page, "board", 1)
+    page.select_option("[data-filter=attack]", "wanet")
+    page.select_option("[data-filter=rate]", "0.05")
+    rows = [row for row in results.read(folder).rows if row.data == "cifar10"]
+    for name, asr in zip(column(page, "board", 0), column(page, "board", 1), strict=True):
+        own = [r for r in rows if r.defense == name and r.attack == "wanet" and r.rate == 0.05]
+        assert float(asr) == pytest.approx(group(own).asr.mean, abs=1e-6)
+    shown = page.eval_on_selector_all(
+        "#every tbody tr", "lines => lines.filter(l => !l.hidden).map(l => l.dataset.attack)"
+    )
+    assert set(shown) == {"wanet", "none"}
+    assert "of" in page.inner_text("#shown")
+    page.select_option("[data-filter=attack]", "")
+    page.select_option("[data-filter=rate]", "")
+    assert [float(value) for value in column(page, "board", 1)] == pytest.approx(
+        [float(value) for value in whole], abs=1e-6
+    )
+
+
+def test_the_script_counts_as_the_pages_do(opened):
+    page = opened("data-cifar10.html")
+    before = page.inner_text("#board")
+    page.select_option("[data-filter=attack]", "wanet")
+    assert page.inner_text("#board") != before
+    page.select_option("[data-filter=attack]", "")
+    assert page.inner_text("#board").split() == before.split()
+
+
+def test_the_map_shows_what_is_picked(opened):
+    page = opened("data-cifar10.html")
+    assert page.locator(".heat .asr").first.is_visible()
+    assert not page.locator(".heat .acc").first.is_visible()
+    page.focus(".pick [value=asr]")
+    page.keyboard.press("ArrowRight")
+    assert page.locator(".heat .ra").first.is_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_phones_scroll_no_page_sideways(opened, drawn, scheme):
+    cell = next((drawn / "cells").iterdir()).name
+    for name in ("index.html", "data-cifar10.html", "methods/defense-clp.html", f"cells/{cell}"):
+        page = opened(name, viewport={"width": 390, "height": 844}, color_scheme=scheme)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
+        light = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (light == "rgb(250, 249, 246)") == (scheme == "light")

@@ -1,0 +1,106 @@
+"""The pages and tables of a bench's results, made up; in a browser in test_browser.py."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from report.test_page import Reader
+from unbackdoor.errors import ParameterError
+from unbackdoor.report import results, site, tables
+
+
+def test_every_page_is_well_formed_and_every_link_leads_somewhere(drawn):
+    pages = sorted(drawn.rglob("*.html"))
+    assert len(pages) > 100
+    for page in [*pages[::7], drawn / "index.html", drawn / "data-b-2.html"]:
+        for tag, attributes in Reader(page.read_text(encoding="utf-8")).tags:
+            for key in ("href", "src"):
+                link = attributes.get(key)
+                if link and not link.startswith(("#", "data:")):
+                    assert "://" not in link and (page.parent / link).exists(), (page, tag, link)
+
+
+def test_kinds_of_a_method_have_names_of_their_own(folder):
+    found = {row.defense for row in results.read(folder).rows}
+    assert found == {"none", "fine_tuning", "fmp p=32", "fmp p=64", "clp"}
+
+
+def test_failed_and_missing_cells_are_there_to_see(folder, drawn):
+    found = results.read(folder)
+    cells = [row for row in found.rows if row.defense != "none"]
+    assert {row.status for row in cells} == {"done", "failed", "missing"}
+    text = Reader((drawn / "data-cifar10.html").read_text(encoding="utf-8")).text
+    assert re.search(r"\d+ failed", text) and re.search(r"\d+ missing", text)
+    failed = next(row for row in cells if row.status == "failed")
+    page = (drawn / "cells" / f"{failed.id}.html").read_text(encoding="utf-8")
+    assert "out of memory &lt;b&gt;&amp;" in page and "Traceback" in page
+
+
+def test_a_flag_says_what_it_means_and_what_to_do(drawn):
+    text = Reader((drawn / "data-cifar10.html").read_text(encoding="utf-8")).text
+    assert "No weight changed. The defense gave the model back as it came. Use stronger" in text
+
+
+def test_every_flag_is_in_the_documentation():
+    from unbackdoor.bench.flags import FLAGS
+
+    limits = (Path(__file__).parents[2] / "docs" / "limits.md").read_text(encoding="utf-8")
+    for name, flag in FLAGS.items():
+        assert f"`{name}`" in limits and flag.title in limits
+
+
+def test_tables_hold_every_cell(folder, drawn):
+    found = results.read(folder)
+    lines = list(csv.DictReader(io.StringIO((drawn / "tables/cells.csv").read_text())))
+    assert len(lines) == len(found.rows)
+    done = next(line for line in lines if line["status"] == "done" and line["asr"])
+    assert 0 <= float(done["asr"]) <= 1
+    groups = list(csv.DictReader(io.StringIO((drawn / "tables/groups.csv").read_text())))
+    assert {int(line["done"]) + int(line["failed"]) + int(line["missing"]) for line in groups} == {
+        3
+    }
+    pq = pytest.importorskip("pyarrow.parquet")
+    assert pq.read_table(drawn / "tables/cells.parquet").num_rows == len(lines)
+
+
+def test_markdown_and_latex_show_mean_interval_and_n(folder):
+    rows = [row for row in results.read(folder).rows if row.data == "cifar10"]
+    found = tables.markdown(rows)
+    assert found.splitlines()[2].startswith("| none | 9")
+    assert re.search(r"\| clp \| \d+\.\d ± \d+\.\d / \d+\.\d ± \d+\.\d / .* \(n=3\) \|", found)
+    latex = tables.latex(rows)
+    assert r"fine\_tuning & " in latex and r"$\pm$" in latex and latex.count(r"\\") == 6
+
+
+def test_rows_for_the_script_cannot_end_it(folder, monkeypatch):
+    board = site.Board("x", results.read(folder).rows[:3])
+    evil = [row.__class__(**{**vars(row), "defense": "</script><b>"}) for row in board.rows]
+    told = site.Board("x", evil).for_script
+    assert "<" not in told and json.loads(told)["rows"][0][0] == "</script><b>"
+
+
+def test_what_holds_no_results_is_refused(tmp_path):
+    with pytest.raises(ParameterError, match="holds no results"):
+        results.read(tmp_path)
+
+
+def test_drawing_needs_no_torch(folder, tmp_path):
+    code = (
+        "import sys; from unbackdoor.cli import main\n"
+        "assert main(['report', *sys.argv[1:], '--json']) == 0\n"
+        "assert 'torch' not in sys.modules"
+    )
+    argv = [sys.executable, "-c", code, str(folder), "--out", str(tmp_path / "site")]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["cells"] == told["done"] + told["failed"] + told["missing"]
+    assert told["data"] == ["b-2", "cifar10"] and "index.html" in told["files"]
