@@ -24,7 +24,7 @@ from .modules import frozen, in_mode
 from .reverse import Nudge, Reversal, moved_rows
 from .run import Run
 
-HEATS = ((1 / 8, 0.7), (1 / 4, 0.4), (3 / 8, 0.2), (1 / 2, 0.1), (3 / 4, 0.05))
+HEATS = ((1 / 8, 0.7), (1 / 4, 0.45), (3 / 8, 0.3), (1 / 2, 0.2), (3 / 4, 0.1))
 """Of a race: after this share of the images, this share of the channels goes on."""
 
 
