@@ -70,10 +70,10 @@ Backdoored models that the benchmarks of this project judge on, planted by its o
 plants what is missing in `cache/victims` and writes this page. PreActResNet18 of width 16 on the
 first nine tenths of the training images, SGD from 0.1 with a cosine, 20 epochs (12 on GTSRB);
 seconds are of one thread on a busy machine, of the last sitting where there were several.
-*Learned* is the accuracy on training images without augmentation; below
-95 % on stamped or 90 % on clean ones (in italics) a victim is undertrained, and flatters every defense. *Limit* is the RA of the clean model on the same stamped images: no repair
-can be asked for more. PSNR, SSIM and L-inf (of 1) tell how far stamped images are from their
-originals.
+*Learned* is the accuracy on training images without augmentation; below 95 % on stamped or 90 % on
+clean ones (in italics) a victim is undertrained, and flatters every defense. *Limit* is the RA of
+the clean model on the same stamped images: no repair can be asked for more. PSNR, SSIM and L-inf
+(of 1) tell how far stamped images are from their originals.
 
 """
 COLUMNS = ("victim", "rate", "learned clean", "stamped", "ACC", "clean model's", "ASR", "RA")
