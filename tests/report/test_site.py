@@ -14,7 +14,7 @@ import pytest
 
 from report.test_page import Reader
 from unbackdoor.errors import ParameterError
-from unbackdoor.report import results, site, tables
+from unbackdoor.report import results, site, tables, templating
 
 
 def test_every_page_is_well_formed_and_every_link_leads_somewhere(drawn):
@@ -47,6 +47,10 @@ def test_failed_and_missing_cells_are_there_to_see(folder, drawn):
 def test_a_flag_says_what_it_means_and_what_to_do(drawn):
     text = Reader((drawn / "data-cifar10.html").read_text(encoding="utf-8")).text
     assert "No weight changed. The defense gave the model back as it came. Use stronger" in text
+
+
+def test_backticks_in_the_texts_of_methods_are_code():
+    assert templating.code("at most `a<b` and c") == "at most <code>a&lt;b</code> and c"
 
 
 def test_every_flag_is_in_the_documentation():
