@@ -82,7 +82,7 @@ def _balanced(first: Tensor, second: Tensor, parameters: list[nn.Parameter]) -> 
     share = _common_descent(ours / first.clamp(min=1e-6), theirs / second.clamp(min=1e-6))
     slope = share * ours + (1 - share) * theirs
     # The gradients are known: a linear loss that has them spares a third way back.
-    parts = slope.split([parameter.numel() for parameter in parameters])
+    parts = torch.split(slope, [parameter.numel() for parameter in parameters])
     pairs = zip(parameters, parts, strict=True)
     linear = [((p - p.detach()).flatten() * part).sum() for p, part in pairs]
     return share * first + (1 - share) * second + torch.stack(linear).sum()
