@@ -28,6 +28,10 @@ class IBAU(Defense):
     the clean images with Adam on the loss with and without it. The gradient counts that the
     perturbation follows the weights (`implicit`). Norms keep their statistics. Images are
     `[n, c, h, w]` in [0, 1]; moved ones may leave it, as in the paper.
+
+    Rates, penalty, batch, rounds and terms are those of the authors' published implementation. It
+    takes an inner step for every batch, towards what the model does not answer now, has no ball,
+    and moves one image in a hundred in the outer loss; here it is half of them.
     """
 
     paper: ClassVar[str] = (
