@@ -106,7 +106,9 @@ class UNIT(Defense):
                 epochs=self.epochs,
                 lr=self.lr,
                 batch=self.batch,
-                optimizer=lambda parameters: torch.optim.Adam(parameters, lr=self.lr, betas=(0.5, 0.9)),
+                optimizer=lambda parameters: torch.optim.Adam(
+                    parameters, lr=self.lr, betas=(0.5, 0.9)
+                ),
                 schedule=constant,
                 objective=loss,
                 after_step=lambda _: [share.data.clamp_(min=0) for share in shares],
