@@ -25,13 +25,14 @@ class IBAU(Defense):
 
     Each round finds one perturbation for all images (steps of SGD up the loss, less `penalty`
     times its squared length, then scaled into an L2 ball of `radius`), and then passes once over
-    the clean images with Adam on the loss with and without it. The gradient counts that the
+    the clean images with Adam, a `share` of each batch moved by it. The gradient counts that the
     perturbation follows the weights (`implicit`). Norms keep their statistics. Images are
     `[n, c, h, w]` in [0, 1]; moved ones may leave it, as in the paper.
 
-    Rates, penalty, batch, rounds and terms are those of the authors' published implementation. It
-    takes an inner step for every batch, towards what the model does not answer now, has no ball,
-    and moves one image in a hundred in the outer loss; here it is half of them.
+    Rates, penalty, batch, share, rounds and terms are those of the authors' published
+    implementation, which takes an inner step for every batch, away from what the model answers now,
+    and has no ball. The share must be small: the loss of moved images is a hundred times that of
+    others, and half a batch of them wrecks the model in a single round.
     """
 
     paper: ClassVar[str] = (
@@ -43,6 +44,7 @@ class IBAU(Defense):
     epochs: int = Field(5, ge=0, description="rounds; each passes once over the clean images")
     lr: float = Field(1e-3, gt=0, description="learning rate of Adam, constant")
     batch: int = Field(100, ge=2, description="images a step")
+    share: float = Field(0.01, gt=0, le=1, description="share of a batch that is moved, 1 at least")
     inner_steps: int = Field(10, ge=1, description="steps of a batch each on the perturbation")
     inner_lr: float = Field(10.0, gt=0, description="learning rate of the perturbation")
     penalty: float = Field(0.001, ge=0, description="weight of its squared L2 length")
@@ -89,7 +91,9 @@ class IBAU(Defense):
 
     def _loss(self, model: nn.Module, x: Tensor, y: Tensor, away: Tensor) -> Tensor:
         def outer(point: Tensor) -> Tensor:
-            return F.cross_entropy(model(torch.cat([x, x + point])).float(), y.repeat(2))
+            moved = max(1, int(self.share * len(x)))
+            some = torch.cat([x[:moved] + point, x[moved:]])
+            return F.cross_entropy(model(some).float(), y)
 
         def step(point: Tensor) -> Tensor:
             harm = self._harm(model, x, y, point)
