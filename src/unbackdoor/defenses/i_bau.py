@@ -29,11 +29,10 @@ class IBAU(Defense):
     perturbation follows the weights (`implicit`). Norms keep their statistics. Images are
     `[n, c, h, w]` in [0, 1]; moved ones may leave it, as in the paper.
 
-    Adam's rate is BackdoorBench's for PreActResNet18: at the authors' 0.001, for a VGG, three steps
-    of Adam wrecked a PreActResNet18. All else follows the authors' published implementation, which
-    takes an inner step for every batch, away from what the model answers now,
-    and has no ball. The share must be small: the loss of moved images is a hundred times that of
-    others, and half a batch of them wrecks the model in a single round.
+    Adam's rate is BackdoorBench's for PreActResNet18: at the authors' 0.001, for a VGG, one round
+    wrecked a half-width PreActResNet18, at this share as at half of each batch. All else follows
+    the authors' published implementation, which takes an inner step for every batch, away from what
+    the model answers now, and has no ball.
     """
 
     paper: ClassVar[str] = (

@@ -24,7 +24,7 @@ class RNP(Defense):
     `floor`); its backdoor outlives that. Then its weights are frozen and one mask in [0, 1] per
     norm channel learns to recover the clean images. Channels whose mask ends below `threshold` are
     pruned from the model as it came. The paper takes 500 images: few steps a pass, after each of
-    which unlearning may end. More steps would wreck the model far below the floor.
+    which unlearning may end; on one victim five steps led from 78 % past the floor to chance.
 
     The paper's threshold lies between 0.3 and 0.7. By default it is the last of 0.05, 0.1, ... 0.95
     before the accuracy on clean images held out from all of this falls by more than `cost`, which
