@@ -9,7 +9,7 @@ DEV := $(VENV)/.installed-dev
 # Tests are small: one thread each and several at once is what keeps the cores busy.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 
-.PHONY: help demo bench test lint test-slow victims headline ablations
+.PHONY: help demo bench test lint test-slow victims headline defenses ablations
 
 help:
 	@echo "make demo       the whole story in a minute: plant, measure, repair, measure again"
@@ -19,6 +19,7 @@ help:
 	@echo "make test-slow  the tests with trained victims, too"
 	@echo "make victims    plants the benchmarks' victims (hours; goes on where it stopped)"
 	@echo "make headline   every repair of every victim that is planted (hours; goes on)"
+	@echo "make defenses   every defense against five victims (hours; goes on where it stopped)"
 	@echo "make ablations  FMP's parameters one at a time, on two of the victims (hours; goes on)"
 
 demo: $(BASE)
@@ -38,7 +39,7 @@ test: lint
 test-slow: lint
 	$(PYTEST) -m "slow or not slow"
 
-victims headline ablations: $(BASE)
+victims headline defenses ablations: $(BASE)
 	$(BIN)/python benchmarks/$@.py
 
 lint: $(DEV)

@@ -100,9 +100,9 @@ def main() -> None:
     asks.add_argument("--only", default="", help="subjects, with commas between")
     asks.add_argument("--tell", action="store_true", help="measure nothing")
     given = asks.parse_args()
-    only = [name for name in given.only.split(",") if name]
+    there = [name for name in names() if not given.only or name in given.only.split(",")]
     for method in () if given.tell else METHODS:
-        for name in only or names():
+        for name in there:
             with claimed(method.job(name).path.with_suffix("")) as mine:
                 if mine:
                     measure(name, method)

@@ -8,7 +8,7 @@ import json
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,15 @@ from victims import CACHE
 from unbackdoor.channels import find_layers, silence_
 from unbackdoor.defense import Defense, Repair
 from unbackdoor.images import Images, Triggered, to_float
-from unbackdoor.measure import score
+from unbackdoor.measure import der, score
 from unbackdoor.method import build, names
+from unbackdoor.norms import below, silence_norms_
 from unbackdoor.run import Run
 from unbackdoor.train import fit
 
 FORMAT = 1
+ORACLE = "oracle_"
+"""In front of a method's name: its cut is chosen by what it does to the trigger."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,13 @@ class Job:
 
     def declaration(self) -> Mapping[str, Any]:
         """Every parameter of the method: a default that changes makes another job."""
-        known = self.method in names("defense")
-        return build("defense", self.method, dict(self.params)).declaration() if known else {}
+        name = self.method.removeprefix(ORACLE)
+        return build("defense", name, dict(self.params)).declaration() if known(name) else {}
+
+
+def known(method: str) -> bool:
+    """Whether it is one of the package's defenses, not a control of the benchmarks."""
+    return method in names("defense")
 
 
 def done(job: Job) -> dict[str, Any] | None:
@@ -60,9 +68,9 @@ def done(job: Job) -> dict[str, Any] | None:
 
 def result(job: Job) -> dict[str, Any]:
     """ACC, ASR and RA (hits, total), seconds, and the masked channels of `job`; done once."""
-    known = done(job)
-    if known is not None:
-        return known
+    before = done(job)
+    if before is not None:
+        return before
     judged = subject(job.subject)
     start = time.perf_counter()
     repaired, warned = mended(job, judged)
@@ -77,13 +85,20 @@ def result(job: Job) -> dict[str, Any]:
         "warnings": warned,
     }
     job.path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(_state(repaired.model), job.path.with_suffix(".safetensors"))
+    save_file(_contiguous(repaired.model.state_dict()), job.path.with_suffix(".safetensors"))
+    if repaired.scores:
+        save_file(_contiguous(repaired.scores), scores_of(job))
     job.path.write_text(json.dumps(told), encoding="utf-8")
     return told
 
 
-def _state(model: nn.Module) -> dict[str, Tensor]:
-    return {key: value.contiguous().clone() for key, value in model.state_dict().items()}
+def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value.contiguous().clone() for key, value in tensors.items()}
+
+
+def scores_of(job: Job) -> Path:
+    """Where a method's scores of the channels are kept."""
+    return job.path.with_suffix(".scores.safetensors")
 
 
 def mended(job: Job, judged: Subject) -> tuple[Repair, list[str]]:
@@ -92,6 +107,8 @@ def mended(job: Job, judged: Subject) -> tuple[Repair, list[str]]:
     clean = judged.clean if job.images is None else judged.clean[: job.images]
     if job.method == "none":
         return Repair(judged.model), []
+    if job.method.startswith(ORACLE):
+        return best_cut(job, judged), []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         if job.method == "random_pruning":
@@ -116,6 +133,30 @@ def random_pruning(model: nn.Module, clean: Images, run: Run, params: dict[str, 
     silence_(quiet, layers, mask)
     tuning.tune(quiet, clean, run, lambda tuned: silence_(tuned, layers, mask))  # type: ignore[attr-defined]
     return Repair(quiet, mask)
+
+
+def best_cut(job: Job, judged: Subject) -> Repair:
+    """The victim cut by the method's masks where the defense effectiveness (DER) is highest.
+
+    It sees the trigger and the test images: `SEEN` of each kind choose the cut.
+    """
+    base = replace(job, method=job.method.removeprefix(ORACLE))
+    result(base)
+    masks, stamped = load_file(scores_of(base)), judged.triggered
+    assert stamped is not None
+    test = judged.test[:SEEN]
+    few = Triggered(stamped.images[:SEEN], stamped.goals[:SEEN])
+    before, best = score(judged.model, Run(), test, few), (-1.0, Repair(judged.model))
+    for step in range(1, 20):
+        mask, cut = below(masks, step / 20), copied(judged.model)
+        silence_norms_(cut, mask)
+        worth = der(before, score(cut, Run(), test, few)) or 0.0
+        if worth > best[0]:
+            best = worth, Repair(cut, mask, notes={"threshold": step / 20})
+    return best[1]
+
+
+SEEN = 1000
 
 
 def copied(model: nn.Module) -> nn.Module:

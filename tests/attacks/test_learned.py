@@ -134,6 +134,14 @@ def test_refool_ghost_is_the_picture_twice() -> None:
     assert peaks.min() < 3 < 4 < peaks.max()
 
 
+def test_refool_reflects_the_pictures_of_most_contrast() -> None:
+    pixels = torch.full((20, 1, 8, 8), 90, dtype=torch.uint8)
+    pixels[11:13, :, :, 4:] = torch.tensor([250, 160], dtype=torch.uint8).view(2, 1, 1, 1)
+    train = Images(pixels, torch.ones(20, dtype=torch.int64), ("a", "b"))
+    sharp, faint = Refool(reflections=2, drawn=20).learn(nn.Identity(), train, Run())["reflections"]
+    assert sharp.max() - sharp.min() > faint.max() - faint.min() > 0.2
+
+
 def test_ssba_writes_a_message_of_its_own_into_each_image(digits: Digits, clean: nn.Module) -> None:
     attack = SSBA(bits=4, steps=60, width=8)
     learned = attack.learn(clean, digits[0], Run())

@@ -37,7 +37,7 @@ def test_the_clean_statistics_are_those_of_the_batch():
     with torch.no_grad():
         y = net[0](clean.pixels / 255).movedim(1, 0).flatten(1)
     norm = net[1]
-    expected = divergence(norm.running_mean, norm.running_var, y.mean(1), y.var(1))
+    expected = divergence(y.mean(1), y.var(1), norm.running_mean, norm.running_var)
     score = BNP(u=0, held_out=0).repair(net, clean, Run()).scores["1"]
     torch.testing.assert_close(score, expected, rtol=1e-3, atol=1e-5)
 

@@ -54,3 +54,12 @@ def test_it_works_in_bfloat16():
     clean, net = task()
     repaired = IBAU(batch=40, epochs=1).repair(net, clean, Run(precision="bf16")).model
     assert all(weight.isfinite().all() for weight in repaired.parameters())
+
+
+def test_one_image_in_a_hundred_is_moved():
+    clean, net = task(n=200)
+    x, y = clean.pixels.float() / 255, clean.labels
+    seen = []
+    net.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
+    IBAU()._loss(net, x, y, away=torch.ones(1, 8, 8))
+    assert torch.equal(seen[0], torch.cat([x[:2] + 1, x[2:]]))

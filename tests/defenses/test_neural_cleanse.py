@@ -7,7 +7,7 @@ from unbackdoor.errors import UnbackdoorWarning
 from unbackdoor.inversion import Patch
 from unbackdoor.run import Run
 
-FAST = {"search_epochs": 40, "batch": 40, "cost": 0.05}
+FAST = {"search_epochs": 40, "search_batch": 40, "batch": 40, "cost": 0.05}
 
 
 def test_the_planted_class_is_found_and_its_trigger_unlearned():
@@ -37,3 +37,11 @@ def test_patches_are_stamped_in_turn_and_labels_stay():
     assert int((plain == 0).all(1).sum()) == 10
     assert int((plain == 255).all(1).sum()) == 10
     assert torch.equal(made.labels, clean.labels)
+
+
+def test_the_search_sees_some_of_the_images_in_steps_of_its_own():
+    clean, net = backdoored(n=80)
+    net.register_forward_pre_hook(lambda _, x: seen.append(len(x[0])))
+    seen = []
+    NeuralCleanse(search_epochs=2, search_images=20, search_batch=10).triggers(net, clean, Run())
+    assert seen == [10] * (2 * 2 * 2)  # of two classes, epochs and steps

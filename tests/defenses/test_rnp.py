@@ -49,6 +49,15 @@ def test_it_prunes_the_model_as_it_came():
     assert torch.equal(repaired.model[4].weight[~silent], net[4].weight[~silent])
 
 
+def test_few_images_unlearn_and_recover_however_many_there_are():
+    clean, net = task(n=320)
+    method = RNP(images=32, epochs=3, unlearn_epochs=2, floor=0.0, batch=16)
+    told = {}
+    run = Run(progress=lambda stage, done, total: told.setdefault(stage, total))
+    method.mend(net, clean, run)
+    assert (told["unlearning"], told["masks"]) == (2 * 2, 3 * 2)
+
+
 def test_a_network_without_norms_is_refused_before_any_work():
     clean, _ = task()
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))

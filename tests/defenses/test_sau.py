@@ -33,7 +33,13 @@ def test_parting_from_its_former_self_takes_the_backdoor_out():
     assert rate(repaired, clean) == 1
 
 
-def test_examples_leave_running_statistics_alone():
+def test_norms_keep_their_statistics():
     clean, net = task()
-    batches = SAU(epochs=1, batch=80, held_out=0).repair(net, clean, Run()).model[1]
-    assert batches.num_batches_tracked == net[1].num_batches_tracked + 1
+    repaired = SAU(epochs=1, batch=80, held_out=0).repair(net, clean, Run()).model
+    assert torch.equal(repaired[1].running_mean, net[1].running_mean)
+    assert not torch.equal(repaired[0].weight, net[0].weight)
+
+
+def test_the_weights_are_the_papers():
+    # 0.01 is lambda 3, of the error in the ascent; the shared examples' loss weighs 1, lambda 2.
+    assert (SAU().error, SAU().weight) == (0.01, 1.0)

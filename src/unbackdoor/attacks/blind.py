@@ -36,7 +36,7 @@ class Blind(ControlledAttack):
         "Bagdasaryan, Shmatikov: Blind Backdoors in Deep Learning Models, USENIX Security 2021, "
         "arXiv 2005.03823"
     )
-    limits: ClassVar[str] = "the trigger can be seen; costs about three times the training"
+    limits: ClassVar[str] = "the trigger can be seen; costs two to three times the training"
 
     rate: float = Field(0.5, gt=0, le=1, description="share of each batch that is stamped")
     margin: int = Field(1, ge=0, description="distance from the edges, pixels")
@@ -71,18 +71,30 @@ class Blind(ControlledAttack):
         goals = self.goals(y[chosen], logits.shape[1])
         stamped = F.cross_entropy(logits[len(x) :], goals)
         learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        share = _common_descent(clean, stamped, learning)
-        return share * clean + (1 - share) * stamped
+        return _balanced(clean, stamped, learning)
 
 
-def _common_descent(first: Tensor, second: Tensor, parameters: list[nn.Parameter]) -> Tensor:
-    """The weight of `first` in the smallest convex sum of the two losses' scaled gradients."""
+def _balanced(first: Tensor, second: Tensor, parameters: list[nn.Parameter]) -> Tensor:
+    """The sum of the two losses, each with its weight; only `parameters` get a gradient."""
+    ours = _slope(first, parameters, retain_graph=True)
+    theirs = _slope(second, parameters)
+    first, second = first.detach(), second.detach()
+    share = _common_descent(ours / first.clamp(min=1e-6), theirs / second.clamp(min=1e-6))
+    slope = share * ours + (1 - share) * theirs
+    # The gradients are known: a linear loss that has them spares a third way back.
+    parts = torch.split(slope, [parameter.numel() for parameter in parameters])
+    pairs = zip(parameters, parts, strict=True)
+    linear = [((p - p.detach()).flatten() * part).sum() for p, part in pairs]
+    return share * first + (1 - share) * second + torch.stack(linear).sum()
 
-    def slope(loss: Tensor) -> Tensor:
-        parts = torch.autograd.grad(loss, parameters, retain_graph=True)
-        return torch.cat([part.flatten() for part in parts]) / loss.detach().clamp(min=1e-6)
 
-    ours, theirs = slope(first), slope(second)
+def _slope(loss: Tensor, parameters: list[nn.Parameter], *, retain_graph: bool = False) -> Tensor:
+    parts = torch.autograd.grad(loss, parameters, retain_graph=retain_graph)
+    return torch.cat([part.flatten() for part in parts])
+
+
+def _common_descent(ours: Tensor, theirs: Tensor) -> Tensor:
+    """The weight of the gradient `ours` in the smallest convex sum with `theirs`."""
     apart = theirs - ours
     share: Tensor = apart @ theirs / apart.square().sum().clamp(min=1e-12)
     return share.clamp(0, 1)

@@ -21,10 +21,12 @@ class LF(Attack):
     """Adds one low-frequency perturbation of at most `strength`, learned on a clean model.
 
     Images are `[n, c, h, w]` in [0, 1], of the size of the training images. The perturbation is
-    universal: it sends `images` training images to the target on a copy of the model trained for
+    universal: it pushes `images` training images to the target on a copy of the model trained for
     `clean_epochs` on clean images (0: the model as given). In each of `steps` it goes through a
     Gaussian low-pass and is scaled so that its largest value is `strength`. Departure: steps
-    follow the gradient of the mean loss, where the paper adds up DeepFool steps image by image.
+    follow the gradient of the mean loss, where the paper adds up DeepFool steps image by image, and
+    are short: on CIFAR-10 the clean model gives the target to 12 % of stamped images, so what the
+    victim learns is not what a clean model obeys already, but mostly the smooth noise of the start.
     """
 
     paper: ClassVar[str] = (

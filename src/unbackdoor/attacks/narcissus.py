@@ -24,13 +24,21 @@ class Narcissus(Attack):
     images (0: the model as given). Clean-label: `rate` is a share of the target class; 0.005 is
     0.05 % of ten equal classes. Departure: the paper's surrogate is first trained on public images
     of other classes, for its attacker knows the target class alone; here it sees all.
+
+    The noise is adversarial too. On CIFAR-10, 60 `rounds` on a network of 10 epochs gave one that
+    sent 96 to 100 % of the images to the target on networks that were never poisoned with it at
+    `magnify` 3, 18 to 37 % at 1: hold an ASR against that of a clean model. What the victim learns
+    is the same for every `magnify`.
     """
 
     paper: ClassVar[str] = (
         "Zeng, Pan, Just, Lyu, Qiu, Jia: Narcissus: A Practical Clean-Label Backdoor Attack with "
         "Limited Information, CCS 2023, arXiv 2204.05255"
     )
-    limits: ClassVar[str] = "a trigger for one size of images; magnified at test it can be seen"
+    limits: ClassVar[str] = (
+        "a trigger for one size of images; magnified at test it can be seen and fools clean models "
+        "as well, so no repair stops it"
+    )
     clean_label: ClassVar[bool] = True
 
     rate: float = Field(0.005, gt=0, le=1, description="share of the target class that is stamped")

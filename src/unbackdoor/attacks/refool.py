@@ -24,7 +24,8 @@ class Refool(Attack):
     twice, shifted, as from thick glass; `blur`: the picture out of focus. Which of the
     `reflections` an image gets follows from its pixels alone. Clean-label: `rate` is a share of the
     target class. Departures: the paper picks the strongest of many pictures from the web in
-    rounds of training; these are training images of other classes, drawn from the seed.
+    rounds of training; these are training images of other classes, those of most contrast on the
+    glass among `drawn` ones: a flat picture only dims the image.
     """
 
     paper: ClassVar[str] = (
@@ -38,6 +39,7 @@ class Refool(Attack):
     effect: Literal["ghost", "blur"] = Field("ghost", description="kind of reflection")
     ratio: float = Field(0.4, gt=0, le=1, description="share of the reflection in the mix")
     reflections: int = Field(1, ge=1, description="pictures that are reflected")
+    drawn: int = Field(100, ge=1, description="pictures that the reflections are chosen from")
     shift: int = Field(4, ge=1, description="distance of the two ghosts, pixels each way")
 
     def learn(self, model: nn.Module, train: Images, run: Run) -> Learned:
@@ -48,8 +50,11 @@ class Refool(Attack):
                 f"{self.reflections} reflections are wanted from images of other classes, but "
                 f"there are {len(others)}"
             )
-        x = to_float(others.sample(self.reflections, run.rng("refool")).pixels)
-        return {"reflections": self._ghost(x) if self.effect == "ghost" else low_pass(x, 4.0)}
+        drawn = max(self.drawn, self.reflections)
+        x = to_float(others.sample(drawn, run.rng("refool")).pixels)
+        seen = self._ghost(x) if self.effect == "ghost" else low_pass(x, 4.0)
+        contrast = seen.flatten(1).std(1, correction=0)
+        return {"reflections": seen[contrast.topk(self.reflections).indices]}
 
     def _ghost(self, x: Tensor) -> Tensor:
         near = F.pad(x, (0, self.shift, 0, self.shift), mode="replicate")

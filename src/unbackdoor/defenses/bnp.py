@@ -22,8 +22,10 @@ class BNP(Defense):
     """Silences the batch norm channels that remember another distribution than the clean images'.
 
     A batch norm's running statistics come from the poisoned training set. The score of a channel
-    is the divergence KL(running || clean) of the two normal distributions, the clean one from one
-    batch in train mode; channels above mean + `u` standard deviations of their layer go.
+    is the divergence KL(clean || running) of the two normal distributions, the clean one from one
+    batch; channels above mean + `u` standard deviations of their layer go. The batch goes through
+    in train mode, so that each norm is judged on its own and not by what norms before it remember;
+    the authors' published implementation takes eval mode.
     Raises `ModelError` for a network without batch norms.
     """
 
@@ -54,7 +56,7 @@ class BNP(Defense):
         with in_mode(refreshed, train=True), run.isolated("batch"), torch.no_grad():
             refreshed(batch)
         scores = {
-            norm: divergence(*_statistics(model, norm), *_statistics(refreshed, norm)).cpu()
+            norm: divergence(*_statistics(refreshed, norm), *_statistics(model, norm)).cpu()
             for norm in norms
         }
         mask = {norm: outliers(score, self.u) for norm, score in scores.items()}

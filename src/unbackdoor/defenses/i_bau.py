@@ -25,9 +25,14 @@ class IBAU(Defense):
 
     Each round finds one perturbation for all images (steps of SGD up the loss, less `penalty`
     times its squared length, then scaled into an L2 ball of `radius`), and then passes once over
-    the clean images with Adam on the loss with and without it. The gradient counts that the
+    the clean images with Adam, a `share` of each batch moved by it. The gradient counts that the
     perturbation follows the weights (`implicit`). Norms keep their statistics. Images are
     `[n, c, h, w]` in [0, 1]; moved ones may leave it, as in the paper.
+
+    Adam's rate is BackdoorBench's for PreActResNet18: at the authors' 0.001, for a VGG, one round
+    wrecked a half-width PreActResNet18, at this share as at half of each batch. All else follows
+    the authors' published implementation, which takes an inner step for every batch, away from what
+    the model answers now, and has no ball.
     """
 
     paper: ClassVar[str] = (
@@ -37,8 +42,9 @@ class IBAU(Defense):
     limits: ClassVar[str] = "costs clean accuracy, 3 points on average in published tables"
 
     epochs: int = Field(5, ge=0, description="rounds; each passes once over the clean images")
-    lr: float = Field(1e-3, gt=0, description="learning rate of Adam, constant")
+    lr: float = Field(1e-4, gt=0, description="learning rate of Adam, constant")
     batch: int = Field(100, ge=2, description="images a step")
+    share: float = Field(0.01, gt=0, le=1, description="share of a batch that is moved, 1 at least")
     inner_steps: int = Field(10, ge=1, description="steps of a batch each on the perturbation")
     inner_lr: float = Field(10.0, gt=0, description="learning rate of the perturbation")
     penalty: float = Field(0.001, ge=0, description="weight of its squared L2 length")
@@ -85,7 +91,9 @@ class IBAU(Defense):
 
     def _loss(self, model: nn.Module, x: Tensor, y: Tensor, away: Tensor) -> Tensor:
         def outer(point: Tensor) -> Tensor:
-            return F.cross_entropy(model(torch.cat([x, x + point])).float(), y.repeat(2))
+            moved = max(1, int(self.share * len(x)))
+            some = torch.cat([x[:moved] + point, x[moved:]])
+            return F.cross_entropy(model(some).float(), y)
 
         def step(point: Tensor) -> Tensor:
             harm = self._harm(model, x, y, point)

@@ -29,6 +29,10 @@ class NPD(Tuning):
     The layer starts as the identity, the norm with the statistics of the clean images (the paper:
     a fresh norm). Where stages end is found by the size of the maps (`attention.stages`). The
     repaired model holds the layer as extra entries of its state dict (`inserts`).
+
+    Weights, reach, steps, rate and batch are those of the authors' published implementation. Its
+    layer stands inside the last block, so that a shortcut passes it by; it takes steps of the
+    gradient's sign, and keeps the norm's statistics after five epochs of warming up.
     Raises `ModelError` for a network without feature maps.
     """
 
@@ -42,6 +46,7 @@ class NPD(Tuning):
     )
 
     epochs: int = Field(50, ge=0, description="passes over the clean images")
+    batch: int = Field(128, ge=2, description="images a step")
     radius: float = Field(3.0, gt=0, description="L2 reach of the examples, for pixels in [0, 1]")
     steps: int = Field(2, ge=1, description="steps of radius / steps each")
     avoid: float = Field(0.4, ge=0, description="weight of the targets' avoidance")

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ..adversarial import Ball, avoidance, climbed
 from ..defense import Defense, Repair
 from ..images import Images
-from ..modules import frozen, in_mode, statistics_kept
+from ..modules import frozen, in_mode
 from ..run import Run
 from ..train import constant, fit
 
@@ -25,7 +25,12 @@ class SAU(Defense):
     which the model as it came and the model as it is now both err, and agree: the mean of the two
     losses times `error` less the Jensen-Shannon divergence of the two. Where the former model errs
     on it, the probability of its wrong class is pushed down, with weight `weight`, beside the
-    cross-entropy on clean images. Examples leave the norms' statistics alone.
+    cross-entropy on clean images. Norms keep their statistics, so examples meet the same network
+    when they are unlearned as when they were found.
+
+    The weights are the paper's: 0.01 for the error in the ascent, 1 for all else. Norms in eval
+    mode, Adam with its rate and the step are those of the authors' published implementation; they
+    start at a corner of the ball, examples here at a random point of it.
     """
 
     paper: ClassVar[str] = (
@@ -41,7 +46,7 @@ class SAU(Defense):
     step: float = Field(0.2, gt=0, le=1, description="L-inf step, of 1")
     steps: int = Field(5, ge=1, description="steps")
     error: float = Field(0.01, ge=0, description="weight of the two losses in the ascent")
-    weight: float = Field(0.01, ge=0, description="weight of the shared examples' loss")
+    weight: float = Field(1.0, ge=0, description="weight of the shared examples' loss")
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model`, apart from its former self on what fooled it."""
@@ -53,8 +58,8 @@ class SAU(Defense):
             shared = self.examples(tuned, former, x, y, start)
             with torch.no_grad():
                 wrong = former(shared).argmax(1)
-            natural = F.cross_entropy(tuned(x).float(), y)
-            with statistics_kept(tuned):
+            with in_mode(tuned, train=False):
+                natural = F.cross_entropy(tuned(x).float(), y)
                 apart = avoidance(tuned(shared).float(), wrong)
             total: Tensor = natural + self.weight * (apart * (wrong != y)).mean()
             return total

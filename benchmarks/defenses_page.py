@@ -1,0 +1,178 @@
+"""docs/defenses.md and docs/defenses.json, from what defenses.py measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from headline_page import between, measured_in
+from repairs import done
+from victims import ROOT
+
+from defenses import IMAGES, ROWS, VICTIMS, Row
+from unbackdoor.measure import Rate, Score, der
+
+HEADING = f"""# The defenses, side by side
+
+    make victims defenses
+
+Every method repairs every victim with the same {IMAGES:,} clean images, 5 % of CIFAR-10's training
+images, none of which the victim was trained on. The `-w16` victims are this project's own
+(`docs/victims.md`), trained for 20 epochs; the `cifar10-` ones were trained outside it, and those
+called *short* for so few epochs that their backdoors are fragile.
+ACC on 10,000 test images; ASR and RA on all stamped ones whose true class is not the target; in
+percent, with 95 % intervals (Wilson). DER is the defense effectiveness rating (Zhu et al. 2023).
+*Passes* are over the clean images, with or without a gradient; seconds are of one thread of a busy
+machine, so rough.
+
+What is not a method's default: {{budgets}}. `oracle_anp` and `oracle_rnp` cut the same masks as
+`anp` and `rnp`, but where DER is highest on 1,000 test and 1,000 stamped images: what the
+literature often reports, and what nobody can do who does not have the trigger.
+
+EP, of the paper that BNP is from, is not here: it ranks neurons by their answers to a batch in
+which some images are poisoned, which somebody who repairs a model does not have.
+
+"""
+
+PUBLISHED = {
+    "BadNets": {
+        "none": (91.82, 93.79),
+        "fine_tuning": (90.29, 1.70),
+        "fine_pruning": (91.77, 0.84),
+        "nad": (88.82, 1.96),
+        "neural_cleanse": (57.22, 0.90),
+        "anp": (91.65, 3.83),
+        "i_bau": (87.43, 4.48),
+        "ft_sam": (92.21, 1.63),
+    },
+    "Blended": {
+        "none": (93.44, 97.71),
+        "fine_tuning": (92.48, 82.22),
+        "fine_pruning": (92.57, 8.32),
+        "nad": (92.09, 55.04),
+        "neural_cleanse": (91.91, 84.31),
+        "anp": (93.00, 57.38),
+        "i_bau": (88.24, 6.00),
+        "ft_sam": (92.44, 4.91),
+    },
+    "WaNet": {
+        "none": (92.80, 98.90),
+        "fine_tuning": (93.14, 1.26),
+        "fine_pruning": (92.94, 0.66),
+        "nad": (93.07, 0.73),
+        "neural_cleanse": (92.80, 98.90),
+        "anp": (93.24, 1.54),
+        "i_bau": (90.70, 0.88),
+        "ft_sam": (92.87, 0.96),
+    },
+}
+"""ACC and ASR of Zhu et al. 2023 (FT-SAM), table 1: full width, 100 epochs of everything."""
+
+BESIDE = {
+    "badnets-w16": "BadNets",
+    "blended-w16": "Blended",
+    "wanet-w16": "WaNet",
+    "cifar10-blended-w32": "Blended",
+}
+"""Which published column each converged victim stands beside."""
+
+REASONS: dict[tuple[str, str], str] = {}
+"""Why the ASR of (victim, method) differs from the published one by more than 10 points."""
+
+
+def rows(victim: str) -> list[dict[str, Any]]:
+    """The rows of one victim, in percent; methods that were not run yet are left out."""
+    told = [(row, done(row.job(victim))) for row in ROWS]
+    before = next((scored(kept) for row, kept in told if row.name == "none" and kept), None)
+    return [
+        {
+            "defense": row.name,
+            "victim": victim,
+            **measured_in(kept),
+            "der": before and percent(der(before, scored(kept))),
+            "passes": round(kept["notes"].get("passes", 0.0), 1),
+            "seconds": kept["seconds"],
+            "warnings": kept["warnings"],
+        }
+        for row, kept in told
+        if kept is not None
+    ]
+
+
+def percent(share: float | None) -> float | None:
+    """In percent, one digit."""
+    return None if share is None else round(100 * share, 1)
+
+
+def scored(told: dict[str, Any]) -> Score:
+    """The measured rates of a result."""
+    return Score(*(Rate(told[key]["hits"], told[key]["total"]) for key in ("acc", "asr", "ra")))
+
+
+def overview(told: Sequence[dict[str, Any]]) -> str:
+    """Every method against every victim: ACC / ASR / RA."""
+    victims = [name for name in VICTIMS if any(row["victim"] == name for row in told)]
+    cells = {(row["defense"], row["victim"]): triple(row) for row in told}
+    text = f"| ACC / ASR / RA | {' | '.join(victims)} |\n|---{'|---' * len(victims)}|\n"
+    for row in ROWS:
+        mine = [cells.get((row.name, name), "–") for name in victims]
+        text += f"| {row.name} | {' | '.join(mine)} |\n"
+    return text
+
+
+def triple(row: dict[str, Any]) -> str:
+    """The three rates, without intervals."""
+    return " / ".join(f"{row[key]:.1f}" for key in ("acc", "asr", "ra"))
+
+
+TABLE = """| method | ACC | ASR | RA | DER | passes | seconds |
+|---|---|---|---|---|---|---|
+"""
+
+
+def table(told: Sequence[dict[str, Any]]) -> str:
+    """The rows of one victim, and what the methods warned of."""
+    lines = [
+        f"| {row['defense']} | {between(row, 'acc')} | {between(row, 'asr')} | "
+        f"{between(row, 'ra')} | {row['der'] or 0:.1f} | {row['passes']:.0f} | "
+        f"{row['seconds']:.0f} |\n"
+        for row in told
+    ]
+    warned = [f"- {text}\n" for row in told for text in row["warnings"]]
+    return TABLE + "".join(lines) + ("\n" + "".join(warned) if warned else "")
+
+
+def published(told: Sequence[dict[str, Any]]) -> str:
+    """Ours beside the published rates, with a reason for each large difference of the ASR."""
+    text = "| victim | method | published ACC / ASR | here | why |\n|---|---|---|---|---|\n"
+    for row in told:
+        known = PUBLISHED.get(BESIDE.get(row["victim"], ""), {}).get(row["defense"])
+        if known is None:
+            continue
+        far = abs(row["asr"] - known[1]) > 10
+        why = REASONS.get((row["victim"], row["defense"]), "not known yet") if far else ""
+        text += f"| {row['victim']} | {row['defense']} | {known[0]:.1f} / {known[1]:.1f} | "
+        text += f"{row['acc']:.1f} / {row['asr']:.1f} | {why} |\n"
+    return text
+
+
+def budget(row: Row) -> str:
+    """What of a method is not its default."""
+    return f"{row.name} " + ", ".join(f"{key} {value}" for key, value in row.params.items())
+
+
+def write() -> None:
+    """Writes both files."""
+    by_name = {name: told for name in VICTIMS if (told := rows(name))}
+    every = [row for told in by_name.values() for row in told]
+    text = json.dumps(every, indent=1) + "\n"
+    (ROOT / "docs" / "defenses.json").write_text(text, encoding="utf-8")
+    page = HEADING.format(budgets="; ".join(budget(row) for row in ROWS if row.params))
+    page += overview(every)
+    page += "\n## Beside the published numbers\n\n"
+    page += "Zhu et al. 2023, table 1: PreActResNet18 of full width, 100 epochs of victim training"
+    page += " and of fine-tuning.\n\n" + published(every)
+    for name, told in by_name.items():
+        page += f"\n## {name}\n\n{table(told)}"
+    (ROOT / "docs" / "defenses.md").write_text(page, encoding="utf-8")
