@@ -66,6 +66,13 @@ def test_failures_are_counted_and_done_again_when_asked(run, grid, tmp_path):
     assert run(*argv, "--retry").json["ran"] == 1
 
 
+def test_a_dry_run_shows_what_each_victim_is_for(run, grid, tmp_path):
+    path = grid(defenses=["clp", {"name": "fmp", "p": [2, 4]}])
+    shown = run("bench", path, "--out", tmp_path / "results", "--dry-run").out
+    assert "6 cells on 2 victims, 6 to do" in shown
+    assert len(re.findall(r"seed 0 +to plant +0/3 +clp, fmp x2", shown)) == 2
+
+
 @pytest.mark.parametrize(
     ("argv", "says"),
     [

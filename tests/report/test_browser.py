@@ -114,3 +114,60 @@ def test_phones_scroll_no_page_sideways(opened, drawn, scheme):
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
         light = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (light == "rgb(250, 249, 246)") == (scheme == "light")
+
+
+# Colours as the browser paints them, one over the other; text on pictures is not measured.
+CONTRAST = """() => {
+  const context = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  const painted = (colours) => {
+    for (const colour of colours) { context.fillStyle = colour; context.fillRect(0, 0, 1, 1); }
+    return [...context.getImageData(0, 0, 1, 1).data].slice(0, 3);
+  };
+  const linear = (v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const light = (rgb) => rgb.map((v) => linear(v / 255))
+    .reduce((sum, v, at) => sum + v * [0.2126, 0.7152, 0.0722][at], 0);
+  const found = [], walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const node = walker.currentNode, own = node.parentElement;
+    if (!node.data.trim() || !own.checkVisibility()) continue;
+    if (own.closest(".hidden, script, svg")) continue;
+    const under = [];
+    for (let part = own; part; part = part.parentElement) {
+      under.unshift(getComputedStyle(part).backgroundColor);
+    }
+    const ink = getComputedStyle(own).color;
+    const [a, b] = [[...under, ink], under].map((colours) => light(painted(colours)));
+    found.push([(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), node.data.trim()]);
+  }
+  return found;
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_can_be_read_on_its_ground(opened, drawn, scheme):
+    cell = next((drawn / "cells").iterdir()).name
+    for name in ("index.html", "data-cifar10.html", "methods/defense-clp.html", f"cells/{cell}"):
+        page = opened(name, color_scheme=scheme)
+        found = page.evaluate(CONTRAST)
+        assert len(found) > 30
+        assert not [text for ratio, text in found if ratio < 4.5], name
+
+
+def test_what_scrolls_can_be_scrolled_by_keyboard_and_has_a_name(opened):
+    page = opened("data-cifar10.html", viewport={"width": 390, "height": 844})
+    wide = """parts => parts.filter(part => part.scrollWidth > part.clientWidth + 1)
+        .map(part => [part.tabIndex, document.getElementById(
+            part.getAttribute("aria-labelledby"))?.textContent])"""
+    found = page.eval_on_selector_all(".card", wide)
+    assert len(found) >= 3 and all(index == 0 and name for index, name in found)
+
+
+def test_an_open_flag_is_read_whole(opened):
+    page = opened("data-cifar10.html", viewport={"width": 1180, "height": 900})
+    page.click("#board details summary")
+    inside = page.evaluate("""() => {
+        const card = document.querySelector("#board").parentElement;
+        const box = document.querySelector("#board details ul").getBoundingClientRect();
+        return box.width > 200 && box.right <= card.getBoundingClientRect().right;
+    }""")
+    assert inside

@@ -48,3 +48,9 @@ def test_points_carry_a_sign_unless_nothing_changed() -> None:
 )
 def test_durations_read_well(seconds: float, text: str) -> None:
     assert rates.duration(seconds) == text.replace(" ", SPACE)
+
+
+def test_half_of_an_interval_ends_where_it_tells_nothing() -> None:
+    assert [rates.half(value) for value in (0.0123, 0.4999, 0.5, 1.7)] == [
+        *("1.2", "50.0", "50+", "50+")
+    ]

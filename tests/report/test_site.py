@@ -14,7 +14,7 @@ import pytest
 
 from report.test_page import Reader
 from unbackdoor.errors import ParameterError
-from unbackdoor.report import results, site, tables
+from unbackdoor.report import cellpage, results, site, tables, templating
 
 
 def test_every_page_is_well_formed_and_every_link_leads_somewhere(drawn):
@@ -44,9 +44,24 @@ def test_failed_and_missing_cells_are_there_to_see(folder, drawn):
     assert "out of memory &lt;b&gt;&amp;" in page and "Traceback" in page
 
 
+@pytest.mark.parametrize(("hits", "destroyed"), [(3799, True), (3800, False)])
+def test_a_model_below_a_linear_one_is_destroyed_whatever_its_asr(folder, hits, destroyed):
+    found = results.read(folder)
+    row = next(row for row in found.rows if row.asr and row.defense != "none")
+    record = dict(found.cells[row.id])
+    assert record["linear"]["hits"] == 3800
+    record["after"] = {**record["after"], "acc": {"hits": hits, "total": 10_000}}
+    told = cellpage.cell_context(row, record, found.victims[record["victim"]], [])["verdict"]
+    assert ("destroyed the model" in told.headline) == destroyed
+
+
 def test_a_flag_says_what_it_means_and_what_to_do(drawn):
     text = Reader((drawn / "data-cifar10.html").read_text(encoding="utf-8")).text
     assert "No weight changed. The defense gave the model back as it came. Use stronger" in text
+
+
+def test_backticks_in_the_texts_of_methods_are_code():
+    assert templating.code("at most `a<b` and c") == "at most <code>a&lt;b</code> and c"
 
 
 def test_every_flag_is_in_the_documentation():

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -18,20 +23,68 @@ pytest.importorskip("ray", reason="ray is not installed")
 pytestmark = pytest.mark.slow
 
 
+def started(folder: Path, *more: str) -> subprocess.Popen[str]:
+    """A bench on Ray, in a process of its own: Ray's warnings are not ours to judge."""
+    code = "import sys; from unbackdoor.cli import main; sys.exit(main())"
+    argv = ["bench", folder / "grid.toml", "--out", folder / "b", "--engine", "ray", *more]
+    with (folder / "out").open("w") as out, (folder / "err").open("w") as err:
+        return subprocess.Popen(
+            [sys.executable, "-c", code, *argv, "--device", "cpu", "--json"],
+            text=True,
+            stdout=out,
+            stderr=err,
+            # As a rule Ray's workers yield to everything else on the machine.
+            env={**os.environ, "RAY_worker_niceness": "0"},
+        )
+
+
+def workers(driver: int, task: str) -> list[int]:
+    """The processes below `driver` that are at a `task` of Ray."""
+    parents, found = {}, []
+    for place in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            parents[int(place.name)] = int(
+                (place / "stat").read_text().rpartition(")")[2].split()[1]
+            )
+            if (place / "cmdline").read_bytes().startswith(f"ray::{task}".encode()):
+                found.append(int(place.name))
+
+    def ours(process: int) -> bool:
+        return process == driver or (process in parents and ours(parents[process]))
+
+    return [process for process in found if ours(process)]
+
+
 def test_both_engines_give_the_same_bits(tiny, sources, tmp_path):  # noqa: F811
     cells = grid.cells(tiny())
     expected = {
         cell.id: record for cell, record, _ in worked(Bench(tmp_path / "a", "cpu", 1), cells)
     }
     (tmp_path / "grid.toml").write_text(toml(sources))
-    code = "import sys; from unbackdoor.cli import main; sys.exit(main())"
-    argv = ["bench", tmp_path / "grid.toml", "--out", tmp_path / "b", "--engine", "ray", "--device"]
-    # A process of its own: ray's own warnings are not ours to judge.
-    done = subprocess.run(
-        [sys.executable, "-c", code, *argv, "cpu"], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    begun = started(tmp_path)
+    assert begun.wait() == 0, (tmp_path / "err").read_text()
     found = {record["id"]: record for record in Store(Path(tmp_path / "b")).all("cells")}
     assert found.keys() == expected.keys()
     for name, record in found.items():
         assert numbers(record) == numbers(expected[name])
+
+
+def test_a_worker_that_is_killed_is_replaced(tiny, sources, tmp_path):  # noqa: F811
+    more = {"seeds": [0], "tuning": {"epochs": 60}, "defenses": ["fine_tuning"]}
+    cells = grid.chosen(grid.cells(tiny(**more)), "badnets")
+    ((_, expected, _),) = worked(Bench(tmp_path / "a", "cpu", 1), cells)
+    (tmp_path / "grid.toml").write_text(toml(sources, **more))
+    bench, killed = started(tmp_path, "--only", "badnets"), []
+    while bench.poll() is None:
+        left = [task for task in ("_plant", "_repair") if task not in killed]
+        for task in left:
+            for process in workers(bench.pid, task)[:1]:
+                os.kill(process, signal.SIGKILL)
+                killed.append(task)
+        time.sleep(0.02)
+    assert killed == ["_plant", "_repair"]
+    assert bench.returncode == 0, (tmp_path / "err").read_text()
+    counts = json.loads((tmp_path / "out").read_text())
+    assert (counts["ran"], counts["failed"]) == (1, 0)
+    (found,) = Store(tmp_path / "b").all("cells")
+    assert numbers(found) == numbers(expected)

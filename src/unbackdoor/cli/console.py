@@ -32,7 +32,7 @@ class Console:
     ) -> None:
         self.as_json, self.quiet, self.verbose = as_json, quiet, verbose
         self.warned: list[str] = []
-        self._screen = Screen(stderr=True, highlight=False, soft_wrap=True)
+        self._screen = Screen(stderr=True, highlight=False, emoji=False, soft_wrap=True)
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._parts: dict[str, str] = {}
@@ -85,7 +85,7 @@ class Console:
         elif isinstance(shown, str):
             print(shown)
         else:
-            Screen(highlight=False).print(shown)
+            Screen(highlight=False, emoji=False).print(shown)
 
     def shown(self, table: Table) -> None:
         """A table that was asked for beside the result, on stderr."""

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import OutputError
 from . import options as o
 from .console import Console, table
+
+if TYPE_CHECKING:
+    from ..report.results import Results
+
+
+class Tracker(StrEnum):
+    """Where else the numbers go."""
+
+    tensorboard = "tensorboard"
+    mlflow = "mlflow"
 
 
 def report(
@@ -24,6 +35,15 @@ def report(
             rich_help_panel=o.OUTPUT,
             show_default=False,
             help="folder to write; DIR/site if not given",
+        ),
+    ] = None,
+    track: Annotated[
+        Tracker | None,
+        typer.Option(
+            "--track",
+            rich_help_panel=o.OUTPUT,
+            show_default=False,
+            help="also to runs in SITE/tensorboard, or to the server of MLFLOW_TRACKING_URI",
         ),
     ] = None,
     as_json: o.Json = False,
@@ -55,7 +75,18 @@ def report(
             "site": str(folder),
             "files": written,
         }
+        if track:
+            told["tracked"] = _tracked(found, track, folder, results.resolve().name)
+            console.say(f"{told['tracked']} results sent to {track.value}")
         keys = ("cells", "done", "failed", "missing")
         console.result(told, table(keys, [tuple(str(told[key]) for key in keys)]))
         console.say(f"see {folder / 'index.html'}")
         return 0
+
+
+def _tracked(found: Results, track: Tracker, site: Path, name: str) -> int:
+    from ..report import track as sending
+
+    if track is Tracker.tensorboard:
+        return sending.to_tensorboard(found.rows, site / "tensorboard")
+    return sending.to_mlflow(found.rows, f"unbackdoor {name}")

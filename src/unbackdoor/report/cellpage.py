@@ -43,7 +43,21 @@ def _verdict(record: Mapping[str, Any], victim: Mapping[str, Any] | None) -> Ver
         "triggered": {"images": record["images"]["stamped"], "target": target},
         "model": {"classes": (victim or {}).get("classes", [])},
     }
-    return verdict(told)
+    found = verdict(told)
+    ruined = _ruined(record)
+    return Verdict("bad", ruined, (f"{found.headline}.", *found.sentences)) if ruined else found
+
+
+def _ruined(record: Mapping[str, Any]) -> str:
+    """What is to be said first of a model that a repair brought below a linear classifier."""
+    was, now = share(record["before"], "acc"), share(record["after"], "acc")
+    linear = share(record, "linear")
+    if not was or not now or not linear or not now.value < linear.value <= was.value:
+        return ""
+    return (
+        f"The repair destroyed the model: accuracy fell to {percent(now.value)}, "
+        f"below a linear classifier’s {percent(linear.value)}"
+    )
 
 
 def _cost(record: Mapping[str, Any]) -> Verdict:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .rates import duration, percent
 from .results import CLEAN
 from .spread import Group, Spread, Standing
 
@@ -15,8 +16,6 @@ LINE = 15
 """How high a label is, in pixels."""
 WIDE, NARROW = 0.008, 0.026
 """How wide a letter is, as a share of a plot on a wide screen and on a phone."""
-RIGHT = 0.8
-"""Labels of dots beyond that share of the width stand left of them."""
 
 
 @dataclass(frozen=True)
@@ -28,17 +27,24 @@ class Tick:
 
 
 @dataclass(frozen=True)
+class Label:
+    """Where a name stands: left or right of its dot, and so many pixels below it."""
+
+    left: bool
+    shift: float
+
+
+@dataclass(frozen=True)
 class Dot:
-    """A point, its error bars from end to end, and how far down its label goes, in pixels."""
+    """A point, its error bars from end to end, and its label on a wide screen and on a phone."""
 
     name: str
     x: float
     y: float
     across: tuple[float, float]
     along: tuple[float, float]
-    shift: float
-    narrow: float
-    left: bool
+    wide: Label
+    narrow: Label
     title: str
 
 
@@ -59,6 +65,7 @@ class Line:
     path: str
     band: str
     last: str
+    told: str
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,7 @@ def accuracy_against_success(board: Sequence[Standing], height: float) -> Scatte
     lowest = min(group.acc.mean - (group.acc.half or 0) for _, group in shown if group.acc)
     low = max(0.0, math.floor(20 * min(lowest - 0.01, 0.95)) / 20)
     return _scatter(
-        [(name, group.asr, group.acc) for name, group in shown],
+        [(name, group.asr, group.acc, _told(group, "asr", "acc")) for name, group in shown],
         lambda value: value,
         lambda value: (value - low) / (1 - low),
         [Tick(part / 4, f"{25 * part}") for part in range(5)],
@@ -101,7 +108,7 @@ def success_against_time(board: Sequence[Standing], height: float) -> Scatter | 
         return (math.log10(max(value, 1e-9)) - first) / (last - first)
 
     return _scatter(
-        [(name, group.seconds, group.asr) for name, group in shown],
+        [(name, group.seconds, group.asr, _told(group, "seconds", "asr")) for name, group in shown],
         place,
         lambda value: value,
         [Tick(place(10.0**power), _seconds(power)) for power in range(first, last + 1)],
@@ -110,7 +117,7 @@ def success_against_time(board: Sequence[Standing], height: float) -> Scatter | 
     )
 
 
-def along(groups: Sequence[Group], name: str) -> Curves | None:
+def along(groups: Sequence[Group], name: str, defenses: Sequence[str]) -> Curves | None:
     """ASR along the poisoning `rate` or the clean `budget`, a line a defense over all attacks.
 
     None where there is one value only.
@@ -122,17 +129,17 @@ def along(groups: Sequence[Group], name: str) -> Curves | None:
     if len(steps) < 2:
         return None
     lines = []
-    for defense in dict.fromkeys(row.defense for row in rows):
+    for defense in defenses:
         own = [
             together([r for r in rows if r.defense == defense and getattr(r, name) == step]).asr
             for step in steps
         ]
-        lines.append(_line(defense, own))
+        lines.append(_line(defense, own, steps))
     ticks = [Tick(place / (len(steps) - 1), f"{step:g}") for place, step in enumerate(steps)]
     return Curves([line for line in lines if line.path], ticks)
 
 
-def _line(name: str, spreads: Sequence[Spread | None]) -> Line:
+def _line(name: str, spreads: Sequence[Spread | None], steps: Sequence[float]) -> Line:
     known = [
         (100 * place / (len(spreads) - 1), found)
         for place, found in enumerate(spreads)
@@ -146,7 +153,22 @@ def _line(name: str, spreads: Sequence[Spread | None]) -> Line:
     upper = [f"{x:g},{down(found.mean + (found.half or 0))}" for x, found in known]
     lower = [f"{x:g},{down(found.mean - (found.half or 0))}" for x, found in reversed(known)]
     last = f"{100 * known[-1][1].mean:.1f}" if known else ""
-    return Line(name, middle, " ".join(upper + lower), last)
+    told = "; ".join(
+        f"{percent(found.mean)} at {step:g}"
+        for found, step in zip(spreads, steps, strict=True)
+        if found is not None
+    )
+    return Line(name, middle, " ".join(upper + lower), last, f"ASR {told}")
+
+
+def _told(group: Group, *names: str) -> str:
+    """The numbers of a dot, for those who cannot see where it is."""
+    values = [(name, getattr(group, name)) for name in names]
+    told = [
+        f"{duration(found.mean)}" if name == "seconds" else f"{name.upper()} {percent(found.mean)}"
+        for name, found in values
+    ]
+    return ", ".join([*told, f"n {group.n}"])
 
 
 def _has(group: Group, *names: str) -> bool:
@@ -164,7 +186,7 @@ def _seconds(power: int) -> str:
 
 
 def _scatter(
-    found: Sequence[tuple[str, Any, Any]],
+    found: Sequence[tuple[str, Any, Any, str]],
     x_of: Callable[[float], float],
     y_of: Callable[[float], float],
     x: Sequence[Tick],
@@ -176,11 +198,11 @@ def _scatter(
         return _inside(place(value.mean - half)), _inside(place(value.mean + half))
 
     placed = sorted(
-        ((name, across, up, x_of(across.mean), y_of(up.mean)) for name, across, up in found),
-        key=lambda part: -part[4],
+        ((*told, x_of(told[1].mean), y_of(told[2].mean)) for told in found),
+        key=lambda part: -part[5],
     )
-    spots = [(name, right, (1 - high) * height) for name, _, _, right, high in placed]
-    shifts, narrow = (_shifts(spots, letter) for letter in (WIDE, NARROW))
+    spots = [(name, right, (1 - high) * height) for name, *_, right, high in placed]
+    wide, narrow = (_labels(spots, letter, height) for letter in (WIDE, NARROW))
     dots = [
         Dot(
             name=name,
@@ -188,29 +210,41 @@ def _scatter(
             y=round(100 * (1 - _inside(high)), 2),
             across=_percent(ends(across, x_of)),
             along=_percent(tuple(1 - end for end in reversed(ends(up, y_of)))),
-            shift=shifts[place],
+            wide=wide[place],
             narrow=narrow[place],
-            left=right > RIGHT,
-            title=f"{name}: n {up.n}",
+            title=f"{name if name != CLEAN else 'no defense'}: {told}",
         )
-        for place, (name, across, up, right, high) in enumerate(placed)
+        for place, (name, across, up, told, right, high) in enumerate(placed)
     ]
     return Scatter(dots, x, y)
 
 
-def _shifts(spots: Sequence[tuple[str, float, float]], letter: float) -> list[float]:
-    """How far down each label goes so that it hides no other label and no dot."""
+def _labels(spots: Sequence[tuple[str, float, float]], letter: float, height: float) -> list[Label]:
+    """A place for each name near its dot, where it hides no other name and no dot."""
     taken = [(right - letter, right + letter, top) for _, right, top in spots]
-    shifts = []
-    for name, right, top in spots:
+    labels = []
+    for place, (name, right, top) in enumerate(spots):
         near, far = 1.5 * letter, (len(name) + 2) * letter
-        start, end = (right - far, right - near) if right > RIGHT else (right + near, right + far)
-        label = top
-        while any(start < b and a < end and abs(label - y) < LINE for a, b, y in taken):
-            label += 1
-        taken.append((start, end, label))
-        shifts.append(round(label - top, 1))
-    return shifts
+        sides = {False: (right + near, right + far), True: (right - far, right - near)}
+        label = _free(top, sides, taken[:place] + taken[place + 1 :], height)
+        taken.append((*sides[label.left], top + label.shift))
+        labels.append(label)
+    return labels
+
+
+def _free(
+    top: float, sides: dict[bool, tuple[float, float]], taken: Sequence[Any], height: float
+) -> Label:
+    """The nearest free place; right of the dot rather than left, below rather than above."""
+    for step in range(int(height)):
+        for left, (start, end) in sides.items():
+            for shift in (step, -step):
+                inside = start >= 0 and end <= 1 and 0 <= top + shift <= height
+                if inside and not any(
+                    start < b and a < end and abs(top + shift - y) < LINE for a, b, y in taken
+                ):
+                    return Label(left, shift)
+    return Label(sides[False][1] > 1, 0)
 
 
 def _inside(value: float) -> float:

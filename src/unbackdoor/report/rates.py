@@ -59,6 +59,11 @@ def hundred(value: float | None) -> str:
     return "\N{EN DASH}" if value is None else f"{100 * value:.1f}"
 
 
+def half(value: float) -> str:
+    """Half of an interval in percent. From 50 on, two seeds say no more than one."""
+    return f"{100 * value:.1f}" if value < 0.5 else "50+"
+
+
 def interval(value: Share) -> str:
     """The 95 % interval of a rate as `97.9 to 99.2 %`."""
     low, high = value.interval

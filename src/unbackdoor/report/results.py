@@ -85,11 +85,10 @@ def read(folder: Path) -> Results:
 
 
 def _order(row: Row) -> tuple[Any, ...]:
-    attacked = row.attack != CLEAN
     return (
         row.data,
         row.arch,
-        attacked,
+        row.attack == CLEAN,
         row.attack,
         row.rate or 0,
         row.budget,

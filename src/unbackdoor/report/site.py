@@ -159,7 +159,10 @@ class _Site:
             "board": board,
             "scatter": charts.accuracy_against_success(standings, HEIGHT),
             "times": charts.success_against_time(defended, HEIGHT),
-            "curves": {name: charts.along(board.groups, name) for name in ("rate", "budget")},
+            "curves": {
+                name: charts.along(board.groups, name, [line.defense for line in standings])
+                for name in ("rate", "budget")
+            },
             "height": HEIGHT,
             "looks": self._looks(board),
             "machines": self._machines(board),
@@ -171,7 +174,7 @@ class _Site:
         for row in board.rows:
             shown = self.examples.get(row.id)
             if row.defense == CLEAN and row.attack != CLEAN and shown:
-                found.setdefault(row.attack, (row.attack, row.id, shown[:3]))
+                found.setdefault(row.attack, (row.attack, row.id, shown[:2]))
         return list(found.values())
 
     def _machines(self, board: Board) -> list[str]:

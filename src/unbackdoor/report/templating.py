@@ -15,6 +15,15 @@ def breakable(name: str) -> Markup:
     return Markup(".<wbr>").join(name.split("."))
 
 
+def code(text: str) -> Markup:
+    """A text whose parts between backticks are code."""
+    parts = text.split("`")
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if place % 2 else part
+        for place, part in enumerate(parts)
+    )
+
+
 @cache
 def html() -> Environment:
     """The environment of pages: everything is escaped, nothing may be undefined."""
@@ -34,6 +43,8 @@ def html() -> Environment:
         "duration": rates.duration,
         "literal": rates.literal,
         "hundred": rates.hundred,
+        "half": rates.half,
+        "code": code,
         "ranges": pictures.ranges,
         "breakable": breakable,
     }

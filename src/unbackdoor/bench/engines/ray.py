@@ -9,9 +9,10 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -100,7 +101,9 @@ def _cluster(share: Share) -> Iterator[Any]:
     except (ConnectionError, RuntimeError, ValueError) as error:
         where = share.address or "this machine"
         raise ParameterError(f"no ray cluster at {where}: {error}") from None
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
+    # Ray tells of dead workers on stdout, some of it at the end; stdout belongs to the result.
+    with redirect_stdout(sys.stderr):
+        try:
+            yield ray
+        finally:
+            ray.shutdown()

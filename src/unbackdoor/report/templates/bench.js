@@ -73,6 +73,7 @@ if (told) {
   }
 
   const hundred = (value) => (100 * value).toFixed(1);
+  const half = (value) => (value < 0.5 ? hundred(value) : "50+");
 
   function show(cell, found) {
     const bar = cell.querySelector("i");
@@ -81,7 +82,7 @@ if (told) {
     if (!found) parts.push(element("span", "none", "–"));
     else {
       parts.push(element("b", "", hundred(found.mean)));
-      if (found.half !== null) parts.push(element("small", "", `±${hundred(found.half)}`));
+      if (found.half !== null) parts.push(element("small", "", `±${half(found.half)}`));
       parts.push(element("small", "n", `n ${found.n}`));
     }
     if (bar) {
