@@ -47,6 +47,7 @@ class Method:
         victim, params = victim_named(subject_name), dict(self.params)
         if victim and victim.data == "gtsrb" and self.name != "none":
             params["flip"] = False  # a mirrored sign is another sign
+            params |= {"rho": 8.0} if self.name == "ft_sam" else {}  # its paper's, for GTSRB
         return Job(subject_name, self.name, params, self.images)
 
 

@@ -45,3 +45,14 @@ def test_it_counts_the_answers_that_turned():
     lessons = Distillation(teacher, 1.0)
     lessons(student, x, torch.zeros(4, dtype=torch.int64))
     assert lessons.turned == 0.75  # all but the second
+
+
+def test_what_the_first_question_turned_is_told_apart_from_what_the_climb_did():
+    teacher, x = two([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    climbed, y = two([[-1.0, 0.0], [0.0, -1.0]]), torch.zeros(2, dtype=torch.int64)
+    lessons = Distillation(teacher, 1.0)
+    lessons(two([[1.0, 0.0], [0.0, 1.0]]), x, y)
+    lessons(climbed, x, y)
+    assert (lessons.unsettled, lessons.turned) == (0, 1)
+    lessons(climbed, x.clone(), y)
+    assert (lessons.unsettled, lessons.turned) == (1, 1)

@@ -17,7 +17,7 @@ from unbackdoor.models import Spec, create
 
 ROOT = Path(__file__).parent.parent
 CLASSES = ("airplane", "automobile", "bird")
-SHORT = ("-p", "epochs=1", "-p", "ranking_images=2", "--device", "cpu")
+SHORT = ("-p", "epochs=1", "-p", "enough_images=1", "--device", "cpu")
 
 
 def blocks(language: str, file: str = "README.md") -> list[str]:
@@ -94,8 +94,10 @@ def test_commands_run(desk, command, capsys):
 
 def test_the_python_runs(desk, capsys):
     (code,) = blocks("python")
-    code = code.replace("resnet18", "squeezenet1_1").replace("epochs=20", "epochs=1")
-    exec(compile(code.replace('"fmp", ', '"fmp", ranking_images=1, '), "README.md", "exec"), {})
+    code = code.replace("resnet18", "squeezenet1_1")
+    assert "(model, clean)" in code
+    code = code.replace("(model, clean)", "(model, clean, epochs=1, enough_images=1)")
+    exec(compile(code, "README.md", "exec"), {})
     assert re.match(r"[\d.]+ \([\d.]+, [\d.]+\)", capsys.readouterr().out)
 
 

@@ -91,7 +91,7 @@ def load_triggered(
 def repair(
     model: nn.Module,
     clean: Images,
-    defense: str = "fmp",
+    defense: str = "fmp_plus",
     *,
     run: Run | None = None,
     **parameters: object,

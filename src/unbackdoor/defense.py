@@ -27,7 +27,7 @@ from .measure import accuracy, check
 from .method import Method
 from .recall import kept_of
 from .run import Run
-from .train import Objective, fit
+from .train import Objective, cosine, fit
 
 FEWEST_HELD_OUT = 8
 """Fewer images than that tell nothing about a model, so fewer are not held out."""
@@ -170,6 +170,7 @@ class Tuning(Defense):
         after_step: Callable[[nn.Module], object] | None = None,
         objective: Objective | None = None,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
+        schedule: Callable[[int, int], float] = cosine,
         epochs: int | None = None,
         stage: str = "fine-tuning",
         resume: Path | None = None,
@@ -183,6 +184,7 @@ class Tuning(Defense):
             after_step=after_step,
             objective=objective,
             optimizer=optimizer,
+            schedule=schedule,
             epochs=self.epochs if epochs is None else epochs,
             lr=self.lr,
             batch=self.batch,

@@ -24,16 +24,18 @@ class Distillation:
     def __init__(self, teacher: nn.Module, temperature: float) -> None:
         self.teacher, self.temperature = copy.deepcopy(teacher), temperature
         self.asked: Tensor | None = None
-        self.wanted = self.turned = torch.empty(0)
+        self.wanted = self.unsettled = self.turned = torch.empty(0)
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """The loss, a scalar."""
-        if self.asked is not x:
+        first = self.asked is not x
+        if first:
             with torch.no_grad(), in_mode(self.teacher, train=False):
                 self.asked, self.wanted = x, self._told(self.teacher, x)
         found = self._told(model, x)
         with torch.no_grad():
             self.turned = (found.argmax(1) != self.wanted.argmax(1)).float().mean()
+        self.unsettled = self.turned if first else self.unsettled
         divergence = F.kl_div(found, self.wanted, reduction="batchmean", log_target=True)
         return divergence * self.temperature**2
 

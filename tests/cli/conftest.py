@@ -86,8 +86,8 @@ def tiny(tmp_path_factory) -> Tiny:
 
 @pytest.fixture
 def repair(tiny):
-    """The arguments of a repair that takes no time; later ones win or are added."""
+    """The arguments of a repair by FMP that takes no time; later ones win or are added."""
     return [
-        *("repair", tiny.model, "--clean", tiny.clean),
+        *("repair", tiny.model, "--clean", tiny.clean, "--defense", "fmp"),
         *("-p", "epochs=1", "-p", "ranking_images=2", "-p", "p=2", "--device", "cpu"),
     ]

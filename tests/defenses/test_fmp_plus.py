@@ -1,7 +1,10 @@
+import math
+from itertools import pairwise
+
 import torch
 
 from defenses.samples import task
-from unbackdoor.defenses.fmp_plus import FMPPlus
+from unbackdoor.defenses.fmp_plus import FMPPlus, Guide
 from unbackdoor.images import Images
 from unbackdoor.run import Run
 from unbackdoor.train import fit
@@ -80,3 +83,40 @@ def test_the_climbs_turn_the_share_that_was_asked_for(monkeypatch):
     assert seen[0][0] == 0.2
     late = [turned for _, turned in seen[len(seen) // 2 :]]
     assert 0.15 < sum(late) / len(late) < 0.45
+
+
+def test_the_pace_grows_while_steps_unsettle_few_answers():
+    method = FMPPlus(unsettled=0.1)
+    assert method.next_pace(2.0, 0.1) == 2.0
+    assert method.next_pace(2.0, 0.0) == 2.1
+    assert method.next_pace(2.0, 0.3) == 1.8
+    assert method.next_pace(1.0, 0.3) == 1.0  # never slower than asked for
+    assert method.next_pace(4.99, 0.0) == 5.0
+
+
+def paces(method: FMPPlus, monkeypatch) -> list[float]:
+    clean, net = trained()
+    seen = []
+    rate = Guide.rate
+
+    def watch(self, step, steps):
+        seen.append(self.climber.param_groups[0]["pace"])
+        return rate(self, step, steps)
+
+    monkeypatch.setattr(Guide, "rate", watch)
+    repaired = method.repair(net, clean, Run(precision="fp32"))
+    assert repaired.notes["pace"] == seen[-1]
+    return seen
+
+
+def test_a_model_that_is_sure_is_taken_faster_until_a_third_is_over(monkeypatch):
+    sure = FMPPlus(unsettled=0.3, epochs=4, enough_images=1, batch=16, lr=1e-5, held_out=0)
+    seen = paces(sure, monkeypatch)
+    third = math.ceil(len(seen) / 3)
+    assert seen[0] == 1 and all(a < b for a, b in pairwise(seen[: third + 1]))
+    assert len(set(seen[third:])) == 1
+
+
+def test_a_model_that_wavers_is_not(monkeypatch):
+    never = FMPPlus(unsettled=0, epochs=6, enough_images=1, batch=64, held_out=0)
+    assert set(paces(never, monkeypatch)) == {1.0}

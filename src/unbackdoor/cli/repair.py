@@ -21,7 +21,7 @@ def repair(
     model: o.Checkpoint,
     clean: o.Clean,
     out: o.Out,
-    defense: Annotated[str, typer.Option(metavar="NAME", help="see list")] = "fmp",
+    defense: Annotated[str, typer.Option(metavar="NAME", help="see list")] = "fmp_plus",
     parameters: o.Parameters = None,
     test: o.Test = None,
     triggered: o.Triggered = None,

@@ -18,12 +18,19 @@ from ..images import Images, to_float
 from ..modules import statistics_kept
 from ..run import Run
 from ..sharpness import SharpnessAwareSGD
+from ..train import cosine
 
 GAIN = 0.5
-"""How soon the reach follows: it doubles in a dozen steps that turn half of what they should."""
+"""How soon reach and pace follow: a reach that turns nothing grows by a ninth a step."""
 
 SPAN = (0.1, 50.0)
 """The least and the largest reach."""
+
+FASTEST = 5.0
+"""The largest pace: what the learning rate is multiplied by."""
+
+PACED = 1 / 3
+"""Share of the steps in which the pace is found; then it stays."""
 
 SCORE = "unused capacity: what a channel could answer over what it answers; the highest are pruned"
 
@@ -37,7 +44,9 @@ class FMPPlus(Tuning):
     (adaptive, as in FT-SAM: Zhu et al. 2023, arXiv 2304.11823) leave no room for what clean images
     do not need. No labels are used. How far a step climbs is not set in units of weights, which
     mean something else in every network (FT-SAM takes 2 for CIFAR-10 and 8 for GTSRB): it reaches
-    as far as turns over the share `turned` of the model's answers, found by feedback.
+    as far as turns over the share `turned` of the model's answers, found by feedback. Nor is the
+    learning rate the same for every network: where steps unsettle fewer than the share `unsettled`
+    of its answers, as in one that is sure of them, they grow, to five times as much at most.
 
     With `p` the `N / p` channels of each layer with the most unused capacity (`capacity`) are
     silenced before, and stay silent. That is FMP's plan with a ranking that finds backdoor
@@ -63,6 +72,7 @@ class FMPPlus(Tuning):
     )
     batch: int = Field(128, ge=2, description="images a step")
     turned: float = Field(0.22, gt=0, lt=1, description="share of answers that a climb turns over")
+    unsettled: float = Field(0.08, ge=0, lt=1, description="share of answers that steps may turn")
     rho: float = Field(2.0, gt=0, description="reach of the first climb, in relative weight norm")
     temperature: float = Field(2.0, gt=0, description="softness of the answers that are learned")
 
@@ -72,15 +82,11 @@ class FMPPlus(Tuning):
         layers, scores = self._ranked(model, clean, run) if self.p else ((), {})
         mask = {name: highest(score, len(score) // self.p) for name, score in scores.items()}
         silence_(model, layers, mask)
-        climber: list[SharpnessAwareSGD] = []
-
-        def optimizer(parameters: Iterable[nn.Parameter]) -> SharpnessAwareSGD:
-            climber[:] = [self._climber(model, parameters)]
-            return climber[0]
+        guide = Guide(self, lessons, model)
 
         def after_step(tuned: nn.Module) -> None:
             silence_(tuned, layers, mask)
-            climber[0].rho = self.next_reach(climber[0].rho, float(lessons.turned))
+            guide.follow()
 
         self.tune(
             model,
@@ -88,26 +94,21 @@ class FMPPlus(Tuning):
             run,
             after_step,
             objective=lessons,
-            optimizer=optimizer,
+            optimizer=guide.optimizer,
+            schedule=guide.rate,
             epochs=math.ceil(self.epochs * max(1, self.enough_images / len(clean))),
             resume=self.state_file(model, clean, run),
         )
-        return Repair(model, mask, scores, score_name=SCORE if self.p else "")
-
-    def _climber(self, model: nn.Module, parameters: Iterable[nn.Parameter]) -> SharpnessAwareSGD:
-        return SharpnessAwareSGD(
-            parameters,
-            rho=self.rho,
-            second_pass=lambda: statistics_kept(model),
-            lr=self.lr,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-        )
+        return Repair(model, mask, scores, guide.notes(), SCORE if self.p else "")
 
     def next_reach(self, reach: float, turned: float) -> float:
         """The reach of the next climb, after one of `reach` that turned this share of answers."""
         low, high = SPAN
         return min(max(reach * (1 + GAIN * (self.turned - turned)), low), high)
+
+    def next_pace(self, pace: float, unsettled: float) -> float:
+        """The factor of the learning rate after a step that unsettled this share of answers."""
+        return min(max(pace * (1 + GAIN * (self.unsettled - unsettled)), 1.0), FASTEST)
 
     def _ranked(
         self, model: nn.Module, clean: Images, run: Run
@@ -115,6 +116,49 @@ class FMPPlus(Tuning):
         chosen = clean.sample(self.ranking_images, run.rng("ranking images"))
         layers = find_layers(model, to_float(chosen.pixels[:2]))
         return layers, unused_capacity(model, layers, chosen, run)
+
+
+class Guide:
+    """Sharpness-aware steps on `lessons` whose reach and pace follow what they turn.
+
+    Both are kept in the optimizer's group, so that they are saved with its state.
+    """
+
+    def __init__(self, method: FMPPlus, lessons: Distillation, model: nn.Module) -> None:
+        self.method, self.lessons, self.model = method, lessons, model
+        self.early = True
+
+    def optimizer(self, parameters: Iterable[nn.Parameter]) -> SharpnessAwareSGD:
+        """The optimizer that is guided."""
+        method = self.method
+        self.climber = SharpnessAwareSGD(
+            parameters,
+            rho=method.rho,
+            second_pass=lambda: statistics_kept(self.model),
+            lr=method.lr,
+            momentum=method.momentum,
+            weight_decay=method.weight_decay,
+        )
+        self.climber.param_groups[0]["pace"] = 1.0
+        return self.climber
+
+    def rate(self, step: int, steps: int) -> float:
+        """The factor of the learning rate."""
+        self.early = step < PACED * steps
+        pace: float = self.climber.param_groups[0]["pace"]
+        return pace * cosine(step, steps)
+
+    def follow(self) -> None:
+        """Sets the reach, and early on the pace, of the next step."""
+        climber, lessons = self.climber, self.lessons
+        climber.rho = self.method.next_reach(climber.rho, float(lessons.turned))
+        if self.early:
+            group = climber.param_groups[0]
+            group["pace"] = self.method.next_pace(group["pace"], float(lessons.unsettled))
+
+    def notes(self) -> dict[str, float]:
+        """The reach and the pace that were found."""
+        return {key: self.climber.param_groups[0][key] for key in ("rho", "pace")}
 
 
 def highest(score: Tensor, count: int) -> Tensor:
