@@ -26,11 +26,11 @@ class ANP(Defense):
     mask ends below `threshold` are pruned from the model as it came. Images are `[n, c, h, w]`.
 
     The paper fixes the threshold at 0.2. By default it is the last of 0.05, 0.1, ... 0.95 before
-    the accuracy on clean images held out from the masks falls by more than `cost` (0.1
-    in BackdoorBench: it cost width-16 victims 6 to 9 points of ACC). The paper's 2,000 steps are 100 epochs of 2,500 images; what counts is the
-    number of steps, so fewer epochs ask for smaller batches. Rate, batch, `eps` and `alpha` are
-    those of the authors' published implementation, which lets the disturbance leave `eps` by its
-    start and keeps the bias of what it prunes.
+    the accuracy on clean images held out from the masks falls by more than `cost` (0.1 in
+    BackdoorBench: it cost width-16 victims 6 to 9 points of ACC). The paper's 2,000 steps are 100
+    epochs of 2,500 images; what counts is the number of steps, so fewer epochs ask for smaller
+    batches. Rate, batch, `eps` and `alpha` are those of the authors' published implementation,
+    which lets the disturbance leave `eps` by its start and keeps the bias of what it prunes.
     Raises `ModelError` for a network without norms.
     """
 
