@@ -119,6 +119,8 @@ def test_only_some(cells):
     assert {cell.title for cell in some} == {
         f"digits/preact_resnet18/badnets/0.2/clp/{budget}/seed1" for budget in ("0.05", "20")
     }
+    (own,) = {cell.method for cell in grid.chosen(cells, "fmp p=8/")}
+    assert own == "fmp p=8"
     assert grid.chosen(cells, cells[5].id) == [cells[5]] and grid.chosen(cells, None) == cells
     with pytest.raises(ParameterError, match=r"none of 144 cells matches 'nothing': digits/"):
         grid.chosen(cells, "nothing")

@@ -70,7 +70,7 @@ def test_a_dry_run_shows_what_each_victim_is_for(run, grid, tmp_path):
     path = grid(defenses=["clp", {"name": "fmp", "p": [2, 4]}])
     shown = run("bench", path, "--out", tmp_path / "results", "--dry-run").out
     assert "6 cells on 2 victims, 6 to do" in shown
-    assert len(re.findall(r"seed 0 +to plant +0/3 +clp, fmp x2", shown)) == 2
+    assert len(re.findall(r"to plant +0/3 +clp, fmp p=2, fmp", shown)) == 2
 
 
 @pytest.mark.parametrize(

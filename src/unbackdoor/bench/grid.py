@@ -124,6 +124,8 @@ class Cell:
     victim: Victim
     defense: Table
     budget: int | float
+    method: str
+    """The defense and what the grid asks of it, as `fmp p=32`. It is no part of the identity."""
 
     def declaration(self) -> Table:
         """Everything that decides its numbers."""
@@ -140,8 +142,8 @@ class Cell:
 
     @property
     def title(self) -> str:
-        """Its victim, defense, budget and seed, for a person and for `--only`."""
-        parts = (self.victim.title, self.defense["name"], f"{self.budget:g}")
+        """Its victim, method, budget and seed, for a person and for `--only`."""
+        parts = (self.victim.title, self.method, f"{self.budget:g}")
         return "/".join((*parts, f"seed{self.victim.seed}"))
 
 
@@ -166,8 +168,8 @@ def cells(grid: Grid) -> list[Cell]:
         for attack, training in _attacks(grid, data_set):
             told = (data_set.declaration(), network, attack, training, seed, grid.precision)
             victim = Victim(*told, grid.min_asr)
-            for budget, defense in product(grid.budgets, defenses):
-                cell = Cell(victim, defense, _budget(budget))
+            for budget, (label, defense) in product(grid.budgets, defenses):
+                cell = Cell(victim, defense, _budget(budget), label)
                 found.setdefault(cell.id, cell)
     return list(found.values())
 
@@ -235,7 +237,7 @@ def _attacks(grid: Grid, data_set: Data) -> Iterator[tuple[Table | None, Table |
             yield _declared("attack", {**given, **rate, **table}), None
 
 
-def _defenses(grid: Grid, data_set: Data) -> list[Table]:
+def _defenses(grid: Grid, data_set: Data) -> list[tuple[str, Table]]:
     given = {**grid.tuning, **data_set.tuning}
     for key in given:
         if key not in TUNING:
@@ -243,7 +245,9 @@ def _defenses(grid: Grid, data_set: Data) -> list[Table]:
     found = []
     for table in _tables("defenses", grid.defenses):
         tunes = issubclass(method.find("defense", table["name"]), Tuning)
-        found.append(_declared("defense", {**given, **table} if tunes else table))
+        own = (f" {key}={value}" for key, value in table.items() if key != "name")
+        declared = _declared("defense", {**given, **table} if tunes else table)
+        found.append((table["name"] + "".join(own), declared))
     return found
 
 

@@ -188,7 +188,7 @@ def _listed(plan: Plan) -> Table:
     for victim in plan.victims:
         own = [cell for cell in plan.cells if cell.victim.id == victim.id]
         done = sum(plan.store.has("cells", cell.id) for cell in own)
-        many = Counter(cell.defense["name"] for cell in own)
+        many = Counter(cell.method for cell in own)
         names = [f"{name} x{count}" if count > 1 else name for name, count in many.items()]
         there = "planted" if plan.store.has("victims", victim.id) else "to plant"
         rows.append(
