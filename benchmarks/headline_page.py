@@ -13,15 +13,15 @@ import torch
 from channel_ranking import coverage, oracle
 from headline import EPOCHS, FEW, METHODS, Method, retuned
 from repairs import done
-from subjects import OUTSIDE, clean_subject, subject, victim_named
+from subjects import clean_subject, subject, victim_named
 from victims import CACHE, ROOT, meta_of
 
 from unbackdoor.channels import Mask
 from unbackdoor.measure import Rate, attack_rates
 from unbackdoor.run import Run
 
-DEVELOPED_ON = ("clean-w16", "badnets-w16", "blended-w16", "sig-w16", "wanet-w16", *OUTSIDE)
-DEVELOPED_ON += ("gtsrb-clean-w16", "gtsrb-badnets-w16", "gtsrb-blended-w16")
+DEVELOPED_ON = ("clean-w16", "badnets-w16", "blended-w16", "sig-w16", "wanet-w16")
+DEVELOPED_ON += ("cifar10-blended-w32", "gtsrb-clean-w16", "gtsrb-badnets-w16", "gtsrb-blended-w16")
 """Where FMP+ and its parameters were chosen."""
 
 OPENED_ONCE = ("lf-w16", "ssba-w16", "bpp-w16", "gtsrb-wanet-w16")
@@ -48,8 +48,10 @@ showed what they lacked, and became a development victim for it: with a fixed re
 learning rate of 0.01 `gtsrb-blended-w16` kept 37.8, so the pace is found, too. The
 victims *opened once* took no part in any choice, but were measured before the last one: `lf-w16`
 9.3, `ssba-w16` 1.7, `bpp-w16` 3.1 and `gtsrb-wanet-w16` 0.1 then. The *held-out* ones were first
-measured when the method was as it is. Averages are over victims poisoned at their attack's usual
-rate.
+measured when the method was as it is. Two of them show its limits: LF on GTSRB, whose stamped
+images even a clean model reads only in a third of all cases (climbs that turn 40 % of the answers
+leave 32.9, at ACC 94.8), and the zoo's BadNets victim of five epochs (40 % leave 76.2 there).
+Averages are over victims poisoned at their attack's usual rate.
 
 Seconds are of one thread of a busy machine, each of one run: ratios of them are rough.
 
