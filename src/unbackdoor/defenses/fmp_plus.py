@@ -60,8 +60,9 @@ class FMPPlus(Tuning):
         "arXiv 2307.11565, and Zhu et al., ICCV 2023, arXiv 2304.11823"
     )
     limits: ClassVar[str] = (
-        "retuning on a few stamped images can bring the backdoor back, as with other repairs; RA "
-        "on blended triggers stays below a clean model's"
+        "left LF on GTSRB at an ASR of 57 % and BadNets in a model of five epochs at 90 %; a clean "
+        "GTSRB model lost 1.2 points of ACC; retuning on a few stamped images can bring the backdoor "
+        "back, as with other repairs"
     )
 
     p: int = Field(0, ge=0, description="one channel in p is pruned from each layer; 0: none")
