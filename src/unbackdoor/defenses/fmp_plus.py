@@ -61,8 +61,8 @@ class FMPPlus(Tuning):
     )
     limits: ClassVar[str] = (
         "left LF on GTSRB at an ASR of 57 % and BadNets in a model of five epochs at 90 %; a clean "
-        "GTSRB model lost 1.2 points of ACC; retuning on a few stamped images can bring the backdoor "
-        "back, as with other repairs"
+        "GTSRB model lost 1.2 points of ACC; retuning on a few stamped images can bring the "
+        "backdoor back, as with other repairs"
     )
 
     p: int = Field(0, ge=0, description="one channel in p is pruned from each layer; 0: none")
