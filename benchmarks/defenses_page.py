@@ -89,6 +89,7 @@ REASONS = {
     ("blended-w16", "nad"): "not isolated: rates and weights are the published ones",
     ("blended-w16", "anp"): "the cut: with 10 points of held-out ACC to lose 1.5, at ACC 75.8",
     ("badnets-w16", "anp"): "the cut: with 10 points of held-out ACC to lose 3.0, at ACC 78.6",
+    ("blended-w16", "neural_cleanse"): "the search found the class here; not isolated further",
     ("blended-w16", "i_bau"): "2 rounds here, 5 there; not isolated further",
     ("wanet-w16", "i_bau"): "2 rounds here, 5 there; not isolated further",
 }
