@@ -17,8 +17,9 @@ class Distillation:
     temperature^2 KL(teacher / temperature || model / temperature), a mean over images (Hinton,
     Vinyals, Dean 2015, arXiv 1503.02531). The teacher is a copy of the model as given, in eval
     mode. Labels are not used. A teacher's answer is kept for as long as the same batch is asked
-    about again, as sharpness-aware steps do. `turned` is the share of the last batch, a scalar,
-    that the model gave another class than its teacher.
+    about again, as sharpness-aware steps do. Of the last batch,
+    `unsettled` is the share, a scalar, that the model gave another class than its teacher when it
+    was first asked, and `turned` when it was last asked.
     """
 
     def __init__(self, teacher: nn.Module, temperature: float) -> None:

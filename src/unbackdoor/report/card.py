@@ -9,8 +9,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from . import rates
 from .page import measures
+from .templating import NUMBERS
 from .words import limits, verdict
 
 
@@ -60,13 +60,5 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {
-        "percent": rates.percent,
-        "interval": rates.interval,
-        "points": rates.points,
-        "count": rates.count,
-        "short": rates.short,
-        "literal": rates.literal,
-        "fenced": fenced,
-    }
+    environment.filters |= NUMBERS | {"fenced": fenced}
     return environment

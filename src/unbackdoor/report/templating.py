@@ -24,6 +24,17 @@ def code(text: str) -> Markup:
     )
 
 
+NUMBERS = {
+    "percent": rates.percent,
+    "interval": rates.interval,
+    "points": rates.points,
+    "count": rates.count,
+    "short": rates.short,
+    "literal": rates.literal,
+}
+"""How every template, of pages and of cards, writes its values."""
+
+
 @cache
 def html() -> Environment:
     """The environment of pages: everything is escaped, nothing may be undefined."""
@@ -34,14 +45,8 @@ def html() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "percent": rates.percent,
-        "interval": rates.interval,
-        "points": rates.points,
-        "count": rates.count,
-        "short": rates.short,
+    environment.filters |= NUMBERS | {
         "duration": rates.duration,
-        "literal": rates.literal,
         "hundred": rates.hundred,
         "half": rates.half,
         "code": code,
