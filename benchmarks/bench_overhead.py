@@ -1,11 +1,15 @@
-"""What the bench adds: to a cell beside its repair and measuring, and to 10,000 results drawn.
+"""What the bench adds to a cell, what 10,000 results take to draw, and what two workers gain.
 
-python benchmarks/bench_overhead.py DIR       # the results of a bench
+python benchmarks/bench_overhead.py DIR       # the results of a bench: beside repair and measuring
 python benchmarks/bench_overhead.py --draw    # 10,000 made-up results: load and render them
+python benchmarks/bench_overhead.py --ray     # 16 one-thread cells: one Ray worker, then two
 """
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -18,6 +22,18 @@ from unbackdoor.bench.store import Store
 from unbackdoor.report import results, site
 
 COUNT = 10_000
+
+CELLS = """
+seeds = [0, 1]
+budgets = [0.3]
+data = [{ name = "digits", reserve = 0.33 }]
+architectures = [{ name = "preact_resnet18", width = 8, in_channels = 1 }]
+attacks = [{ name = "badnets", rate = 0.2 }]
+defenses = [{ name = "fine_tuning", lr = [0.02, 0.03, 0.04, 0.05] }]
+training = { epochs = 4, lr = 0.1, batch = 64, flip = false }
+tuning = { epochs = 60, batch = 32, flip = false }
+"""
+"""Sixteen of about the same length."""
 
 
 def overhead(folder: Path) -> None:
@@ -53,8 +69,46 @@ def draw() -> None:
         print(f"{len(found.cells)} results: {wall:.1f} s, {own:.1f} s of them of this process")
 
 
+def share() -> None:
+    """Prints how long the grid `CELLS` takes on a cluster of one worker, and on one of two."""
+    seconds = {workers: on_cluster(workers) for workers in (1, 2)}
+    print(f"{seconds[1]:.0f} s with one worker, {seconds[2]:.0f} s with two: ", end="")
+    print(f"{seconds[1] / seconds[2]:.2f} times faster")
+
+
+def on_cluster(workers: int) -> float:
+    """Seconds of the grid `CELLS` on a Ray cluster of that many workers, which is there before."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "grid.toml").write_text(CELLS)
+        address = "127.0.0.1:6399"
+        head = ["start", "--head", "--port=6399", f"--num-cpus={workers}", "--disable-usage-stats"]
+        called("ray", *head, "--include-dashboard=false")
+        try:
+            start = time.perf_counter()
+            argv = ["--out", str(folder / "out"), "--engine", "ray", "--address", address]
+            told = called("unbackdoor", "bench", str(folder / "grid.toml"), *argv, "--json")
+            seconds = time.perf_counter() - start
+        finally:
+            called("ray", "stop")
+        counts = json.loads(told)
+        assert (counts["ran"], counts["failed"]) == (16, 0), counts
+        return seconds
+
+
+def called(program: str, *argv: str) -> str:
+    """What a program beside this Python prints."""
+    path = Path(sys.executable).parent / program
+    env = {**os.environ, "RAY_worker_niceness": "0"}
+    return subprocess.run(
+        [path, *argv], check=True, stdout=subprocess.PIPE, env=env
+    ).stdout.decode()
+
+
 if __name__ == "__main__":
     if sys.argv[1:] == ["--draw"]:
         draw()
+    elif sys.argv[1:] == ["--ray"]:
+        share()
     else:
         overhead(Path(sys.argv[1]))

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from unbackdoor import ranking
 from unbackdoor.channels import Layer, find_layers
-from unbackdoor.ranking import Ranker, Ranking, _Outcome, rows_per_pass
+from unbackdoor.ranking import Ranker, Ranking, _hits, _Outcome, rows_per_pass
 from unbackdoor.reverse import Nudge, at_layer
 from unbackdoor.run import Run
 
@@ -160,10 +160,20 @@ def test_a_race_finds_whom_the_ranking_finds_and_leaves_nan_for_the_others(decis
     assert torch.equal(race.suspects(1), whole.suspects(1))
     assert not whole.accuracy.isnan().any()
     stayed = ~race.accuracy.isnan()
-    # A tenth stays, beside the two that told which images are worth the while.
-    assert 6 <= stayed.sum() <= 6 + 2 and torch.equal(stayed, ~race.loss.isnan())
+    # A twelfth stays, beside the two that told which images are worth the while.
+    assert 5 <= stayed.sum() <= 5 + 2 and torch.equal(stayed, ~race.loss.isnan())
     assert torch.equal(race.accuracy[stayed], whole.accuracy[stayed])
     assert sum(told) == 64
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
+def test_who_stays_in_a_race_does_not_hang_on_the_scale_of_the_logits(scale):
+    """One channel is wrong by little where all others are right by much, and wrong on no more."""
+    margin = torch.full((8, 6), 1.0)
+    margin[:, 0] = torch.linspace(2, 3, 8)
+    margin[3, 1:3] = -0.2
+    margin[5, 1] = -3.0
+    assert _hits(scale * margin).argsort()[:2].tolist() == [3, 5]
 
 
 def test_settling_repairs_what_bfloat16_got_wrong_near_the_last_place(monkeypatch):

@@ -16,11 +16,15 @@ import pytest
 from bench.conftest import sources, tiny, toml  # noqa: F401
 from bench.test_run import numbers, worked
 from unbackdoor.bench import grid
+from unbackdoor.bench.engines.ray import DEATHS
 from unbackdoor.bench.run import Bench
 from unbackdoor.bench.store import Store
 
 pytest.importorskip("ray", reason="ray is not installed")
 pytestmark = pytest.mark.slow
+
+LONG = {"seeds": [0], "tuning": {"epochs": 60}, "defenses": ["fine_tuning"]}
+"""A grid whose repair lasts long enough to be killed."""
 
 
 def started(folder: Path, *more: str) -> subprocess.Popen[str]:
@@ -55,6 +59,18 @@ def workers(driver: int, task: str) -> list[int]:
     return [process for process in found if ours(process)]
 
 
+def killed(bench: subprocess.Popen[str], task: str, most: int) -> set[int]:
+    """The processes at `task` that were killed: the first `most`, or all until the end."""
+    dead: set[int] = set()
+    while bench.poll() is None and len(dead) < most:
+        for process in set(workers(bench.pid, task)) - dead:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+                dead.add(process)
+        time.sleep(0.02)
+    return dead
+
+
 def test_both_engines_give_the_same_bits(tiny, sources, tmp_path):  # noqa: F811
     cells = grid.cells(tiny())
     expected = {
@@ -70,21 +86,24 @@ def test_both_engines_give_the_same_bits(tiny, sources, tmp_path):  # noqa: F811
 
 
 def test_a_worker_that_is_killed_is_replaced(tiny, sources, tmp_path):  # noqa: F811
-    more = {"seeds": [0], "tuning": {"epochs": 60}, "defenses": ["fine_tuning"]}
-    cells = grid.chosen(grid.cells(tiny(**more)), "badnets")
+    cells = grid.chosen(grid.cells(tiny(**LONG)), "badnets")
     ((_, expected, _),) = worked(Bench(tmp_path / "a", "cpu", 1), cells)
-    (tmp_path / "grid.toml").write_text(toml(sources, **more))
-    bench, killed = started(tmp_path, "--only", "badnets"), []
-    while bench.poll() is None:
-        left = [task for task in ("_plant", "_repair") if task not in killed]
-        for task in left:
-            for process in workers(bench.pid, task)[:1]:
-                os.kill(process, signal.SIGKILL)
-                killed.append(task)
-        time.sleep(0.02)
-    assert killed == ["_plant", "_repair"]
-    assert bench.returncode == 0, (tmp_path / "err").read_text()
+    (tmp_path / "grid.toml").write_text(toml(sources, **LONG))
+    bench = started(tmp_path, "--only", "badnets")
+    assert [len(killed(bench, task, 1)) for task in ("_plant", "_repair")] == [1, 1]
+    assert bench.wait() == 0, (tmp_path / "err").read_text()
     counts = json.loads((tmp_path / "out").read_text())
     assert (counts["ran"], counts["failed"]) == (1, 0)
     (found,) = Store(tmp_path / "b").all("cells")
     assert numbers(found) == numbers(expected)
+
+
+def test_a_cell_whose_workers_all_die_has_failed(tiny, sources, tmp_path):  # noqa: F811
+    (tmp_path / "grid.toml").write_text(toml(sources, **LONG))
+    bench = started(tmp_path, "--only", "badnets")
+    assert len(killed(bench, "_repair", DEATHS + 2)) == DEATHS + 1
+    assert bench.wait() == 1
+    counts = json.loads((tmp_path / "out").read_text())
+    assert (counts["ran"], counts["failed"]) == (1, 1)
+    (found,) = Store(tmp_path / "b").all("cells")
+    assert found["error"].startswith(f"WorkerDiedError: its worker died {DEATHS + 1} times")
