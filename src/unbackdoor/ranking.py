@@ -196,7 +196,8 @@ def _hits(margin: Tensor) -> Tensor:
     the boundary it lies, measured by the spread between channels, which is another in each model.
     """
     spread = (margin - margin.mean(0)).square().mean().sqrt().clamp_min(1e-6)
-    return torch.special.ndtr(margin / (SOFTNESS * spread)).sum(1)
+    hits: Tensor = torch.special.ndtr(margin / (SOFTNESS * spread)).sum(1)
+    return hits
 
 
 def rows_per_pass(model: nn.Module, x: Tensor, run: Run) -> int:

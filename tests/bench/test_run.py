@@ -5,6 +5,7 @@ import torch
 
 from unbackdoor.bench import grid, victims
 from unbackdoor.bench.engines import local
+from unbackdoor.bench.plan import Plan
 from unbackdoor.bench.run import Bench
 from unbackdoor.defenses.fine_tuning import FineTuning
 from unbackdoor.defenses.fmp import FMP
@@ -180,3 +181,14 @@ def test_weights_that_are_gone_are_made_again(bench, tiny):
     shutil.rmtree(bench.store.victim(cells[0].victim.id))
     (_, second, ours), *_ = worked(bench, cells[1:])
     assert ours and second["status"] == "done" and second["before"] == first["before"]
+
+
+def test_a_cell_whose_process_died_has_failed_and_says_nothing_of_the_time(bench, tiny):
+    cells = grid.chosen(grid.cells(tiny()), "badnets*fine_tuning")
+    record = bench.died(cells[0], "killed")
+    assert record["status"] == "failed" and record["error"] == "WorkerDiedError: killed"
+    plan = Plan(cells, bench.store)
+    assert plan.pending == []
+    assert plan.forget_failures() == 1 and plan.pending == cells
+    bench.died(cells[0], "killed")
+    assert Plan(grid.cells(tiny(seeds=[1])), bench.store).estimate().seconds == 0

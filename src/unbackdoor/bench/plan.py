@@ -5,7 +5,7 @@ The plan is written beside the results, so that a report can show what is missin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -106,11 +106,11 @@ class _Times:
 
     def __init__(self, store: Store) -> None:
         self.spent: dict[tuple[Any, ...], list[float]] = {}
-        for record in store.all("cells"):
+        for record in _done(store.all("cells")):
             told = record["cell"]
             for key in _likeness(told["victim"], told["defense"]["name"]):
                 self.spent.setdefault(key, []).append(record["spent"]["all"])
-        for record in store.all("victims"):
+        for record in _done(store.all("victims")):
             told = record["victim"]
             for key in _likeness(told, None, (told["attack"] or {}).get("name")):
                 self.spent.setdefault(key, []).append(record["spent"]["all"])
@@ -129,6 +129,11 @@ class _Times:
 def _likeness(victim: Record, *method_names: str | None) -> list[tuple[Any, ...]]:
     place = (victim["data"]["name"], str(victim["architecture"]))
     return [(*method_names, *place), method_names] if method_names[0] else [(*method_names, *place)]
+
+
+def _done(records: Iterable[Record]) -> Iterator[Record]:
+    """What did not fail: a failure tells nothing of how long such work takes."""
+    return (record for record in records if record["status"] == "done")
 
 
 def _failed(record: Record | None) -> bool:
