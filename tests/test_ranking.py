@@ -160,8 +160,8 @@ def test_a_race_finds_whom_the_ranking_finds_and_leaves_nan_for_the_others(decis
     assert torch.equal(race.suspects(1), whole.suspects(1))
     assert not whole.accuracy.isnan().any()
     stayed = ~race.accuracy.isnan()
-    # A twelfth stays, beside the two that told which images are worth the while.
-    assert 5 <= stayed.sum() <= 5 + 2 and torch.equal(stayed, ~race.loss.isnan())
+    # One in fifteen stays, beside the two that told which images are worth the while.
+    assert 4 <= stayed.sum() <= 4 + 2 and torch.equal(stayed, ~race.loss.isnan())
     assert torch.equal(race.accuracy[stayed], whole.accuracy[stayed])
     assert sum(told) == 64
 
@@ -259,16 +259,16 @@ def peaks_mib(code: str) -> list[float]:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX usage counts")
 def test_memory_does_not_grow_with_the_images():
-    """All at once, 192 more images would take 24 MiB more for each of three sets of maps."""
+    """All at once, 960 more images would take 120 MiB more for each of three sets of maps."""
     few, many = peaks_mib("""
 model = nn.Sequential(
     nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 1), nn.ReLU(),
     nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 2)).eval()
 rank(model, 64, 32, "2", 4)
-rank(model, 256, 32, "2", 4)
+rank(model, 1024, 32, "2", 4)
 """)
-    inputs = 3 * 192 * 3 * 32 * 32 * 4 / 2**20  # the images, their signs, and some to spare
-    assert many - few < inputs + 10
+    inputs = 3 * 960 * 3 * 32 * 32 * 4 / 2**20  # the images, their signs, and some to spare
+    assert many - few < inputs + 60  # what is freed is not always given back: 0 to 35 MiB
 
 
 @pytest.mark.slow

@@ -24,10 +24,10 @@ from .modules import frozen, in_mode
 from .reverse import Nudge, Reversal, moved_rows
 from .run import Run
 
-HEATS = ((1 / 8, 0.6), (1 / 4, 0.3), (3 / 8, 0.15), (1 / 2, 0.08))
+HEATS = ((1 / 8, 0.6), (1 / 4, 0.36), (3 / 8, 0.22), (1 / 2, 0.14), (3 / 4, 0.07))
 """Of a race: after this share of the images, this share of the channels goes on."""
 
-SOFTNESS = 0.5
+SOFTNESS = 0.3
 """How far from the boundary an image still tells a little, in spreads between channels."""
 
 
