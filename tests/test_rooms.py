@@ -17,11 +17,12 @@ ARCHITECTURE = SOURCE.parents[1] / "docs" / "architecture.md"
 MAY = {
     # the ground: tensors and nothing of ours
     **dict.fromkeys(("errors", "images", "modules", "run", "method", "untrusted"), frozenset()),
-    **dict.fromkeys(("adversarial", "implicit", "patterns", "sharpness"), frozenset()),
+    **dict.fromkeys(("adversarial", "disturbance", "implicit"), frozenset()),
+    **dict.fromkeys(("patterns", "sharpness"), frozenset()),
     # tools for methods
     "capacity": {"channels", "images", "modules", "run"},
     "channels": {"modules"},
-    "distillation": {"modules"},
+    "distillation": {"disturbance", "modules"},
     "inserts": {"modules"},
     "attention": {"channels", "modules"},
     "lean": {"channels", "modules", "run"},

@@ -1,4 +1,4 @@
-"""Self-distillation: a model learns on clean images to answer as it did."""
+"""Self-distillation: a model learns on clean images to answer as it did, whatever disturbs them."""
 
 from __future__ import annotations
 
@@ -8,37 +8,57 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .disturbance import disturbed
 from .modules import in_mode
 
 
 class Distillation:
-    """An objective: the divergence of the model's answers from those of `teacher` on the images.
+    """An objective: the divergence of the model's answers from the lesson of `teacher`.
 
-    temperature^2 KL(teacher / temperature || model / temperature), a mean over images (Hinton,
-    Vinyals, Dean 2015, arXiv 1503.02531). The teacher is a copy of the model as given, in eval
-    mode. Labels are not used. A teacher's answer is kept for as long as the same batch is asked
-    about again, as sharpness-aware steps do. Of the last batch,
-    `unsettled` is the share, a scalar, that the model gave another class than its teacher when it
-    was first asked, and `turned` when it was last asked.
+    temperature^2 KL(lesson || model / temperature), a mean over images (Hinton, Vinyals, Dean
+    2015, arXiv 1503.02531). The lesson is what the teacher, a copy of the model as given, answers
+    in eval mode: its softmax at `temperature`, of which the share `certainty` is given to the
+    class it names. Labels are not used.
+
+    The teacher is shown the images as they are, the model the first `share` of each batch
+    `disturbed` (as a noisy student: Xie et al. 2020, arXiv 1911.04252); that draws from torch's
+    global generator, which `train.fit` isolates. Lesson and disturbance are kept for as long as
+    the same batch is asked about again, as sharpness-aware steps do. Of the undisturbed images of
+    the last batch, `unsettled` is the share, a scalar, that the model gave another class than its
+    teacher when it was first asked, and `turned` when it was last asked.
     """
 
-    def __init__(self, teacher: nn.Module, temperature: float) -> None:
+    def __init__(
+        self, teacher: nn.Module, temperature: float, certainty: float = 0.0, share: float = 0.0
+    ) -> None:
         self.teacher, self.temperature = copy.deepcopy(teacher), temperature
+        self.certainty, self.share = certainty, share
         self.asked: Tensor | None = None
-        self.wanted = self.unsettled = self.turned = torch.empty(0)
+        self.shown = self.lesson = self.unsettled = self.turned = torch.empty(0)
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """The loss, a scalar."""
         first = self.asked is not x
         if first:
-            with torch.no_grad(), in_mode(self.teacher, train=False):
-                self.asked, self.wanted = x, self._told(self.teacher, x)
-        found = self._told(model, x)
+            self._prepare(x)
+        told = self._told(model, self.shown)
+        still = int(self.share * len(x))
         with torch.no_grad():
-            self.turned = (found.argmax(1) != self.wanted.argmax(1)).float().mean()
+            other = told[still:].argmax(1) != self.lesson[still:].argmax(1)
+            self.turned = other.float().mean()
         self.unsettled = self.turned if first else self.unsettled
-        divergence = F.kl_div(found, self.wanted, reduction="batchmean", log_target=True)
-        return divergence * self.temperature**2
+        return F.kl_div(told, self.lesson, reduction="batchmean") * self.temperature**2
+
+    @torch.no_grad()
+    def _prepare(self, x: Tensor) -> None:
+        with in_mode(self.teacher, train=False):
+            soft = self._told(self.teacher, x).exp()
+        named = F.one_hot(soft.argmax(1), soft.shape[1]).to(soft)
+        self.lesson = torch.lerp(soft, named, self.certainty)
+        self.asked, self.shown = x, x
+        if count := int(self.share * len(x)):
+            self.shown = x.clone()
+            self.shown[:count] = disturbed(x[:count])
 
     def _told(self, model: nn.Module, x: Tensor) -> Tensor:
         return F.log_softmax(model(x).float() / self.temperature, dim=1)

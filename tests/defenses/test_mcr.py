@@ -2,8 +2,9 @@ import torch
 from torch import nn
 
 from defenses.samples import task
-from unbackdoor.defenses.mcr import MCR, Curve, estimate_norms_
+from unbackdoor.defenses.mcr import MCR, Curve
 from unbackdoor.images import Images
+from unbackdoor.norms import estimate_norms_
 from unbackdoor.run import Run
 
 

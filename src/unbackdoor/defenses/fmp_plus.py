@@ -1,4 +1,4 @@
-"""FMP+: the model teaches a flat copy of itself what it answers on clean images."""
+"""FMP+: the model teaches a flat copy of itself its answers, whatever disturbs the images."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from ..defense import Repair, Tuning
 from ..distillation import Distillation
 from ..images import Images, to_float
 from ..modules import statistics_kept
+from ..norms import estimate_norms_
 from ..run import Run
 from ..sharpness import SharpnessAwareSGD
 from ..train import cosine
@@ -36,23 +37,31 @@ SCORE = "unused capacity: what a channel could answer over what it answers; the 
 
 
 class FMPPlus(Tuning):
-    """Trains the model to answer clean images as it did, by sharpness-aware steps.
+    """Trains the model to answer clean images as it did, though they are disturbed.
 
     The lesson is the model's own old answer to each clean image `[n, c, h, w]` (`distillation`),
     not the label: a few thousand labels cost accuracy, its own answers do not. No clean image
-    shows the trigger, so no answer teaches the backdoor; and steps that ask for a flat minimum
-    (adaptive, as in FT-SAM: Zhu et al. 2023, arXiv 2304.11823) leave no room for what clean images
-    do not need. No labels are used. How far a step climbs is not set in units of weights, which
-    mean something else in every network (FT-SAM takes 2 for CIFAR-10 and 8 for GTSRB): it reaches
-    as far as turns over the share `turned` of the model's answers, found by feedback. Nor is the
-    learning rate the same for every network: where steps unsettle fewer than the share `unsettled`
-    of its answers, as in one that is sure of them, they grow, to five times as much at most.
+    shows the trigger, so no answer teaches the backdoor. Three things make the model forget it:
+
+    * Most images are disturbed before the model sees them, but not for the teacher: mixed with
+      others, shaded, partly covered, grained (`disturbance`). An answer that must not change with
+      them does not hang on what a trigger adds. That undoes what is spread over the image.
+    * Steps ask for a flat minimum (adaptive, as in FT-SAM: Zhu et al. 2023, arXiv 2304.11823),
+      which leaves no room for what clean images do not need. That undoes patches. How far a step
+      climbs is not set in units of weights, which mean something else in every network (FT-SAM
+      takes 2 for CIFAR-10 and 8 for GTSRB): it reaches as far as turns over the share `turned` of
+      the model's answers, found by feedback. Nor is the learning rate the same for every network:
+      where steps unsettle fewer than the share `unsettled` of its answers, as in one that is sure
+      of them, they grow, to five times as much at most.
+    * Half of each lesson is the answered class itself: what an unsure model answers beside it
+      carries the backdoor, too.
+
+    In the end batch norms take their statistics from undisturbed images.
 
     With `p` the `N / p` channels of each layer with the most unused capacity (`capacity`) are
     silenced before, and stay silent. That is FMP's plan with a ranking that finds backdoor
     channels, and with `epochs=0` a repair in seconds. It is off by default: after healing it
-    gained nothing on the victims it was developed on, and what is silenced need not be unlearned,
-    so that BadNets came back sooner when the model was retuned (docs/headline.md).
+    gained nothing on the victims it was developed on (docs/headline.md).
     """
 
     paper: ClassVar[str] = (
@@ -72,14 +81,18 @@ class FMPPlus(Tuning):
         5000, ge=1, description="over fewer images as many passes more as it takes"
     )
     batch: int = Field(128, ge=2, description="images a step")
-    turned: float = Field(0.22, gt=0, lt=1, description="share of answers that a climb turns over")
+    disturbed: float = Field(0.7, ge=0, lt=1, description="share of the images that are disturbed")
+    certainty: float = Field(
+        0.5, ge=0, le=1, description="share of a lesson that is the answered class itself"
+    )
+    turned: float = Field(0.12, gt=0, lt=1, description="share of answers that a climb turns over")
     unsettled: float = Field(0.08, ge=0, lt=1, description="share of answers that steps may turn")
     rho: float = Field(2.0, gt=0, description="reach of the first climb, in relative weight norm")
     temperature: float = Field(2.0, gt=0, description="softness of the answers that are learned")
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model`, taught by what it was; before that, its idle channels silenced if asked for."""
-        lessons = Distillation(model, self.temperature)
+        lessons = Distillation(model, self.temperature, self.certainty, self.disturbed)
         layers, scores = self._ranked(model, clean, run) if self.p else ((), {})
         mask = {name: highest(score, len(score) // self.p) for name, score in scores.items()}
         silence_(model, layers, mask)
@@ -100,6 +113,8 @@ class FMPPlus(Tuning):
             epochs=math.ceil(self.epochs * max(1, self.enough_images / len(clean))),
             resume=self.state_file(model, clean, run),
         )
+        if self.epochs:
+            estimate_norms_(model, clean, run, self.batch)
         return Repair(model, mask, scores, guide.notes(), SCORE if self.p else "")
 
     def next_reach(self, reach: float, turned: float) -> float:

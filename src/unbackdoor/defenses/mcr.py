@@ -10,11 +10,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..defense import Repair, Tuning
 from ..images import Images
-from ..modules import in_mode
+from ..norms import estimate_norms_
 from ..run import Run
 
 
@@ -84,22 +83,3 @@ class Curve(nn.Module):
         weights = dict(zip(self.names, self.point(t), strict=True))
         logits: Tensor = functional_call(self.net, weights, (x,))
         return logits
-
-
-@torch.no_grad()
-def estimate_norms_(model: nn.Module, clean: Images, run: Run, batch: int) -> None:
-    """Makes the running statistics of `model`'s batch norms the averages over the clean batches."""
-    norms = [
-        module
-        for module in model.modules()
-        if isinstance(module, _BatchNorm) and module.track_running_stats
-    ]
-    before = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-    with in_mode(model, train=True), run.isolated("norms"):
-        for x, _ in clean.batches(batch, run.rng("norms")):
-            model(x.to(run.device))
-    for norm, momentum in zip(norms, before, strict=True):
-        norm.momentum = momentum
