@@ -53,7 +53,7 @@ class FMPPlus(Tuning):
       the model's answers, found by feedback. Nor is the learning rate the same for every network:
       where steps unsettle fewer than the share `unsettled` of its answers, as in one that is sure
       of them, they grow, to five times as much at most.
-    * Half of each lesson is the answered class itself: what an unsure model answers beside it
+    * Three quarters of each lesson are the answered class itself: what an unsure model answers beside it
       carries the backdoor, too.
 
     In the end batch norms take their statistics from undisturbed images.
@@ -83,7 +83,7 @@ class FMPPlus(Tuning):
     batch: int = Field(128, ge=2, description="images a step")
     disturbed: float = Field(0.7, ge=0, lt=1, description="share of the images that are disturbed")
     certainty: float = Field(
-        0.5, ge=0, le=1, description="share of a lesson that is the answered class itself"
+        0.75, ge=0, le=1, description="share of a lesson that is the answered class itself"
     )
     turned: float = Field(0.12, gt=0, lt=1, description="share of answers that a climb turns over")
     unsettled: float = Field(0.08, ge=0, lt=1, description="share of answers that steps may turn")
