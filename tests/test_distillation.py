@@ -56,3 +56,48 @@ def test_what_the_first_question_turned_is_told_apart_from_what_the_climb_did():
     assert (lessons.unsettled, lessons.turned) == (0, 1)
     lessons(climbed, x.clone(), y)
     assert (lessons.unsettled, lessons.turned) == (1, 1)
+
+
+def test_a_share_of_the_lesson_is_the_class_that_the_teacher_names():
+    teacher, x = two([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[2.0, 0.0]])
+    lessons = Distillation(teacher, 2.0, certainty=0.75)
+    lessons(teacher, x, torch.ones(1, dtype=torch.int64))
+    soft = torch.softmax(torch.tensor([1.0, 0.0]), 0)
+    expected = 0.25 * soft + torch.tensor([0.75, 0.0])
+    torch.testing.assert_close(lessons.lesson[0], expected)
+
+
+def shown_to(net: nn.Module) -> list[torch.Tensor]:
+    seen: list[torch.Tensor] = []
+    net.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    return seen
+
+
+def test_the_model_alone_is_shown_disturbed_images_the_same_ones_for_both_passes():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
+    lessons = Distillation(model, 1.0, share=0.5)
+    told, taught = shown_to(model), shown_to(lessons.teacher)
+    x, y = torch.rand(7, 3, 4, 4), torch.zeros(7, dtype=torch.int64)
+    before = x.clone()
+    for _ in range(2):
+        lessons(model, x, y)
+    assert torch.equal(x, before) and torch.equal(taught[0], x) and len(taught) == 1
+    assert torch.equal(told[0], told[1])
+    unlike = (told[0] != x).flatten(1).any(1)
+    assert unlike[:2].any() and not unlike[3:].any()  # an image may be its own partner
+
+
+def test_answers_to_disturbed_images_do_not_count_as_turned():
+    teacher = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    lessons = Distillation(teacher, 1.0, share=0.75)
+    x, y = torch.rand(4, 1, 2, 2), torch.zeros(4, dtype=torch.int64)
+    lessons(teacher, x, y)
+    assert lessons.turned == 0
+
+    class Other(nn.Module):  # another answer than the teacher's to the last image alone
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            logits = teacher(x)
+            return torch.cat([logits[:-1], -logits[-1:]])
+
+    lessons(Other(), x, y)
+    assert lessons.turned == 1

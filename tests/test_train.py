@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from unbackdoor.errors import ModelError
 from unbackdoor.images import Images
 from unbackdoor.run import Run
-from unbackdoor.train import augment, cosine, cross_entropy, fit
+from unbackdoor.train import augment, cosine, cross_entropy, estimate_norms_, fit
 
 RUN = Run(precision="fp32")
 
@@ -194,3 +194,22 @@ def test_no_epochs_change_nothing():
     model = net()
     fit(model, images(), RUN, epochs=0, lr=0.1)
     assert same(model, net())
+
+
+def test_statistics_of_norms_are_estimated_anew():
+    net = nn.Sequential(nn.BatchNorm2d(1))
+    net[0].running_mean.fill_(7)
+    net[0].num_batches_tracked.fill_(9)
+    pixels = torch.tensor([0, 255, 0, 255], dtype=torch.uint8).view(4, 1, 1, 1)
+    images = Images(pixels.expand(4, 1, 2, 2).contiguous(), torch.zeros(4).long(), ("a",))
+    estimate_norms_(net, images, Run(), batch=4, flip=True)
+    assert net[0].running_mean.item() == 0.5
+    assert net[0].momentum == 0.1
+
+
+def test_statistics_of_norms_are_of_images_as_they_are_trained_on():
+    net = nn.Sequential(nn.BatchNorm2d(1))
+    white = Images(torch.full((64, 1, 8, 8), 255, dtype=torch.uint8), torch.zeros(64).long(), "a")
+    estimate_norms_(net, white, Run(), batch=64, flip=True)
+    inside = (1 - 2 / 3 / 8) ** 2  # two of three offsets leave out a row, or a column
+    assert net[0].running_mean.item() == pytest.approx(inside, abs=0.02)

@@ -1,4 +1,4 @@
-"""The norms of any network: masks learned on them, channels pruned at them, their statistics."""
+"""The norms of any network, as places to learn masks on and to prune channels at."""
 
 from __future__ import annotations
 
@@ -99,25 +99,6 @@ class MaskedNorms(nn.Module):
         return {
             norm: mask.detach().cpu() for norm, mask in zip(self.norms, self.masks, strict=True)
         }
-
-
-@torch.no_grad()
-def estimate_norms_(model: nn.Module, clean: Images, run: Run, batch: int) -> None:
-    """Makes the running statistics of `model`'s batch norms the averages over the clean batches."""
-    norms = [
-        module
-        for module in model.modules()
-        if isinstance(module, _BatchNorm) and module.track_running_stats
-    ]
-    before = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-    with in_mode(model, train=True), run.isolated("norms"):
-        for x, _ in clean.batches(batch, run.rng("norms")):
-            model(x.to(run.device))
-    for norm, momentum in zip(norms, before, strict=True):
-        norm.momentum = momentum
 
 
 def below(masks: Mapping[str, Tensor], cut: float) -> dict[str, Tensor]:

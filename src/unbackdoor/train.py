@@ -1,4 +1,4 @@
-"""fit(): the one training loop, and the augmentation it uses."""
+"""fit(): the one training loop, the augmentation it uses, and statistics of norms to match."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from .errors import ModelError, OutputError
@@ -122,6 +123,30 @@ def fit(
                 _save_state(resume, model, step_with, epoch + 1)
             if until and until(model):
                 break
+
+
+@torch.no_grad()
+def estimate_norms_(model: nn.Module, images: Images, run: Run, *, batch: int, flip: bool) -> None:
+    """Makes the statistics of `model`'s batch norms the averages over batches of these images.
+
+    They are augmented as in training: norms that learned on shifted images are off by points of
+    ACC with the statistics of unshifted ones.
+    """
+    norms = [
+        module
+        for module in model.modules()
+        if isinstance(module, _BatchNorm) and module.track_running_stats
+    ]
+    before = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+    rng = run.rng("norms")
+    with in_mode(model, train=True), run.isolated("norms/global"), run.autocast():
+        for x, _ in images.batches(batch, rng):
+            model(augment(x, rng, flip=flip).to(run.device))
+    for norm, momentum in zip(norms, before, strict=True):
+        norm.momentum = momentum
 
 
 def _step(

@@ -1,13 +1,15 @@
 import math
 from itertools import pairwise
 
+import pytest
 import torch
+from torch.nn import BatchNorm2d
 
 from defenses.samples import task
 from unbackdoor.defenses.fmp_plus import FMPPlus, Guide
 from unbackdoor.images import Images
 from unbackdoor.run import Run
-from unbackdoor.train import fit
+from unbackdoor.train import augment, fit
 
 
 def trained() -> tuple[Images, torch.nn.Module]:
@@ -48,6 +50,33 @@ def test_without_pruning_it_keeps_the_answers():
     agree = (repaired.model.eval()(x).argmax(1) == net.eval()(x).argmax(1)).float().mean()
     assert agree > 0.9
     assert not repaired.silenced and not repaired.scores
+
+
+def test_norms_take_their_statistics_from_undisturbed_images_in_the_end():
+    clean, net = trained()
+    method = FMPPlus(epochs=1, enough_images=1, batch=len(clean), held_out=0)
+    repaired = method.repair(net, clean, Run(precision="fp32")).model
+    name, norm = next((n, m) for n, m in repaired.named_modules() if isinstance(m, BatchNorm2d))
+    seen = []
+    norm.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    rng = Run().rng("norms")
+    (x, _), *_ = clean.batches(len(clean), rng)
+    repaired.eval()(augment(x, rng, flip=True))
+    torch.testing.assert_close(norm.running_mean, seen[0].mean((0, 2, 3)), rtol=1e-4, atol=1e-4)
+    assert norm.momentum == net.get_submodule(name).momentum
+
+
+@pytest.mark.parametrize(
+    ("choice", "value"), [("disturbed", 0.0), ("certainty", 0.0), ("temperature", 4.0)]
+)
+def test_what_is_taught_is_as_declared(choice, value):
+    clean, net = trained()
+    settings = {"epochs": 1, "enough_images": 1, "held_out": 0}
+    one, other = (
+        FMPPlus(**settings, **changed).repair(net, clean, Run(precision="fp32")).model
+        for changed in ({}, {choice: value})
+    )
+    assert not torch.equal(one[0].weight, other[0].weight)
 
 
 def test_few_images_are_shown_more_often():

@@ -3,8 +3,6 @@ from torch import nn
 
 from defenses.samples import task
 from unbackdoor.defenses.mcr import MCR, Curve
-from unbackdoor.images import Images
-from unbackdoor.norms import estimate_norms_
 from unbackdoor.run import Run
 
 
@@ -34,14 +32,3 @@ def test_a_point_between_moves_and_works():
     repaired = MCR(epochs=2, copy_epochs=2, batch=20, t=0.5).repair(net, clean, Run())
     assert not torch.equal(repaired.model[0].weight, net[0].weight)
     assert repaired.notes["held_out_acc_after"] > 0.8
-
-
-def test_norms_are_estimated_anew():
-    net = nn.Sequential(nn.BatchNorm2d(1))
-    net[0].running_mean.fill_(7)
-    net[0].num_batches_tracked.fill_(9)
-    pixels = torch.tensor([0, 255, 0, 255], dtype=torch.uint8).view(4, 1, 1, 1)
-    images = Images(pixels.expand(4, 1, 2, 2).contiguous(), torch.zeros(4).long(), ("a",))
-    estimate_norms_(net, images, Run(), batch=4)
-    assert net[0].running_mean.item() == 0.5
-    assert net[0].momentum == 0.1

@@ -16,10 +16,9 @@ from ..defense import Repair, Tuning
 from ..distillation import Distillation
 from ..images import Images, to_float
 from ..modules import statistics_kept
-from ..norms import estimate_norms_
 from ..run import Run
 from ..sharpness import SharpnessAwareSGD
-from ..train import cosine
+from ..train import cosine, estimate_norms_
 
 GAIN = 0.5
 """How soon reach and pace follow: a reach that turns nothing grows by a ninth a step."""
@@ -53,8 +52,8 @@ class FMPPlus(Tuning):
       the model's answers, found by feedback. Nor is the learning rate the same for every network:
       where steps unsettle fewer than the share `unsettled` of its answers, as in one that is sure
       of them, they grow, to five times as much at most.
-    * Three quarters of each lesson are the answered class itself: what an unsure model answers beside it
-      carries the backdoor, too.
+    * Three quarters of each lesson are the answered class itself: what an unsure model answers
+      beside it carries the backdoor, too.
 
     In the end batch norms take their statistics from undisturbed images.
 
@@ -114,7 +113,7 @@ class FMPPlus(Tuning):
             resume=self.state_file(model, clean, run),
         )
         if self.epochs:
-            estimate_norms_(model, clean, run, self.batch)
+            estimate_norms_(model, clean, run, batch=self.batch, flip=self.flip)
         return Repair(model, mask, scores, guide.notes(), SCORE if self.p else "")
 
     def next_reach(self, reach: float, turned: float) -> float:

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from ..defense import Repair, Tuning
 from ..images import Images
-from ..norms import estimate_norms_
 from ..run import Run
+from ..train import estimate_norms_
 
 
 class MCR(Tuning):
@@ -55,7 +55,7 @@ class MCR(Tuning):
         with torch.no_grad():
             for weight, value in zip(model.parameters(), curve.point(self.t), strict=True):
                 weight.copy_(value)
-        estimate_norms_(model, clean, run, self.batch)
+        estimate_norms_(model, clean, run, batch=self.batch, flip=self.flip)
         return Repair(model)
 
 
