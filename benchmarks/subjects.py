@@ -7,7 +7,18 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from victims import DATA, ROOT, VICTIMS, Victim, declared, images, model_of, ready, triggered_of
+from victims import (
+    DATA,
+    ROOT,
+    VICTIMS,
+    Victim,
+    declared,
+    images,
+    model_of,
+    ready,
+    took,
+    triggered_of,
+)
 
 from unbackdoor import load_images, load_model, load_triggered
 from unbackdoor.images import Images, Triggered
@@ -36,7 +47,8 @@ class Subject:
 
 def names() -> list[str]:
     """The subjects that are there to be used."""
-    return [v.name for v in VICTIMS if ready(v)] + [n for n in OUTSIDE if (ZOO / n).exists()]
+    own = [victim.name for victim in VICTIMS if ready(victim) and took(victim)]
+    return own + [name for name in OUTSIDE if (ZOO / name).exists()]
 
 
 def victim_named(name: str) -> Victim | None:

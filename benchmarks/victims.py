@@ -42,6 +42,8 @@ ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / "shared" / "data"
 CACHE = ROOT / "cache"
 FILES = {"cifar10": "cifar10", "gtsrb": "gtsrb32"}
+WEAK = 0.8
+"""A victim with an ASR below this is told of in docs/victims.md, and judges nothing."""
 PAPERS_FIVE = ("badnets", "blended", "lf", "ssba", "wanet")
 
 
@@ -187,6 +189,11 @@ def meta_of(victim: Victim) -> dict[str, Any]:
 def ready(victim: Victim) -> bool:
     """Whether it was planted."""
     return (victim.folder / "meta.json").exists()
+
+
+def took(victim: Victim) -> bool:
+    """Whether its backdoor is in, so that it can show something about a repair."""
+    return victim.attack == "clean" or meta_of(victim)["asr"]["value"] >= WEAK
 
 
 @contextmanager
