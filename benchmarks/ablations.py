@@ -1,9 +1,10 @@
-"""What each choice in FMP is worth, one at a time, beside fine-tuning alone and random pruning.
+"""What each choice in FMP, and each part of FMP+, is worth, one at a time.
 
-    python benchmarks/ablations.py            what is missing, then docs/ablations.*
-    python benchmarks/ablations.py --tell     measure nothing, write docs/ablations.* again
+    python benchmarks/ablations.py                   what is missing, then docs/ablations.*
+    python benchmarks/ablations.py --only fmp_plus   of this method only
+    python benchmarks/ablations.py --tell            measure nothing, write docs/ablations.* again
 
-Each row changes one parameter of `fmp`. Results are kept in `cache/repairs`.
+Each row changes one parameter. Results are kept in `cache/repairs`.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from headline import EPOCHS
+from headline import EPOCHS, Method
 from repairs import Job, done, result
 from subjects import names
-from victims import ROOT
+from victims import ROOT, claimed
 
 SUBJECTS = ("badnets-w16", "blended-w16")
 LOW_RATE = ("badnets-1pc-w16", "blended-1pc-w16", "blended-0.5pc-w16")
@@ -28,6 +29,10 @@ CHANGES: dict[str, tuple[Any, ...]] = {
     "ranking_images": (8, 128),
     "hold": (False,),
 }
+PARTS = {"disturbed": (0.0,), "turned": (1e-3,), "certainty": (0.0, 1.0)}
+"""What FMP+ is without one of its parts: no disturbances, no climbs, soft answers, hard ones."""
+JUDGES = ("badnets-w16", "blended-w16", "gtsrb-lf-w16", "cifar10-badnets-w32-short")
+"""Where the parts of FMP+ are told apart; all of them had a say in it."""
 CLEAN = (2500, 1000, 500)
 """Clean images, where fewer than the 5,000 of all other rows are given."""
 
@@ -44,6 +49,12 @@ class Row:
 def plan() -> Iterator[Row]:
     """Every row, those that compare first."""
     base = {"epochs": EPOCHS}
+    for name in JUDGES:
+        yield Row("fmp_plus", "defaults", Method("", "fmp_plus").job(name))
+        for choice, values in PARTS.items():
+            for value in values:
+                job = Method("", "fmp_plus", {choice: value}).job(name)
+                yield Row(f"fmp_plus, {choice}", f"{value:.3g}", job)
     for name in (*SUBJECTS, *LOW_RATE):
         yield Row("none", "–", Job(name, "none"))
         yield Row("fine-tuning alone", "–", Job(name, "fine_tuning", base))
@@ -60,13 +71,15 @@ def plan() -> Iterator[Row]:
             yield Row("clean images, tuning", str(count), Job(name, "fine_tuning", params, count))
 
 
-HEADING = f"""# FMP's choices, one at a time
+HEADING = f"""# Choices, one at a time
 
-    python benchmarks/ablations.py
+    make ablations
 
-`fmp` as in the paper, but {EPOCHS} epochs of fine-tuning; each row changes one parameter.
-Fewer clean images get as many steps. Width-16 victims of `docs/victims.md`; percent, with 95 %
-intervals. The low poisoning rates have victims of their own.
+`fmp_plus` without one of its parts: no disturbances (`disturbed` 0), no climbs (`turned` 0.001),
+lessons of soft answers alone or of the answered class alone (`certainty`). `fmp` as in the paper,
+but {EPOCHS} epochs of fine-tuning; each row changes one parameter. Fewer clean images get as many
+steps. Victims of `docs/victims.md` and one from elsewhere; percent, with 95 % intervals. The low
+poisoning rates have victims of their own.
 
 | victim | choice | value | ACC | ASR | RA |
 |---|---|---|---|---|---|
@@ -95,12 +108,15 @@ def write() -> None:
 def main() -> None:
     """Measures what is missing and writes the page."""
     asks = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    asks.add_argument("--only", default="", help="a method")
     asks.add_argument("--tell", action="store_true", help="measure nothing")
     given, there = asks.parse_args(), names()
-    for row in plan():
-        if not given.tell and row.job.subject in there and done(row.job) is None:
-            result(row.job)
-            print(row.job.subject, row.choice, row.value, flush=True)
+    for row in () if given.tell else plan():
+        if row.job.subject in there and given.only in ("", row.job.method):
+            with claimed(row.job.path.with_suffix("")) as mine:
+                if mine and done(row.job) is None:
+                    result(row.job)
+                    print(row.job.subject, row.choice, row.value, flush=True)
     write()
 
 

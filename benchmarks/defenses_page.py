@@ -99,6 +99,9 @@ REASONS = {
     ("cifar10-blended-w32", "fine_pruning"): f"{SHORT}; tuning alone leaves 100",
     ("cifar10-blended-w32", "nad"): f"{SHORT}; not isolated further",
     ("cifar10-blended-w32", "anp"): "not isolated: the victim, and how the cut is chosen, differ",
+    ("cifar10-blended-w32", "neural_cleanse"): (
+        "no class stood out, so nothing was changed; not isolated further"
+    ),
     ("cifar10-blended-w32", "i_bau"): "2 rounds here, 5 there; not isolated further",
     ("cifar10-blended-w32", "ft_sam"): f"{SHORT}; with twice of both 5.0 (headline.md)",
 }

@@ -22,10 +22,11 @@ from unbackdoor.run import Run
 
 DEVELOPED_ON = ("clean-w16", "badnets-w16", "blended-w16", "sig-w16", "wanet-w16")
 DEVELOPED_ON += ("cifar10-blended-w32", "gtsrb-clean-w16", "gtsrb-badnets-w16", "gtsrb-blended-w16")
+DEVELOPED_ON += ("ftrojan-w16", "gtsrb-lf-w16", "cifar10-badnets-w32-short")
 """Where FMP+ and its parameters were chosen."""
 
-OPENED_ONCE = ("lf-w16", "ssba-w16", "bpp-w16", "gtsrb-wanet-w16")
-"""Held out, but measured once before the last choice; all others were opened when it was made."""
+OPENED_ONCE = ("lf-w16", "ssba-w16", "bpp-w16", "gtsrb-wanet-w16", "gtsrb-ssba-w16")
+"""Held out, but measured before the last choice; all others were opened when it was made."""
 
 HEADING = """# The headline: does the repair work?
 
@@ -42,32 +43,19 @@ same. *Coverage* is the share of the channels that the trigger changes most (the
 layer by TAC) among those that a method silenced. *Time* is of whole repairs, over that of
 fine-tuning alone. The rows of {few} images get a tenth of the clean images and as many steps.
 
-FMP+ and its parameters were chosen on the development victims. Twice a victim that was held out
-showed what they lacked, and became a development victim for it: with a fixed reach of 2
-`gtsrb-badnets-w16` kept an ASR of 65.6, so the reach is found by feedback now; with a fixed
-learning rate (`unsettled=0`) `gtsrb-blended-w16` kept 37.8, so the pace is found, too. The
-victims *opened once* took no part in any choice, but were measured before the last one: `lf-w16`
-9.3, `ssba-w16` 1.7, `bpp-w16` 3.1 and `gtsrb-wanet-w16` 0.1 then. The *held-out* ones were first
-measured when the method was as it is. Two of them show its limits: LF on GTSRB, whose stamped
-images even a clean model reads only in a third of all cases, and the zoo's BadNets victim of five
-epochs. Tried on these by hand, by variants that are not kept, on every fourth image (pruning alone
-on every eighth; the first row on all, but for ftrojan):
-
-| what is learned, or changed | cifar10-badnets-w32-short | gtsrb-lf-w16 | ftrojan-w16 |
-|---|---|---|---|
-| as it is: soft answers | 79.6 / 89.7 / 8.6 | 96.1 / 57.1 / 27.6 | 83.6 / 6.6 / 63.7 |
-| labels, smoothed by 0.1 | 79.7 / 17.0 / 64.4 | | 83.0 / 6.7 / 51.4 |
-| half of each | 79.6 / 74.0 / 21.6 | 96.7 / 63.9 / 22.2 | 83.2 / 6.6 / 62.1 |
-| its own classes, smoothed by 0.1 | 79.3 / 9.0 / 70.6 | 96.4 / 72.2 / 20.4 | 83.2 / 7.5 / 55.4 |
-| its answers at temperature 1, smoothed by 0.1 | 79.7 / 41.0 / 48.0 | | 83.1 / 8.6 / 53.3 |
-| `p=32` | 79.5 / 59.8 / 34.2 | 96.3 / 49.5 / 29.2 | |
-| `p=32`, the pruned model is the teacher | 76.6 / 17.6 / 65.6 | | |
-| `p=32`, pruning alone | 75.4 / 2.4 / 76.8 | 95.5 / 99.9 / 0.0 | 79.4 / 89.2 / 6.4 |
-| `turned=0.4` | – / 76.2 / – | 94.8 / 32.9 / – | |
-| I-BAU | | 97.2 / 19.1 / 17.1 | |
-
-So the soft answers of that model of few epochs carry the backdoor, and those of better trained ones
-keep ACC and RA: no lesson tried does best on both.
+FMP+ and its parameters were chosen on the development victims. Each time that a held-out victim
+showed what was lacking, it became a development victim: with a fixed reach of 2
+`gtsrb-badnets-w16` kept an ASR of 65.6, so the reach is found by feedback; with a fixed learning
+rate `gtsrb-blended-w16` kept 37.8, so the pace is found, too; without disturbances and with soft
+answers for lessons `gtsrb-lf-w16` kept 57.1 and the zoo's `cifar10-badnets-w32-short`, of five
+epochs, 89.7, and `ftrojan-w16` was read right in 62.4 of 84.4, so images are disturbed and lessons
+are three quarters hard. The victims *opened once* took no part in any choice, but were measured
+before the last one: then `lf-w16` had 84.3 / 9.2 / 64.1 (ACC / ASR / RA), `ssba-w16`
+84.2 / 1.8 / 82.2, `bpp-w16` 83.7 / 2.9 / 71.9, `gtsrb-wanet-w16` 96.7 / 0.1 / 96.5 and
+`gtsrb-ssba-w16` 96.1 / 0.1 / 92.6. The *held-out* ones were first measured when the method was as
+it is. `docs/ablations.md` takes the parts away one at a time. Tried by hand as well, on every fourth
+test image, with seven tenths of the images disturbed, on `badnets-w16` / `gtsrb-lf-w16`: ten epochs
+of plain SGD instead of sharpness-aware steps leave an ASR of 77.6 / 9.1.
 Averages are over victims poisoned at their attack's usual rate.
 
 Seconds are of one thread of a busy machine, each of one run: ratios of them are rough.
