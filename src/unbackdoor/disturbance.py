@@ -26,9 +26,9 @@ def disturbed(x: Tensor) -> Tensor:
     """Every image of `x` `[n, c, h, w]` in [0, 1], disturbed in one of four ways at random.
 
     Mixed with another image of the batch, shaded by a smooth field, covered in one square by
-    another image or by noise, or grained by noise; each of a strength drawn for the image. They
-    are as the shapes that a trigger may have, but none is any attack's. Draws come from torch's
-    global generator, on the CPU.
+    another image or by noise, or grained by noise; each of a strength drawn for the image. These
+    are forms that triggers take, too, but none is an attack's own. Draws come from torch's global
+    generator, on the CPU.
     """
     n = len(x)
     others = x[torch.randperm(n).to(x.device)]

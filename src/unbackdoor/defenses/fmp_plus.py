@@ -59,8 +59,8 @@ class FMPPlus(Tuning):
 
     With `p` the `N / p` channels of each layer with the most unused capacity (`capacity`) are
     silenced before, and stay silent. That is FMP's plan with a ranking that finds backdoor
-    channels, and with `epochs=0` a repair in seconds. It is off by default: it takes away what
-    healing takes away, too.
+    channels, and with `epochs=0` a repair in seconds. It is off by default: tried before images
+    were disturbed, and healed after, it gained nothing.
     """
 
     paper: ClassVar[str] = (
