@@ -70,7 +70,7 @@ class FMPPlus(Tuning):
     )
     limits: ClassVar[str] = (
         "left BadNets in a model of five epochs at an ASR of 12 %, LF on GTSRB at 8 %; a clean "
-        "model lost 1.1 points of ACC, poisoned ones up to 2; a learning rate of 0.1 broke a small "
+        "model lost a point of ACC, poisoned ones up to 2; a learning rate of 0.1 broke a small "
         "model; retuning on a few stamped images can bring the backdoor back, as with other repairs"
     )
 
