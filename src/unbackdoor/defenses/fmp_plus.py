@@ -49,9 +49,10 @@ class FMPPlus(Tuning):
       which leaves no room for what clean images do not need: by plain steps on soft answers a
       patch stayed (BadNets, ASR 78). How far a step climbs is not set in units of weights, which
       mean something else in every network (FT-SAM takes 2 for CIFAR-10 and 8 for GTSRB): it
-      reaches as far as turns over the share `turned` of the model's answers, found by feedback. Nor is the learning rate the same for every network:
-      where steps unsettle fewer than the share `unsettled` of its answers, as in one that is sure
-      of them, they grow, to five times as much at most.
+      reaches as far as turns over the share `turned` of the model's answers, found by feedback.
+      Nor is the learning rate the same for every network: where steps unsettle fewer than the
+      share `unsettled` of its answers, as in one that is sure of them, they grow, to five times as
+      much at most.
     * Three quarters of each lesson are the answered class itself: what an unsure model answers
       beside it carries the backdoor, too.
 
