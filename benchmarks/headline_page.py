@@ -53,7 +53,7 @@ are three quarters hard. The victims *opened once* took no part in any choice, b
 before the last one: then `lf-w16` had 84.3 / 9.2 / 64.1 (ACC / ASR / RA), `ssba-w16`
 84.2 / 1.8 / 82.2, `bpp-w16` 83.7 / 2.9 / 71.9, `gtsrb-wanet-w16` 96.7 / 0.1 / 96.5 and
 `gtsrb-ssba-w16` 96.1 / 0.1 / 92.6. The *held-out* ones were first measured when the method was as
-it is. `docs/ablations.md` takes the parts away one at a time. Tried by hand as well, with soft
+it is. `make ablations` takes the parts away one at a time. Tried by hand as well, with soft
 answers, on every fourth test image: ten epochs of plain SGD instead of sharpness-aware steps leave
 `badnets-w16` an ASR of 77.6, but `gtsrb-lf-w16` one of 9.1; with half of the images disturbed, and
 climbs that turn 0.15 of the answers, `gtsrb-lf-w16` keeps 19.9, and 36.8 if no image is shaded: a
