@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -70,7 +72,13 @@ def test_a_dry_run_shows_what_each_victim_is_for(run, grid, tmp_path):
     path = grid(defenses=["clp", {"name": "fmp", "p": [2, 4]}])
     shown = run("bench", path, "--out", tmp_path / "results", "--dry-run").out
     assert "6 cells on 2 victims, 6 to do" in shown
-    assert len(re.findall(r"to plant +0/3 +clp, fmp p=2, fmp", shown)) == 2
+    listed = [line.split() for line in shown.splitlines()]
+    assert sum(line[-4:] == ["0", "to", "plant", "unknown"] for line in listed) == 2
+    for method in (["clp,"], ["fmp", "p=2,"], ["fmp", "p=4,"]):
+        assert (
+            sum(line[:-4] == method and line[-3:] == ["to", "do", "unknown"] for line in listed)
+            == 2
+        )
 
 
 @pytest.mark.parametrize(
@@ -85,6 +93,18 @@ def test_what_cannot_be_is_refused_in_one_line(run, grid, tmp_path, argv, says):
     done = run("bench", grid(), "--out", tmp_path / "results", *argv)
     assert done.code == 2 and len(done.errors) == 1 and re.search(says, done.errors[0])
     assert not (tmp_path / "results").exists()
+
+
+def test_a_cluster_that_refuses_is_one_line_that_names_the_token(run, grid, tmp_path, monkeypatch):
+    def init(address, **settings):
+        raise ConnectionError("it refused")
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init))
+    argv = ("bench", grid(), "--out", tmp_path / "results", "--engine", "ray")
+    done = run(*argv, "--address", "here:1")
+    assert done.code == 2 and "no ray cluster at here:1: it refused" in done.errors[-1]
+    assert "RAY_AUTH_MODE=token" in done.errors[-1]
+    assert "RAY_AUTH_MODE" not in run(*argv).errors[-1]
 
 
 def test_the_grid_in_the_documentation_runs(run, tmp_path):

@@ -90,13 +90,20 @@ class Plan:
             for role in method.ROLES
         }
 
+    def guesses(self) -> dict[str, float | None]:
+        """Seconds that each pending cell, and each victim to be planted, may take, by its id.
+
+        None where nothing like it has run in this folder.
+        """
+        known, pending = _Times(self.store), self.pending
+        victims = {cell.victim.id: cell.victim for cell in pending}
+        planted = (v for v in victims.values() if not self.store.has("victims", v.id))
+        cells = {cell.id: known.cell(cell) for cell in pending}
+        return cells | {victim.id: known.victim(victim) for victim in planted}
+
     def estimate(self) -> Estimate:
         """How long the pending cells may take one after another, from what has run before."""
-        known = _Times(self.store)
-        pending = self.pending
-        victims = {cell.victim.id: cell.victim for cell in pending}
-        planted = [v for v in victims.values() if not self.store.has("victims", v.id)]
-        guesses = [known.cell(cell) for cell in pending] + [known.victim(v) for v in planted]
+        guesses = self.guesses().values()
         found = [guess for guess in guesses if guess is not None]
         return Estimate(sum(found), len(guesses) - len(found))
 

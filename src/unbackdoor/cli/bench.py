@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -183,27 +182,39 @@ def _told(plan: Plan) -> dict[str, Any]:
 
 
 def _listed(plan: Plan) -> Table:
-    """Each victim, and the cells that share it."""
-    rows = []
+    """Each victim, and below it the cells that share it."""
+    guesses, rows = plan.guesses(), []
+    own: dict[str, list[Cell]] = {victim.id: [] for victim in plan.victims}
+    for cell in plan.cells:
+        own[cell.victim.id].append(cell)
+
+    def add(name: str, key: str, state: str) -> None:
+        guess = guesses.get(key, 0.0)
+        rows.append((name, state, "unknown" if guess is None else _span(guess) if guess else "–"))
+
     for victim in plan.victims:
-        own = [cell for cell in plan.cells if cell.victim.id == victim.id]
-        done = sum(plan.store.has("cells", cell.id) for cell in own)
-        many = Counter(cell.method for cell in own)
-        names = [f"{name} x{count}" if count > 1 else name for name, count in many.items()]
-        there = "planted" if plan.store.has("victims", victim.id) else "to plant"
-        rows.append(
-            (f"{victim.title}, seed {victim.seed}", there, f"{done}/{len(own)}", ", ".join(names))
-        )
-    estimate = plan.estimate()
-    unknown = f" and {estimate.unknown} pieces of work of unknown length" * bool(estimate.unknown)
-    title = (
-        f"{len(plan.cells)} cells on {len(plan.victims)} victims, {len(plan.pending)} to do: "
-        f"about {_span(estimate.seconds)}{unknown}, one after another\n"
-    )
-    shown = table(("victim", "state", "done", "defenses"), rows, title)
-    shown.columns[3].justify, shown.columns[3].no_wrap = "left", False
+        there = plan.store.has("victims", victim.id)
+        add(f"{victim.title}, seed {victim.seed}", victim.id, "planted" if there else "to plant")
+        for cell in own[victim.id]:
+            record = plan.store.read("cells", cell.id)
+            add(
+                f"  {cell.method}, {cell.budget:g}",
+                cell.id,
+                record["status"] if record else "to do",
+            )
+    shown = table(("victims, cells", "state", "may take"), rows, f"{_summed(plan)}\n")
     shown.title_style = ""
     return shown
+
+
+def _summed(plan: Plan) -> str:
+    estimate, parts = plan.estimate(), []
+    if estimate.seconds:
+        parts.append(f"about {_span(estimate.seconds)}")
+    if estimate.unknown:
+        parts.append(f"{estimate.unknown} pieces of unknown length")
+    counted = f"{len(plan.cells)} cells on {len(plan.victims)} victims, {len(plan.pending)} to do"
+    return f"{counted}: {' and '.join(parts)}, one after another" if parts else counted
 
 
 def _outcome(told: dict[str, Any]) -> Table:

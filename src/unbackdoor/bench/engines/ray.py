@@ -100,7 +100,8 @@ def _cluster(share: Share) -> Iterator[Any]:
         ray.init(address=share.address or "local", **quiet, **own)
     except (ConnectionError, RuntimeError, ValueError) as error:
         where = share.address or "this machine"
-        raise ParameterError(f"no ray cluster at {where}: {error}") from None
+        asks = "; RAY_AUTH_MODE=token, if it asks for a token" * bool(share.address)
+        raise ParameterError(f"no ray cluster at {where}: {error}{asks}") from None
     # Ray tells of dead workers on stdout, some of it at the end; stdout belongs to the result.
     with redirect_stdout(sys.stderr):
         try:
