@@ -84,7 +84,7 @@ def test_the_model_alone_is_shown_disturbed_images_the_same_ones_for_both_passes
     assert torch.equal(x, before) and torch.equal(taught[0], x) and len(taught) == 1
     assert torch.equal(told[0], told[1])
     unlike = (told[0] != x).flatten(1).any(1)
-    assert unlike[:2].any() and not unlike[3:].any()  # an image may be its own partner
+    assert unlike[4:].any() and not unlike[:4].any()  # an image may be its own partner
 
 
 def test_answers_to_disturbed_images_do_not_count_as_turned():
@@ -94,10 +94,23 @@ def test_answers_to_disturbed_images_do_not_count_as_turned():
     lessons(teacher, x, y)
     assert lessons.turned == 0
 
-    class Other(nn.Module):  # another answer than the teacher's to the last image alone
+    class Other(nn.Module):  # another answer than the teacher's to the first image alone
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             logits = teacher(x)
-            return torch.cat([logits[:-1], -logits[-1:]])
+            return torch.cat([-logits[:1], logits[1:]])
 
     lessons(Other(), x, y)
     assert lessons.turned == 1
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_the_first_question_is_a_glance_that_meets_a_calm_image(count):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    lessons = Distillation(model, 1.0, share=0.7, glance=2)
+    told = shown_to(model)
+    x, y = torch.rand(count, 1, 2, 2), torch.zeros(count, dtype=torch.int64)
+    first = lessons(model, x, y)
+    assert len(told[0]) == (count + 1) // 2 and lessons.unsettled == 0 and first.isfinite()
+    lessons(model, x, y)
+    assert len(told[1]) == count and torch.equal(told[1][::2], told[0])
+    assert torch.equal(told[1][0], x[0])

@@ -67,7 +67,8 @@ def test_norms_take_their_statistics_from_undisturbed_images_in_the_end():
 
 
 @pytest.mark.parametrize(
-    ("choice", "value"), [("disturbed", 0.0), ("certainty", 0.0), ("temperature", 4.0)]
+    ("choice", "value"),
+    [("disturbed", 0.0), ("certainty", 0.0), ("temperature", 4.0), ("glance", 1)],
 )
 def test_what_is_taught_is_as_declared(choice, value):
     clean, net = trained()

@@ -50,9 +50,9 @@ class FMPPlus(Tuning):
       patch stayed (BadNets, ASR 78). How far a step climbs is not set in units of weights, which
       mean something else in every network (FT-SAM takes 2 for CIFAR-10 and 8 for GTSRB): it
       reaches as far as turns over the share `turned` of the model's answers, found by feedback.
-      Nor is the learning rate the same for every network: where steps unsettle fewer than the
-      share `unsettled` of its answers, as in one that is sure of them, they grow, to five times as
-      much at most.
+      Where to is found from each `glance`-th image of a batch, for time. Nor is the learning rate
+      the same for every network: where steps unsettle fewer than the share `unsettled` of its
+      answers, as in one that is sure of them, they grow, to five times as much at most.
     * Three quarters of each lesson are the answered class itself: what an unsure model answers
       beside it carries the backdoor, too.
 
@@ -87,13 +87,14 @@ class FMPPlus(Tuning):
         0.75, ge=0, le=1, description="share of a lesson that is the answered class itself"
     )
     turned: float = Field(0.12, gt=0, lt=1, description="share of answers that a climb turns over")
+    glance: int = Field(2, ge=1, description="a climb is found from one image in so many")
     unsettled: float = Field(0.08, ge=0, lt=1, description="share of answers that steps may turn")
     rho: float = Field(2.0, gt=0, description="reach of the first climb, in relative weight norm")
     temperature: float = Field(2.0, gt=0, description="softness of the answers that are learned")
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model`, taught by what it was; before that, its idle channels silenced if asked for."""
-        lessons = Distillation(model, self.temperature, self.certainty, self.disturbed)
+        lessons = Distillation(model, self.temperature, self.certainty, self.disturbed, self.glance)
         layers, scores = self._ranked(model, clean, run) if self.p else ((), {})
         mask = {name: highest(score, len(score) // self.p) for name, score in scores.items()}
         silence_(model, layers, mask)
