@@ -26,7 +26,8 @@ DEVELOPED_ON += ("ftrojan-w16", "gtsrb-lf-w16", "cifar10-badnets-w32-short")
 """Where FMP+ and its parameters were chosen."""
 
 OPENED_ONCE = ("lf-w16", "ssba-w16", "bpp-w16", "gtsrb-wanet-w16", "gtsrb-ssba-w16")
-"""Held out, but measured before the last choice; all others were opened when it was made."""
+OPENED_ONCE += ("gtsrb-ftrojan-w16", "gtsrb-bpp-w16")
+"""Held out, but measured before a later choice; all others were opened when it was made."""
 
 HEADING = """# The headline: does the repair work?
 
@@ -34,14 +35,15 @@ HEADING = """# The headline: does the repair work?
 
 Every method repairs every victim with the same parameters, from the same clean images (a tenth of
 the training set's size, never seen by the victim). Fine-tuning takes {epochs} epochs in every
-method but FMP+ (6, each of two gradients and the teacher's answer). Rates are in percent with 95 %
-intervals; ACC on all test images, ASR and RA on all stamped ones whose true class is not the
-target. *RA below limit* is against a clean model's RA on the same stamped images. *ASR retuned* is
-the ASR after the re-activation attack (Min et al. 2024): fine-tuning on 50 stamped images with the
-attacker's label and 1,000 clean ones, 5 epochs at 0.01; in the row *none* a clean model gets the
-same. *Coverage* is the share of the channels that the trigger changes most (the top N/64 of each
-layer by TAC) among those that a method silenced. *Time* is of whole repairs, over that of
-fine-tuning alone. The rows of {few} images get a tenth of the clean images and as many steps.
+method but FMP+ (6, each of one and a half gradients and the teacher's answer). Rates are in
+percent with 95 % intervals; ACC on all test images, ASR and RA on all stamped ones whose true
+class is not the target. *RA below limit* is against a clean model's RA on the same stamped images.
+*ASR retuned* is the ASR after the re-activation attack (Min et al. 2024): fine-tuning on 50
+stamped images with the attacker's label and 1,000 clean ones, 5 epochs at 0.01; in the row *none*
+a clean model gets the same. *Coverage* is the share of the channels that the trigger changes most
+(the top N/64 of each layer by TAC) among those that a method silenced. *Time* is of whole repairs,
+over that of fine-tuning alone. The rows of {few} images get a tenth of the clean images and as
+many steps.
 
 FMP+ and its parameters were chosen on the development victims. Each time that a held-out victim
 showed what was lacking, it became a development victim: with a fixed reach of 2
@@ -50,14 +52,16 @@ rate `gtsrb-blended-w16` kept 37.8, so the pace is found, too; without disturban
 answers for lessons `gtsrb-lf-w16` kept 57.1 and the zoo's `cifar10-badnets-w32-short`, of five
 epochs, 89.7, and `ftrojan-w16` was read right in 62.4 of 84.4, so images are disturbed and lessons
 are three quarters hard. The victims *opened once* took no part in any choice, but were measured
-before the last one: then `lf-w16` had 84.3 / 9.2 / 64.1 (ACC / ASR / RA), `ssba-w16`
-84.2 / 1.8 / 82.2, `bpp-w16` 83.7 / 2.9 / 71.9, `gtsrb-wanet-w16` 96.7 / 0.1 / 96.5 and
-`gtsrb-ssba-w16` 96.1 / 0.1 / 92.6. The *held-out* ones were first measured when the method was as
-it is. `make ablations` takes the parts away one at a time. Tried by hand as well, with soft
-answers, on every fourth test image: ten epochs of plain SGD instead of sharpness-aware steps leave
-`badnets-w16` an ASR of 77.6, but `gtsrb-lf-w16` one of 9.1; with half of the images disturbed, and
-climbs that turn 0.15 of the answers, `gtsrb-lf-w16` keeps 19.9, and 36.8 if no image is shaded: a
-disturbance of a trigger's kind counts most, others help.
+before a later one: before images were disturbed `lf-w16` had 84.3 / 9.2 / 64.1 (ACC / ASR / RA),
+`ssba-w16` 84.2 / 1.8 / 82.2, `bpp-w16` 83.7 / 2.9 / 71.9, `gtsrb-wanet-w16` 96.7 / 0.1 / 96.5 and
+`gtsrb-ssba-w16` 96.1 / 0.1 / 92.6; before climbs were found from half of each batch, for time,
+`gtsrb-ftrojan-w16` had 96.9 / 0.0 / 96.8 and `gtsrb-bpp-w16` 95.7 / 0.0 / 95.0. The *held-out*
+ones were first measured when the method was as it is. `make ablations` takes the parts away one at
+a time. Tried by hand as well, with soft answers, on every fourth test image: ten epochs of plain
+SGD instead of sharpness-aware steps leave `badnets-w16` an ASR of 77.6, but `gtsrb-lf-w16` one of
+9.1; with half of the images disturbed, and climbs that turn 0.15 of the answers, `gtsrb-lf-w16`
+keeps 19.9, and 36.8 if no image is shaded: a disturbance of a trigger's kind counts most, others
+help.
 Averages are over victims poisoned at their attack's usual rate.
 
 Seconds are of one thread of a busy machine, each of one run: ratios of them are rough.
