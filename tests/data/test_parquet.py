@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from unbackdoor import data
-from unbackdoor.errors import ImagesError
+from unbackdoor.errors import ImagesError, UnbackdoorWarning
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -41,6 +41,17 @@ def test_a_folder_of_shards_without_names(tmp_path):
     write(tmp_path / "a.parquet", [0, 1])
     found = data.open_images(tmp_path)
     assert found.labels.tolist() == [0, 1, 2] and found.classes == ("0", "1", "2")
+
+
+def test_a_data_set_known_by_name_may_lie_as_parquet(tmp_path, monkeypatch):
+    monkeypatch.setenv("UNBACKDOOR_DATA", str(tmp_path))
+    for split, labels in (("train", [1, 0]), ("test", [1])):
+        write(tmp_path / f"cifar10-{split}.parquet", labels, names=["cat", "dog"])
+    assert data.open_images("cifar10").labels.tolist() == [1, 0]
+    assert data.open_images("cifar10:test").labels.tolist() == [1]
+    write(tmp_path / "gtsrb-test.parquet", [0])
+    with pytest.warns(UnbackdoorWarning, match="4x3 to 32x32|3x4 to 32x32"):
+        assert data.open_images("gtsrb:test").shape == (3, 32, 32)
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,19 @@
-"""torchvision's data sets by name, downloaded only when that is asked for."""
+"""torchvision's data sets by name, from parquet files if they lie there, else as torchvision keeps
+them; downloaded only when that is asked for."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..errors import ImagesError
+from . import parquet
 from ._source import Picture, Raw, Source
 
 NAMES = ("cifar10", "cifar100", "gtsrb")
@@ -26,10 +29,17 @@ def folder() -> Path:
 
 
 def read(source: Source) -> Raw:
-    """The training images of a data set, or its test images with `:test`."""
+    """The training images of a data set, or its test images with `:test`.
+
+    `NAME-train.parquet` and `NAME-test.parquet` in `folder()` go before torchvision's own files.
+    """
+    split = source.split or "train"
+    kept = folder() / f"{source.name}-{split}.parquet"
+    if kept.is_file():
+        raw = parquet.read(Source(str(kept)))
+        return replace(raw, size=GTSRB_SIZE if source.name == "gtsrb" else None)
     from torchvision import datasets
 
-    split = source.split or "train"
     if source.name == "gtsrb":
         found = _opened(source, datasets.GTSRB, split=split)
         pictures = [Picture(str(path), Path(path)) for path, _ in found._samples]
