@@ -64,7 +64,8 @@ keeps 19.9, and 36.8 if no image is shaded: a disturbance of a trigger's kind co
 help.
 Averages are over victims poisoned at their attack's usual rate.
 
-Seconds are of one thread of a busy machine, each of one run: ratios of them are rough.
+Seconds are of one thread of a busy machine, each of one run: ratios of them are rough. On idle
+cores `benchmarks/repair_time.py` finds 1.38 for FMP+ (docs/performance.md).
 
 """
 
@@ -153,7 +154,7 @@ def covered(name: str, told: dict[str, Any]) -> float | None:
 def usual_rate(name: str) -> bool:
     """Whether the victim was poisoned at its attack's usual rate: those are averaged."""
     victim = victim_named(name)
-    return victim is None or not victim.note
+    return victim is None or "rate" not in victim.params
 
 
 @dataclass

@@ -44,6 +44,8 @@ CACHE = ROOT / "cache"
 FILES = {"cifar10": "cifar10", "gtsrb": "gtsrb32"}
 WEAK = 0.8
 """A victim with an ASR below this is told of in docs/victims.md, and judges nothing."""
+FOOLED = 0.5
+"""Nor does one whose trigger sends more of a clean model's images to the target."""
 PAPERS_FIVE = ("badnets", "blended", "lf", "ssba", "wanet")
 BESIDE_THEM = ("ftrojan", "bpp", "refool")
 
@@ -192,9 +194,38 @@ def ready(victim: Victim) -> bool:
     return (victim.folder / "meta.json").exists()
 
 
+def of_clean_model(victim: Victim) -> dict[str, float]:
+    """What a model that was never attacked scores on the test images of `victim`.
+
+    `clean_acc`, on the stamped ones `ra_limit`, which no repair can be asked to pass, and
+    `clean_asr`: a trigger that fools a clean model says little about a backdoor.
+    """
+    clean = next(v for v in VICTIMS if v.attack == "clean" and v.data == victim.data)
+    if not ready(clean):
+        return {}
+    known = victim.folder / "clean.json"
+    if not known.exists():
+        rates = score(model_of(clean), Run(), None, triggered_of(victim)).as_json()
+        known.write_text(json.dumps(rates), encoding="utf-8")
+    rates = json.loads(known.read_text(encoding="utf-8"))
+    return {
+        "clean_acc": meta_of(clean)["acc"]["value"],
+        "clean_asr": rates["asr"]["value"],
+        "ra_limit": rates["ra"]["value"],
+    }
+
+
 def took(victim: Victim) -> bool:
-    """Whether its backdoor is in, so that it can show something about a repair."""
-    return victim.attack == "clean" or meta_of(victim)["asr"]["value"] >= WEAK
+    """Whether its backdoor is in, so that it can show something about a repair.
+
+    All-to-all asks for the true class first: its ASR is held against ACC.
+    """
+    if victim.attack == "clean":
+        return True
+    told = meta_of(victim)
+    most = told["acc"]["value"] if victim.params.get("all_to_all") else 1.0
+    fooled = of_clean_model(victim).get("clean_asr", 0.0)
+    return bool(told["asr"]["value"] >= WEAK * most and fooled < FOOLED)
 
 
 @contextmanager
