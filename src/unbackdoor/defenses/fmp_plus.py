@@ -70,8 +70,8 @@ class FMPPlus(Tuning):
         "arXiv 1911.04252"
     )
     limits: ClassVar[str] = (
-        "left BadNets in a model of five epochs at an ASR of 12 %, LF on GTSRB at 8 %; a clean "
-        "model lost a point of ACC, poisoned ones up to 2; a learning rate of 0.1 broke a small "
+        "left LF on GTSRB, and BadNets in a model of five epochs, at an ASR of 8 %; clean models "
+        "lost 1.3 points of ACC, poisoned ones up to 2; a learning rate of 0.1 broke a small "
         "model; retuning on a few stamped images can bring the backdoor back, as with other repairs"
     )
 
