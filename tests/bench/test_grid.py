@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from itertools import pairwise
+from itertools import pairwise, product
 
 import pytest
 
@@ -102,6 +102,8 @@ def test_what_is_unknown_names_the_nearest(tmp_path, change, says):
         (("p = [8, 16]", "p = 0"), "greater than or equal to 1"),
         (("0.05, 20", "0.05, -1"), "budget"),
         (("0.05, 20", "0.05, 1.5"), "budget"),
+        (("0.05, 20", "0.05, inf"), "budget"),
+        (("0.05, 20", "0.05, nan"), "budget"),
         (('"digits"', "3"), "names or tables"),
         (("seeds", "= seeds"), "no TOML"),
     ],
@@ -117,13 +119,31 @@ def test_only_some(cells):
     assert {cell.defense["name"] for cell in grid.chosen(cells, "clp")} == {"clp"}
     some = grid.chosen(cells, "badnets/0.2*clp*seed1")
     assert {cell.title for cell in some} == {
-        f"digits/preact_resnet18/badnets/0.2/clp/{budget}/seed1" for budget in ("0.05", "20")
+        f"digits/preact_resnet18 width={width}/badnets/0.2/clp/{budget}/seed1"
+        for budget, width in product(("0.05", "20"), (2, 4))
     }
     (own,) = {cell.method for cell in grid.chosen(cells, "fmp p=8/")}
     assert own == "fmp p=8"
     assert grid.chosen(cells, cells[5].id) == [cells[5]] and grid.chosen(cells, None) == cells
     with pytest.raises(ParameterError, match=r"none of 144 cells matches 'nothing': digits/"):
         grid.chosen(cells, "nothing")
+
+
+def test_victims_that_differ_have_titles_that_differ(tmp_path):
+    text = SMALL.replace('"badnets"', '{name = "badnets", count = [1, 50], size = 2}').replace(
+        '["digits"]', '[{name = "digits", reserve = [0.2, 0.3]}]'
+    )
+    victims = {cell.victim.id: cell.victim for cell in grid.cells(read(tmp_path, text))}.values()
+    titles = {(victim.title, victim.seed) for victim in victims}
+    assert len(titles) == len(victims) == 2 * 2 * (1 + 2 + 1) * 3
+    assert ("digits reserve=0.2/preact_resnet18 width=4/badnets count=50", 0) in titles
+    (one,) = grid.cells(
+        read(
+            tmp_path,
+            'data=["digits"]\narchitectures=["preact_resnet18"]\ndefenses=["clp"]\nseeds=[3]',
+        )
+    )
+    assert one.title == "digits/preact_resnet18/none/clp/0.05/seed3"
 
 
 def test_a_data_set_has_its_own_settings(tmp_path):

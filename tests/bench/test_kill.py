@@ -9,9 +9,12 @@ import signal
 import time
 from pathlib import Path
 
-from unbackdoor.bench import grid
+from unbackdoor.bench import grid, victims
 from unbackdoor.bench.engines import local
 from unbackdoor.bench.run import Bench
+from unbackdoor.bench.store import Store
+
+from .test_run import numbers
 
 KILLS = 10
 
@@ -21,16 +24,27 @@ def quiet(*_: object) -> None:
 
 
 def worked(folder: Path, told: grid.Grid, log: Path) -> None:
-    """A whole run, which writes the id of each cell that it begins to repair into `log`."""
-    repaired = Bench._repaired
+    """A whole run, which writes the id of each victim and each cell that it begins into `log`."""
+    repaired, plant = Bench._repaired, victims.plant
 
-    def logged(self, wanted, *more):
+    def begins(name: str) -> None:
         with log.open("a") as file:
-            file.write(f"{wanted.id}\n")
+            file.write(f"{name}\n")
+
+    def repairing(self, wanted, *more):
+        begins(wanted.id)
         return repaired(self, wanted, *more)
 
-    Bench._repaired = logged
+    def planting(wanted, *more):
+        begins(wanted.id)
+        return plant(wanted, *more)
+
+    Bench._repaired, victims.plant = repairing, planting
     local.work(Bench(folder, "cpu", 1), grid.cells(told), quiet, quiet)
+
+
+def lines(log: Path) -> list[str]:
+    return log.read_text().split() if log.exists() else []
 
 
 def started(target, *args):
@@ -41,44 +55,62 @@ def started(target, *args):
 
 
 def files(folder: Path) -> dict[str, tuple[int, int]]:
-    """Each result, and what a rewrite of it would change."""
-    found = ((path.name, path.stat()) for path in (folder / "cells").glob("[!.]*.json"))
+    """Each victim and cell that is done, and what a rewrite of it would change."""
+    paths = [path for kind in ("cells", "victims") for path in (folder / kind).glob("[!.]*.json")]
+    found = ((path.stem, path.stat()) for path in paths)
     return {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in found}
+
+
+def killed(process, log: Path, begun: int, after: float) -> bool:
+    """Whether it lived to be killed, `after` seconds after it had begun so many pieces of work."""
+    while process.is_alive() and len(lines(log)) < begun:
+        time.sleep(0.002)
+    process.join(after)
+    alive = process.is_alive()
+    if alive:
+        os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    return alive
 
 
 def test_ten_kills_repeat_no_finished_cell(tiny, tmp_path):
     multiprocessing.get_context("forkserver").set_forkserver_preload([__name__])
     rng = random.Random(0)
-    told = tiny(seeds=[0, 1], defenses=["fine_tuning", "clp", "bnp"])
+    told = tiny(seeds=[0, 1], defenses=["fine_tuning", "clp", "bnp", "fst"])
     cells = {cell.id for cell in grid.cells(told)}
+    work = cells | {cell.victim.id for cell in grid.cells(told)}
     whole = tmp_path / "whole"
     began = time.monotonic()
     process = started(worked, whole, told, tmp_path / "whole.log")
     process.join()
-    took = time.monotonic() - began
-    assert process.exitcode == 0 and len(files(whole)) == len(cells) == 12
+    piece = (time.monotonic() - began) / len(work)
+    assert process.exitcode == 0 and files(whole).keys() == work and len(work) == 20
 
-    folder, done, begun = tmp_path / "killed", {}, 0
+    folder, done, begun, amid = tmp_path / "killed", {}, 0, 0
     for kill in range(KILLS):
         log = tmp_path / f"{kill}.log"
         process = started(worked, folder, told, log)
-        process.join(rng.uniform(0.1, 0.35) * took)
-        if process.is_alive():
-            os.kill(process.pid, signal.SIGKILL)
-        process.join()
-        again = set(log.read_text().split()) if log.exists() else set()
-        assert not {f"{name}.json" for name in again} & done.keys()
-        begun += len(again)
+        alive = killed(process, log, rng.choice((2, 3)), rng.uniform(0, piece / 2))
+        assert not set(lines(log)) & done.keys()
+        begun += len(lines(log))
         now = files(folder)
         assert done.items() <= now.items()
         done = now
+        amid += alive and bool(done.keys() & cells) and not cells <= done.keys()
+    assert amid >= KILLS // 2, "most kills must meet a bench that has results and lacks some"
     last = started(worked, folder, told, tmp_path / "last.log")
     last.join()
-    assert last.exitcode == 0
-    assert {name.removesuffix(".json") for name in files(folder)} == cells
-    # A kill may cost the one cell that it hit, and no more.
-    assert begun <= len(cells) + KILLS
+    assert last.exitcode == 0 and files(folder).keys() == work
+    # A kill may cost the one piece of work that it hit, and no more.
+    assert begun + len(lines(tmp_path / "last.log")) <= len(work) + KILLS
     assert not list((folder / "cells").glob("*.part"))
+    undisturbed, found = Store(whole), Store(folder)
+    for cell in cells:
+        one, other = undisturbed.read("cells", cell), found.read("cells", cell)
+        if other["spent"]["resumed"]:
+            assert "passes" not in other["notes"]
+            one["notes"].pop("passes", None)
+        assert numbers(other) == numbers(one)
 
 
 def test_two_runs_share_the_work(tiny, tmp_path):
@@ -89,5 +121,6 @@ def test_two_runs_share_the_work(tiny, tmp_path):
     for process in both:
         process.join()
         assert process.exitcode == 0
-    ran = [line for log in logs if log.exists() for line in log.read_text().split()]
-    assert sorted(ran) == sorted(cell.id for cell in grid.cells(told))
+    ran = [name for log in logs for name in lines(log)]
+    cells = grid.cells(told)
+    assert sorted(ran) == sorted({cell.id for cell in cells} | {cell.victim.id for cell in cells})

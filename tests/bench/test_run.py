@@ -79,7 +79,7 @@ def test_a_defense_sees_clean_images_of_the_budget_and_nothing_else(bench, tiny,
     worked(bench, grid.chosen(grid.cells(tiny()), "badnets*fine_tuning"))
     clean, run = seen
     victim = next(cell.victim for cell in grid.cells(tiny()) if cell.victim.attack)
-    images = bench._shelf(victim)
+    images = bench.shelf(victim)
     known = {image.numpy().tobytes() for image in images.train.pixels}
     assert len(clean) == 12 and all(image.numpy().tobytes() in known for image in clean.pixels)
     stamped = victims.attack_of(victim).triggered(images.test).images
@@ -136,10 +136,31 @@ def test_what_is_doubtful_is_flagged(bench, tiny, sources, tmp_path):
     assert "weak-victim" in attacked["flags"] or attacked["before"]["asr"]["value"] >= 0.9
 
 
+def test_the_grid_that_asks_says_what_is_weak(bench, tiny):
+    other = [{"name": "badnets", "size": 2, "target": 1}]
+    low, high = (
+        grid.chosen(grid.cells(tiny(attacks=other, min_asr=bound)), "badnets")
+        for bound in (0.0, 0.9)
+    )
+    ((_, first, _),) = worked(bench, low[:1])
+    ((_, second, _),) = worked(bench, high[1:])
+    assert first["before"] == second["before"] and first["before"]["asr"]["value"] < 0.9
+    assert "weak-victim" not in first["flags"] and "weak-victim" in second["flags"]
+
+
+def test_what_was_resumed_says_nothing_of_the_time(bench, tiny):
+    cells = grid.chosen(grid.cells(tiny()), "badnets*fine_tuning")
+    (bench.folder / "begun" / cells[0].id).mkdir(parents=True)
+    ((_, record, _),) = worked(bench, cells)
+    assert record["spent"]["resumed"] and "passes" not in record["notes"]
+    bench.store.remove("victims", cells[0].victim.id)
+    assert Plan(grid.cells(tiny(seeds=[1])), bench.store).estimate().seconds == 0
+
+
 def test_a_reserve_is_kept_from_the_victim(bench, tiny, sources):
     half = {**sources, "reserve": 0.5}
     cell = grid.cells(tiny(data=[half]))[0]
-    images = bench._shelf(cell.victim)
+    images = bench.shelf(cell.victim)
     theirs, ours = (
         {image.numpy().tobytes() for image in part.pixels} for part in (images.train, images.pool)
     )
@@ -151,7 +172,7 @@ def test_a_reserve_is_kept_from_the_victim(bench, tiny, sources):
 def test_budgets_lie_in_each_other(bench, tiny):
     from unbackdoor.run import Run
 
-    images = bench._shelf(grid.cells(tiny())[0].victim)
+    images = bench.shelf(grid.cells(tiny())[0].victim)
     small, large = images.budget(5, Run(1)), images.budget(0.5, Run(1))
     assert len(large) == 15 and torch.equal(small.pixels, large.pixels[:5])
 

@@ -107,3 +107,37 @@ def test_a_cell_whose_workers_all_die_has_failed(tiny, sources, tmp_path):  # no
     assert (counts["ran"], counts["failed"]) == (1, 1)
     (found,) = Store(tmp_path / "b").all("cells")
     assert found["error"].startswith(f"WorkerDiedError: its worker died {DEATHS + 1} times")
+
+
+def test_a_victim_whose_workers_all_die_fails_its_cells(tiny, sources, tmp_path):  # noqa: F811
+    long = {**LONG, "training": {"epochs": 200, "batch": 16}}
+    (tmp_path / "grid.toml").write_text(toml(sources, **long))
+    bench = started(tmp_path, "--only", "badnets")
+    assert len(killed(bench, "_plant", DEATHS + 2)) == DEATHS + 1
+    assert bench.wait() == 1, (tmp_path / "err").read_text()
+    (found,) = Store(tmp_path / "b").all("cells")
+    assert found["error"].startswith(f"WorkerDiedError: its worker died {DEATHS + 1} times")
+
+
+def test_a_second_run_goes_on_where_the_driver_was_killed(tiny, sources, tmp_path):  # noqa: F811
+    many = {"seeds": [0, 1, 2]}
+    (tmp_path / "grid.toml").write_text(toml(sources, **many))
+    store, bench = Store(tmp_path / "b"), started(tmp_path)
+    while bench.poll() is None and not list(store.all("cells")):
+        time.sleep(0.02)
+    bench.kill()
+    bench.wait()
+    done = {path: path.stat().st_mtime_ns for path in (tmp_path / "b" / "cells").glob("[!.]*")}
+    assert 0 < len(done) < len(grid.cells(tiny(**many)))
+    assert started(tmp_path).wait() == 0, (tmp_path / "err").read_text()
+    assert {record["id"] for record in store.all("cells")} == {
+        c.id for c in grid.cells(tiny(**many))
+    }
+    assert all(path.stat().st_mtime_ns == written for path, written in done.items())
+
+
+def test_what_no_machine_has_is_refused(sources, tmp_path):  # noqa: F811
+    (tmp_path / "grid.toml").write_text(toml(sources))
+    assert started(tmp_path, "--cpus-per-cell", "4096").wait() == 2
+    told = (tmp_path / "err").read_text().strip().splitlines()[-1]
+    assert told.startswith("error: a cell asks for 4096 CPUs; the largest machine has ")

@@ -6,8 +6,9 @@ included, and nothing that does not, such as the machine or the order.
 
 from __future__ import annotations
 
+import math
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -95,23 +96,18 @@ class Victim:
     precision: str
     min_asr: float
     """Below it the victim is called weak. It decides no weight: it is no part of the identity."""
+    title: str
+    """Data, network, attack, rate, and what tells them apart in the grid. No part of it, either."""
 
     def declaration(self) -> Table:
         """Everything that decides its weights."""
-        names = (field.name for field in fields(self) if field.name != "min_asr")
+        names = (field.name for field in fields(self) if field.name not in ("min_asr", "title"))
         return {name: getattr(self, name) for name in names}
 
     @cached_property
     def id(self) -> str:
         """What stands for it."""
         return identity({"victim": self.declaration()})
-
-    @property
-    def title(self) -> str:
-        """Data, network, attack, rate and seed, for a person."""
-        attack = self.attack or {"name": NO_ATTACK}
-        parts = [self.data["name"], self.architecture["name"], attack["name"]]
-        return "/".join([*parts, *([f"{attack['rate']:g}"] if "rate" in attack else [])])
 
 
 @dataclass(frozen=True)
@@ -161,13 +157,14 @@ def read(path: Path) -> Grid:
 def cells(grid: Grid) -> list[Cell]:
     """Every cell of the grid once, a whole seed before the next, those of a victim together."""
     found: dict[str, Cell] = {}
-    sets = [_data(table) for table in _tables("data", grid.data)]
-    networks = [_network(table) for table in _tables("architectures", grid.architectures)]
-    for seed, data_set, network in product(grid.seeds, sets, networks):
+    sets = [(place, _data(table)) for place, table in _labelled(_tables("data", grid.data))]
+    tables = _labelled(_tables("architectures", grid.architectures))
+    networks = [(net, _network(table)) for net, table in tables]
+    for seed, (place, data_set), (net, network) in product(grid.seeds, sets, networks):
         defenses = _defenses(grid, data_set)
-        for attack, training in _attacks(grid, data_set):
+        for name, attack, training in _attacks(grid, data_set):
             told = (data_set.declaration(), network, attack, training, seed, grid.precision)
-            victim = Victim(*told, grid.min_asr)
+            victim = Victim(*told, grid.min_asr, f"{place}/{net}/{name}")
             for budget, (label, defense) in product(grid.budgets, defenses):
                 cell = Cell(victim, defense, _budget(budget), label)
                 found.setdefault(cell.id, cell)
@@ -209,6 +206,22 @@ def _tables(where: str, entries: Sequence[Any]) -> Iterator[Table]:
             yield dict(zip(keys, values, strict=True))
 
 
+def _labelled(tables: Iterable[Table], *apart: str) -> Iterator[tuple[str, Table]]:
+    """Each table after its name and what tells it from others of that name: `badnets size=4`.
+
+    What is told `apart` is left out; a count never is.
+    """
+    every = list(tables)
+    for table in every:
+        others = [other for other in every if other["name"] == table["name"]]
+        told = (
+            f" {key}={value}"
+            for key, value in table.items()
+            if key == "count" or (key not in apart and any(o.get(key) != value for o in others))
+        )
+        yield table["name"] + "".join(told), table
+
+
 def _data(table: Table) -> Data:
     name = table["name"]
     if "train" not in table and "test" not in table:
@@ -227,14 +240,16 @@ def _network(table: Table) -> Table:
     return {"name": name, "options": options}
 
 
-def _attacks(grid: Grid, data_set: Data) -> Iterator[tuple[Table | None, Table | None]]:
-    """(declaration, None) of each attack, after (None, settings) of the clean model."""
+def _attacks(grid: Grid, data_set: Data) -> Iterator[tuple[str, Table | None, Table | None]]:
+    """(label, declaration, None) of each attack, after (label, None, settings) of a clean model."""
     given = {**grid.training, **data_set.training}
-    yield None, _strict(Training, "training", given).model_dump(mode="json")
-    for table in _tables("attacks", grid.attacks):
+    yield NO_ATTACK, None, _strict(Training, "training", given).model_dump(mode="json")
+    for label, table in _labelled(_tables("attacks", grid.attacks), "rate"):
         rates: list[Table] = [{"rate": rate} for rate in grid.rates] or [{}]
         for rate in [{}] if {"rate", "count"} & table.keys() else rates:
-            yield _declared("attack", {**given, **rate, **table}), None
+            found = _declared("attack", {**given, **rate, **table})
+            share = f"/{found['rate']:g}" if "rate" in found and "count" not in table else ""
+            yield label + share, found, None
 
 
 def _defenses(grid: Grid, data_set: Data) -> list[tuple[str, Table]]:
@@ -245,8 +260,8 @@ def _defenses(grid: Grid, data_set: Data) -> list[tuple[str, Table]]:
     found = []
     for table in _tables("defenses", grid.defenses):
         tunes = issubclass(method.find("defense", table["name"]), Tuning)
-        own = (f" {key}={value}" for key, value in table.items() if key != "name")
         declared = _declared("defense", {**given, **table} if tunes else table)
+        own = (f" {key}={value}" for key, value in table.items() if key != "name")
         found.append((table["name"] + "".join(own), declared))
     return found
 
@@ -257,7 +272,7 @@ def _declared(role: method.Role, table: Table) -> Table:
 
 
 def _budget(budget: int | float) -> int | float:
-    if budget <= 0 or (budget >= 1 and budget != int(budget)):
+    if not (0 < budget < math.inf) or (budget >= 1 and budget != int(budget)):
         raise ParameterError(
             f"a budget is a share below 1 of the training images, or a count, got {budget!r}"
         )

@@ -40,10 +40,18 @@ def judged(model: nn.Module, test: Images, stamped: Triggered | None, run: Run) 
     return Judged(Score(acc, asr, ra), said)
 
 
+WEAK = "weak-victim"
+
+
+def weak(asr: Rate | None, min_asr: float) -> Iterator[str]:
+    """Whether the backdoor is too weak to test anything, by the bound of the grid that asks."""
+    if asr is not None and asr.value < min_asr:
+        yield WEAK
+
+
 def of_victim(asr: Rate | None, learned: Mapping[str, Rate], min_asr: float) -> Iterator[str]:
     """What makes a model a poor test of a defense."""
-    if asr is not None and asr.value < min_asr:
-        yield "weak-victim"
+    yield from weak(asr, min_asr)
     if lacking(learned):
         yield "undertrained-victim"
 

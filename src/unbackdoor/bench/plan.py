@@ -139,8 +139,9 @@ def _likeness(victim: Record, *method_names: str | None) -> list[tuple[Any, ...]
 
 
 def _done(records: Iterable[Record]) -> Iterator[Record]:
-    """What did not fail: a failure tells nothing of how long such work takes."""
-    return (record for record in records if record["status"] == "done")
+    """What neither failed nor was resumed: only that tells how long such work takes."""
+    done = (record for record in records if record["status"] == "done")
+    return (record for record in done if not record["spent"].get("resumed"))
 
 
 def _failed(record: Record | None) -> bool:

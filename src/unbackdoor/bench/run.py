@@ -25,7 +25,7 @@ from ..errors import OutputError, UnbackdoorWarning
 from ..images import overlap, to_float
 from ..measure import Rate, Score, der
 from ..run import Progress, Run, pick_device
-from . import flags, victims
+from . import flags, judge, victims
 from .grid import Cell, Victim
 from .judge import Judged, judged, same_weights
 from .shelf import Shelf, shelf
@@ -79,13 +79,14 @@ class Bench:
             if (found := self._known(wanted)) is not None:
                 return found
             start = time.perf_counter()
-            run, images = self._run(wanted, progress), self._shelf(wanted)
+            run, images = self._run(wanted, progress), self.shelf(wanted)
+            resumed = victims.begun(self.store.victim(wanted.id))
             told = self._result(
                 {"kind": "victim", "id": wanted.id, "victim": wanted.declaration()},
                 lambda: self._planted(wanted, images, run),
                 run,
             )
-            told["spent"] = {"all": time.perf_counter() - start}
+            told["spent"] = {"all": time.perf_counter() - start, "resumed": resumed}
             self.store.write("victims", wanted.id, told)
             victims.finish(self.store.victim(wanted.id))
             return told
@@ -105,14 +106,18 @@ class Bench:
             planting = time.perf_counter() - start
             if victim is None:
                 return None, False
-            run, images = self._run(wanted.victim, progress), self._shelf(wanted.victim)
+            run, images = self._run(wanted.victim, progress), self.shelf(wanted.victim)
             with self.store.begun(wanted.id) as begun:
+                resumed = begun.exists()
                 told = self._result(
                     _heading(wanted, victim),
                     lambda: self._repaired(wanted, victim, images, replace(run, cache=begun)),
                     run,
                 )
-                told["spent"] |= {"all": time.perf_counter() - start - planting}
+                spent = time.perf_counter() - start - planting
+                told["spent"] |= {"all": spent, "resumed": resumed}
+                if resumed:  # what the stopped run passed over the images is not known
+                    told.get("notes", {}).pop("passes", None)
                 self.store.write("cells", wanted.id, told)
             return told, True
 
@@ -153,13 +158,15 @@ class Bench:
         spent = {"repair": between - start, "measure": time.perf_counter() - between}
         shared = overlap(clean, images.test)
         before = _score(victim)
-        found = [*victim["flags"], *_own_flags(defense, ready, repair, after, baseline, shared)]
+        weak = judge.weak(before.asr, wanted.victim.min_asr)
+        theirs = [flag for flag in victim["flags"] if flag != judge.WEAK]
+        own = _own_flags(defense, ready, repair, after, baseline, shared)
         return {
             "defense": record.of_method(defense),
             "after": record.of_score(after.score),
             "der": der(before, after.score),
             "linear": baseline.as_json(),
-            "flags": flags.ordered(found),
+            "flags": flags.ordered([*weak, *theirs, *own]),
             "images": {**victim["images"], "clean": len(clean), "clean_in_test": shared},
             "layers": _layers(ready, repair, images),
             "notes": {name: note for name, note in repair.notes.items() if name != "seconds"},
@@ -167,7 +174,8 @@ class Bench:
             "spent": spent,
         }
 
-    def _shelf(self, victim: Victim) -> Shelf:
+    def shelf(self, victim: Victim) -> Shelf:
+        """The images of a victim and of who repairs it."""
         channels = victims.network_of(victim).channels
         run = Run(seed=victim.seed)
         return shelf(victim.data, channels, run, download=self.download)

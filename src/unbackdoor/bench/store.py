@@ -30,6 +30,8 @@ FORMAT = 1
 """Of the result files; another format is another identity, so old results are done again."""
 
 Kind = Literal["plan", "victims", "cells", "linear"]
+CLAIMED: tuple[Kind, ...] = ("victims", "cells")
+"""Only who holds the claim writes these, so what else is half written there is of the dead."""
 Record = dict[str, Any]
 
 
@@ -70,6 +72,8 @@ class Store:
         half = path.with_name(f".{name}.{os.getpid()}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            for left in path.parent.glob(f".{name}.*.part") if kind in CLAIMED else ():
+                left.unlink(missing_ok=True)
             try:
                 with half.open("w", encoding="utf-8") as file:
                     file.write(text)

@@ -83,6 +83,11 @@ def plant(victim: Victim, shelf: Shelf, folder: Path, run: Run) -> Poisoned | No
     return planted.poisoned
 
 
+def begun(folder: Path) -> bool:
+    """Whether a training that was stopped goes on from here."""
+    return (folder / STATE).exists() or (folder / CACHE).exists()
+
+
 def finish(folder: Path) -> None:
     """Removes what a stopped training would have gone on from."""
     (folder / STATE).unlink(missing_ok=True)

@@ -164,11 +164,12 @@ def _told(plan: Plan) -> dict[str, Any]:
     estimate = plan.estimate()
     weak = []
     for victim in plan.victims:
-        found = plan.store.read("victims", victim.id)
-        if found and "weak-victim" in found["flags"]:
+        found = plan.store.read("victims", victim.id) or {}
+        asr = (found.get("score") or {}).get("asr")
+        if asr and asr["value"] < victim.min_asr:
             weak.append(
-                f"{victim.title} seed {victim.seed}: ASR {found['score']['asr']['value']:.4f} is "
-                f"below {found['min_asr']:g}, so its cells prove nothing"
+                f"{victim.title} seed {victim.seed}: ASR {asr['value']:.4f} is "
+                f"below {victim.min_asr:g}, so its cells prove nothing"
             )
     return {
         "cells": len(records),

@@ -40,12 +40,13 @@ def work(bench: Bench, cells: Sequence[Cell], tell: Tell, share: Share) -> None:
     """Works out the `cells` on the cluster, as many at once as fit, each on its `share`.
 
     `bench.folder` must be the same on every machine. Raises `ParameterError` where Ray is not
-    installed or its cluster cannot be reached.
+    installed, its cluster cannot be reached, or no machine of it has what a cell asks for.
     """
     bench, left = replace(bench, threads=share.cpus), list(cells)
     if not left:
         return
     with _cluster(share) as ray:
+        _check_fits(share, ray.nodes())
         task = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus, max_retries=DEATHS)
         plant, repair = task(_plant), task(_repair)
         while left:
@@ -65,6 +66,17 @@ def work(bench: Bench, cells: Sequence[Cell], tell: Tell, share: Share) -> None:
                 time.sleep(PATIENCE)
 
 
+def _check_fits(share: Share, nodes: Sequence[dict[str, Any]]) -> None:
+    """Ray would wait for ever, without a word, for a machine that is large enough."""
+    have = [node["Resources"] for node in nodes if node["Alive"]]
+    for kind, asked in (("CPU", share.cpus), ("GPU", share.gpus)):
+        most = max((found.get(kind, 0) for found in have), default=0)
+        if asked > most:
+            raise ParameterError(
+                f"a cell asks for {asked:g} {kind}s; the largest machine has {most:g}"
+            )
+
+
 def _plant(bench: Bench, victim: Victim) -> bool:
     with threads(bench.threads):
         return bench.victim(victim) is not None
@@ -78,12 +90,14 @@ def _repair(bench: Bench, cell: Cell, planted: bool) -> tuple[Record | None, boo
 def _result(ray: Any, done: Any, bench: Bench, cell: Cell) -> tuple[Record | None, bool]:
     try:
         found: tuple[Record | None, bool] = ray.get(done)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, UnbackdoorError):
-            raise error.cause from None
+    except ray.exceptions.RayError as error:
+        # What a victim's task ended by comes wrapped into the error of the cell that waited for it.
+        cause = getattr(error, "cause", None) or error
+        if isinstance(cause, UnbackdoorError):
+            raise cause from None
+        if isinstance(cause, (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError)):
+            return bench.died(cell, f"its worker died {DEATHS + 1} times: {cause}"), True
         raise
-    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
-        return bench.died(cell, f"its worker died {DEATHS + 1} times: {error}"), True
     return found
 
 
