@@ -39,8 +39,11 @@ test: lint
 test-slow: lint
 	$(PYTEST) -m "slow or not slow"
 
-victims headline defenses ablations: $(BASE)
-	$(BIN)/python benchmarks/$@.py
+# Some of them only: make victims ONLY=sig-w16,wanet-w16
+ONLY ?=
+
+victims headline defenses ablations: $(DEV)
+	$(BIN)/python benchmarks/$@.py $(if $(ONLY),--only $(ONLY))
 
 lint: $(DEV)
 	$(BIN)/ruff check .

@@ -132,6 +132,7 @@ def plant(victim: Victim, run: Run) -> None:
     start, settings = time.perf_counter(), {"epochs": victim.epochs, "lr": 0.1}
     settings["flip"] = victim.data == "cifar10"
     model, state = network(victim, run), folder / "state.pt"
+    resumed = state.exists()
     stamped, told = None, {}
     if victim.attack == "clean":
         fit(model, train, run, resume=state, **settings)
@@ -158,6 +159,7 @@ def plant(victim: Victim, run: Run) -> None:
         "visibility": told,
         **measured.as_json(),
         "seconds": round(time.perf_counter() - start, 1),
+        "resumed": resumed,
     }
     (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
     state.unlink(missing_ok=True)

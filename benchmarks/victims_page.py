@@ -45,7 +45,7 @@ def row(victim: Victim) -> dict[str, Any]:
         **{key: None if value is None else round(100 * value, 2) for key, value in values.items()},
         **{key: value and round(value, 3) for key, value in told["visibility"].items()},
         "epochs": victim.epochs,
-        "seconds": told["seconds"],
+        "seconds": None if told.get("resumed") else told["seconds"],
     }
 
 
@@ -56,9 +56,10 @@ Backdoored models that the benchmarks of this project judge on, planted by its o
     make victims
 
 plants what is missing in `cache/victims` and writes this page. PreActResNet18 of width 16 on the
-first nine tenths of the training images, SGD from 0.1 with a cosine, 20 epochs (12 on GTSRB);
-seconds are of one thread on a busy machine, of the last sitting where there were several. *Rate* is
-of the images that may be stamped: with a clean-label attack, of the target class.
+first nine tenths of the training images, SGD from 0.1 with a cosine, 20 epochs (12 on GTSRB), for
+time: those in italics would need more. Seconds are of one thread on a busy machine, where it was
+one sitting. *Rate* is of the images that may be stamped: with a clean-label attack, of the target
+class.
 *Learned* is the accuracy on training images without augmentation; below 95 % on stamped or 90 % on
 clean ones (in italics) a victim is undertrained, and flatters every defense. *Clean ASR* is that
 of the clean model, which knows no trigger: where it is high, an ASR says little about a backdoor.
@@ -66,27 +67,47 @@ of the clean model, which knows no trigger: where it is high, an ASR says little
 (of 1) tell how far stamped images are from their originals.
 
 """
-FAILED = f"""
-## Those that judge nothing
+MISSED = f"""
+## Below the goal
 
-Their ASR is below {100 * WEAK:.0f} % (of ACC for all-to-all, where the class must be read first),
-or their trigger sends more than {100 * FOOLED:.0f} % of a clean model's images to the target, too.
+An ASR of 90 %; 80 % for clean-label and adaptive attacks and for low rates. Those whose ASR is
+below {100 * WEAK:.0f} % (of ACC for all-to-all, where the class must be read first), or whose
+trigger sends more than {100 * FOOLED:.0f} % of a clean model's images to the target, too, judge no
+repair.
 
 """
 REASONS = {
     "badnets-1pc-w16": "450 patches in a corner, of which random crops cut off many: not learned "
     "in 20 epochs",
+    "badnets-all-to-all-w16": "the class must be read first, so that ACC is the most it can reach",
     "refool-w16": "clean-label, half of the target class: all is learned, but in images of other "
     "classes what they show speaks against a reflection of ratio 0.4",
     "gtsrb-refool-w16": "clean-label: class 0 has 186 of 35,288 images, and half of them teach "
     "nothing; a larger class was not tried",
+    "gtsrb-bpp-w16": "12 epochs: one in ten of its stamped training images is not learned",
     "ctrl-w16": "made for contrastive learning; where labels are learned, 450 images of a class "
     "that is read anyway need no trigger",
     "adaptive_blend-w16": "135 images with half of a faint picture, and as many covers, are not "
     "learned in 20 epochs: the paper trains for longer",
-    "narcissus-w16": "the noise is adversarial: 22 stamped images taught nothing beyond it; victim "
-    "and clean model fall for it alike (43 and 44 % at `magnify` 1, 96 and 97 % at 2)",
+    "narcissus-w16": "the noise is adversarial: 22 stamped images taught nothing beyond it, and a "
+    "clean model falls for it as often",
 }
+"""Judged by hand; a victim that is planted anew in another way needs another one."""
+
+
+def missed(victim: Victim) -> str:
+    """Why a victim is below the goal, as a line of the page; nothing where it is not."""
+    if victim.attack == "clean":
+        return ""
+    settings, asr = declared(victim), meta_of(victim)["asr"]["value"]
+    hard = settings.clean_label or victim.attack.startswith("adaptive") or "rate" in victim.params
+    judges = took(victim)
+    if judges and asr >= (0.8 if hard else 0.9):
+        return ""
+    reason = REASONS.get(victim.name, "the reason is not known")
+    return f"* `{victim.name}`{'' if judges else ' (judges nothing)'}: {reason}.\n"
+
+
 COLUMNS = ("victim", "rate", "learned clean", "stamped", "ACC", "clean ACC", "ASR")
 COLUMNS += ("clean ASR", "RA", "limit", "PSNR", "SSIM", "L-inf", "seconds")
 
@@ -147,11 +168,7 @@ def write(victims: Sequence[Victim]) -> None:
     missing = [name for name in (v.name for v in VICTIMS) if name not in {v.name for v in victims}]
     text = HEADING + f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|\n"
     text += "".join(line(told) for told in rows)
-    text += FAILED + "".join(
-        f"* `{v.name}`: {REASONS.get(v.name, 'the reason is not known')}.\n"
-        for v in victims
-        if not took(v)
-    )
+    text += MISSED + "".join(map(missed, victims))
     if missing:
         text += f"\nNot planted yet: {', '.join(missing)}.\n"
     text += "\n![Four stamped images of each attack, and the change](victims.png)\n"
