@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .names import CLEAN
 from .rates import duration, percent
-from .results import CLEAN
 from .spread import Group, Spread, Standing
 
 WORDS = {"arch": "{}", "rate": "rate {:g}", "budget": "clean {:g}"}
@@ -124,7 +124,7 @@ def along(groups: Sequence[Group], name: str, defenses: Sequence[str]) -> Curves
     """
     from .spread import group as together
 
-    rows = [row for group in groups for row in group.rows if row.attack != CLEAN]
+    rows = [row for group in groups for row in group.rows if row.attacked]
     steps = sorted({getattr(row, name) for row in rows if getattr(row, name) is not None})
     if len(steps) < 2:
         return None
@@ -276,14 +276,15 @@ class Column:
 def heat(groups: Sequence[Group], defenses: Sequence[str]) -> Heat:
     """The groups of one data set as a map; `defenses` in the order of the leaderboard."""
     parts = ("arch", "rate", "budget")
-    shown = [group for group in groups if group.first.attack != CLEAN]
+    shown = [group for group in groups if group.first.attacked]
     several = {name: len({getattr(group.first, name) for group in shown}) > 1 for name in parts}
     columns: dict[tuple[Any, ...], Column] = {}
     fields: dict[tuple[Any, ...], Group] = {}
     for group in shown:
         row = group.first
         key = row.group[:-1]
-        rest = [WORDS[name].format(getattr(row, name)) for name in parts if several[name]]
+        own = [(name, getattr(row, name)) for name in parts if several[name]]
+        rest = [WORDS[name].format(value) for name, value in own if value is not None]
         columns.setdefault(key, Column(row.attack, ", ".join(rest), row))
         fields[key, row.defense] = group
     return Heat(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +22,8 @@ from ..bench.store import Record
 from ..errors import OutputError
 from . import charts, tables
 from .cellpage import cell_context
-from .results import CLEAN, Results, Row
+from .names import CLEAN
+from .results import Results, Row
 from .spread import STUDENT, Group, Standing, groups, leaderboard
 from .templating import html
 
@@ -57,8 +60,9 @@ class Board:
         """What can be filtered by: the values of each kind, where there is more than one."""
         found = {}
         for name in FILTERS:
-            values = {getattr(row, name): None for row in self.rows}
-            texts = [_plain(value) for value in values if value not in (None, CLEAN)]
+            rows = [row for row in self.rows if row.attacked or name != "attack"]
+            values = {getattr(row, name): None for row in rows}
+            texts = [_plain(value) for value in values if value is not None]
             if len(texts) > 1:
                 found[name] = texts
         return found
@@ -173,7 +177,7 @@ class _Site:
         found: dict[str, tuple[str, str, Sequence[Mapping[str, Any]]]] = {}
         for row in board.rows:
             shown = self.examples.get(row.id)
-            if row.defense == CLEAN and row.attack != CLEAN and shown:
+            if row.defense == CLEAN and row.attacked and shown:
                 found.setdefault(row.attack, (row.attack, row.id, shown[:2]))
         return list(found.values())
 
@@ -277,8 +281,14 @@ def _first_examples(record: Record) -> list[dict[str, Any]]:
 
 
 def _slug(name: str) -> str:
-    """A name that is a file's; data sets are named so that none is hidden or a path."""
-    return f"data-{name}"
+    """The name of a data set as a file's, which is never hidden and no other set's.
+
+    What a grid calls a data set may stand in one as it is; what tells kinds of one apart may not.
+    """
+    plain = re.sub(r"[^\w.-]+", "-", name)
+    if plain == name:
+        return f"data-{name}"
+    return f"data-{plain[:80]}-{hashlib.blake2b(name.encode(), digest_size=4).hexdigest()}"
 
 
 def _plain(value: object) -> str:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from .results import CLEAN, RATES, Row
+from .names import CLEAN
+from .results import RATES, Row
 
 STUDENT = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160),
@@ -128,6 +129,6 @@ def leaderboard(rows: Sequence[Row]) -> list[Standing]:
     """The defenses of one data set by their mean DER; victims as they are come last."""
     found: dict[str, tuple[list[Row], list[Row]]] = {}
     for row in rows:
-        found.setdefault(row.defense, ([], []))[row.attack == CLEAN].append(row)
+        found.setdefault(row.defense, ([], []))[not row.attacked].append(row)
     standings = [Standing(name, group(own), group(clean)) for name, (own, clean) in found.items()]
     return sorted(standings, key=lambda line: (line.defense == CLEAN, *line.key))
