@@ -276,11 +276,10 @@ class Column:
 def heat(groups: Sequence[Group], defenses: Sequence[str]) -> Heat:
     """The groups of one data set as a map; `defenses` in the order of the leaderboard."""
     parts = ("arch", "rate", "budget")
-    shown = [group for group in groups if group.first.attacked]
-    several = {name: len({getattr(group.first, name) for group in shown}) > 1 for name in parts}
+    several = {name: len({getattr(group.first, name) for group in groups}) > 1 for name in parts}
     columns: dict[tuple[Any, ...], Column] = {}
     fields: dict[tuple[Any, ...], Group] = {}
-    for group in shown:
+    for group in groups:
         row = group.first
         key = row.group[:-1]
         own = [(name, getattr(row, name)) for name in parts if several[name]]

@@ -53,7 +53,8 @@ class Board:
     def heat(self) -> charts.Heat:
         """Defenses against attacks; victims as they are come first."""
         names = [line.defense for line in self.standings]
-        return charts.heat(self.groups, sorted(names, key=lambda name: name != CLEAN))
+        attacked = [group for group in self.groups if group.first.attacked]
+        return charts.heat(attacked, sorted(names, key=lambda name: name != CLEAN))
 
     @property
     def options(self) -> dict[str, list[str]]:

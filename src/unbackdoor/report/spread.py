@@ -120,9 +120,10 @@ class Standing:
 
     @property
     def key(self) -> tuple[bool, float]:
-        """Best first; without numbers last."""
+        """Best first; then what was tried on clean models only, and last what has no numbers."""
         der = self.attacked.der or self.attacked.acc
-        return der is None, -(der.mean if der else 0)
+        found = der or self.clean.acc
+        return der is None, -(found.mean if found else 0)
 
 
 def leaderboard(rows: Sequence[Row]) -> list[Standing]:

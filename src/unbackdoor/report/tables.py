@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .charts import Heat, heat
+from .names import CLEAN
 from .results import Row
 from .spread import NUMBERS, Group, Spread, groups, leaderboard
 
@@ -85,13 +86,18 @@ def latex(rows: Sequence[Row]) -> str:
 
 
 def _heat(rows: Sequence[Row]) -> Heat:
+    """What a table shows: every attack, or the clean models where nothing was attacked."""
     order = [line.defense for line in leaderboard(rows)]
-    return heat(groups(rows), [*order[-1:], *order[:-1]] if order[-1:] == ["none"] else order)
+    shown = groups([row for row in rows if row.attacked] or rows)
+    return heat(shown, [*order[-1:], *order[:-1]] if order[-1:] == ["none"] else order)
 
 
 def _name(found: Heat, at: int) -> str:
     column = found.columns[at]
-    return column.attack + (f" ({column.rest})" if column.rest else "")
+    name = (
+        column.attack if column.first.attacked else column.attack.replace(CLEAN, "clean model", 1)
+    )
+    return name + (f" ({column.rest})" if column.rest else "")
 
 
 def _triple(group: Group | None, between: str, sign: str) -> str:

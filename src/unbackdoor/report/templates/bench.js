@@ -111,7 +111,7 @@ if (told) {
 
   function coverage(cell, own) {
     const count = (status) => own.filter((row) => row.status === status).length;
-    const parts = [`${count("done")}/${own.length}`];
+    const parts = [own.length ? `${count("done")}/${own.length}` : element("span", "none", "–")];
     for (const status of ["failed", "missing"]) {
       if (count(status)) parts.push(" ", element("span", `state ${status}`, `${count(status)} ${status}`));
     }
