@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..bench.store import Record, Store
+from ..bench.store import Record
 from ..errors import ParameterError
+from . import records
 from .names import CLEAN, Names
 
 Status = Literal["done", "failed", "missing"]
@@ -67,17 +68,17 @@ class Results:
 
 def read(folder: Path) -> Results:
     """All that `folder` holds; raises `ParameterError` where it holds no result of a bench."""
-    store = Store(folder)
-    cells = {record["id"]: record for record in store.all("cells")}
-    victims = {record["id"]: record for record in store.all("victims")}
+    found = records.read(folder)
+    cells = {record["id"]: record for record in found["cells"]}
+    victims = {record["id"]: record for record in found["victims"]}
     planned: dict[str, Record] = {}
     methods: dict[str, dict[str, Record]] = {"attack": {}, "defense": {}}
-    for plan in store.all("plan"):
+    for plan in found["plan"]:
         for name, victim, defense, budget in plan["cells"]:
             told = {"victim": plan["victims"][victim], "defense": plan["defenses"][defense]}
             planned[name] = {**told, "budget": budget}
-        for role, found in plan["methods"].items():
-            methods[role] |= found
+        for role, told in plan["methods"].items():
+            methods[role] |= told
     if not cells and not planned:
         raise ParameterError(f"{folder} holds no results of a bench")
     declared = {**planned, **{name: record["cell"] for name, record in cells.items()}}
