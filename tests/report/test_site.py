@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from report import bench_samples
 from report.test_page import Reader
 from unbackdoor.errors import ParameterError
 from unbackdoor.report import cellpage, results, site, tables, templating
@@ -58,6 +59,16 @@ def test_a_model_below_a_linear_one_is_destroyed_whatever_its_asr(folder, hits, 
 def test_a_flag_says_what_it_means_and_what_to_do(drawn):
     text = Reader((drawn / "data-cifar10.html").read_text(encoding="utf-8")).text
     assert "No weight changed. The defense gave the model back as it came. Use stronger" in text
+
+
+@pytest.mark.parametrize(("seeds", "told"), [(2, "4 means"), (3, None)])
+def test_the_front_page_tells_of_means_over_few_seeds(tmp_path, seeds, told):
+    small = {"attacks": ("badnets",), "defenses": ("fine_tuning",), "data": ("b-2",)}
+    made = results.read(bench_samples.folder(tmp_path, seeds=seeds, **small))
+    site.write(made, tmp_path / "site")
+    text = Reader((tmp_path / "site" / "index.html").read_text(encoding="utf-8")).text
+    assert ("Fewer than three seeds" in text) == bool(told)
+    assert not told or f"Fewer than three seeds {told} The spread" in text
 
 
 def test_backticks_in_the_texts_of_methods_are_code():

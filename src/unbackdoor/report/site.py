@@ -24,7 +24,7 @@ from . import charts, tables
 from .cellpage import cell_context
 from .names import CLEAN
 from .results import Results, Row
-from .spread import STUDENT, Group, Standing, groups, leaderboard
+from .spread import FEW, STUDENT, Group, Standing, groups, leaderboard
 from .templating import html
 
 HEIGHT = 380
@@ -122,7 +122,9 @@ class _Site:
         self._pictures()
         written = self._tables()
         cells = [row for board in self.boards for row in board.cells]
+        means = [group for board in self.boards for group in board.groups]
         flagged = Counter(flag for row in cells for flag in row.flags)
+        flagged[FEW] = sum(FEW in group.flags for group in means)
         self._html(
             "index.html",
             "site/index.html.j2",
@@ -130,6 +132,7 @@ class _Site:
             tables=written,
             cells=cells,
             flagged=flagged,
+            few=FEW,
         )
         for board in self.boards:
             self._html(f"{_slug(board.data)}.html", "site/board.html.j2", **self._board(board))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from ..bench.flags import LEAST_SEEDS
 from .names import CLEAN
 from .results import RATES, Row
 
@@ -18,6 +19,8 @@ STUDENT = (
 )
 """The 97.5 % points of Student's t for 1 to 30 degrees of freedom."""
 NUMBERS = (*RATES, "der", "seconds")
+FEW = "few-seeds"
+"""The one flag that is no cell's but that of a mean."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Group:
     def flags(self) -> list[str]:
         """The flags of its cells, each once, and that of few seeds."""
         found = dict.fromkeys(flag for row in self.rows for flag in row.flags)
-        return [*found, *(["few-seeds"] if 0 < self.n < 3 else [])]
+        return [*found, *([FEW] if 0 < self.n < LEAST_SEEDS else [])]
 
 
 def spread(parts: Iterable[Sequence[float]]) -> Spread | None:
