@@ -14,6 +14,7 @@ import pytest
 
 from report import bench_samples
 from report.test_page import Reader
+from report.test_spread import rows
 from unbackdoor.errors import ParameterError
 from unbackdoor.report import cellpage, results, site, tables, templating
 
@@ -98,12 +99,19 @@ def test_tables_hold_every_cell(folder, drawn):
 
 
 def test_markdown_and_latex_show_mean_interval_and_n(folder):
-    rows = [row for row in results.read(folder).rows if row.data == "cifar10"]
-    found = tables.markdown(rows)
+    shown = [row for row in results.read(folder).rows if row.data == "cifar10"]
+    found = tables.markdown(shown)
     assert found.splitlines()[2].startswith("| none | 9")
-    assert re.search(r"\| clp \| \d+\.\d ± \d+\.\d / \d+\.\d ± \d+\.\d / .* \(n=3\) \|", found)
-    latex = tables.latex(rows)
+    triple = " / ".join([r"\d+\.\d ± \d+\.\d"] * 3)
+    assert re.search(rf"\n\| clp \| .*{triple} \(n=3\) \|", found)
+    latex = tables.latex(shown)
     assert r"fine\_tuning & " in latex and r"$\pm$" in latex and latex.count(r"\\") == 6
+
+
+def test_an_interval_that_tells_nothing_is_as_wide_in_tables_as_on_pages():
+    given = rows(0.1, 0.9, defense="fmp")  # Student's interval of two is 5 to each side
+    assert " / 50.0 ± 50+ / " in tables.markdown(given)
+    assert r" / 50.0 $\pm$ 50+ / " in tables.latex(given)
 
 
 def test_rows_for_the_script_cannot_end_it(folder, monkeypatch):

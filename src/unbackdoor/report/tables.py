@@ -12,6 +12,7 @@ from typing import Any
 
 from .charts import Heat, heat
 from .names import CLEAN
+from .rates import half
 from .results import Row
 from .spread import NUMBERS, Group, Spread, groups, leaderboard
 
@@ -112,8 +113,8 @@ def _triple(group: Group | None, between: str, sign: str) -> str:
 def _mean(found: Spread | None, sign: str) -> str:
     if found is None:
         return "-"
-    half = f" {sign} {100 * found.half:.1f}" if found.half is not None else ""
-    return f"{100 * found.mean:.1f}{half}"
+    ends = f" {sign} {half(found.half)}" if found.half is not None else ""
+    return f"{100 * found.mean:.1f}{ends}"
 
 
 def _md(text: str) -> str:
