@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from .names import CLEAN
-from .rates import duration, percent
+from .rates import SPACE, budget, duration, percent
 from .spread import Group, Spread, Standing
 
-WORDS = {"arch": "{}", "rate": "rate {:g}", "budget": "clean {:g}"}
+WORDS: dict[str, Callable[[Any], str]] = {
+    "arch": str,
+    "rate": lambda value: f"rate {value:g}",
+    "budget": lambda value: f"clean{SPACE}{budget(value)}",
+}
 LINE = 15
 """How high a label is, in pixels."""
 WIDE, NARROW = 0.008, 0.026
@@ -128,18 +132,19 @@ def along(groups: Sequence[Group], name: str, defenses: Sequence[str]) -> Curves
     steps = sorted({getattr(row, name) for row in rows if getattr(row, name) is not None})
     if len(steps) < 2:
         return None
+    texts = [budget(step) if name == "budget" else f"{step:g}" for step in steps]
     lines = []
     for defense in defenses:
         own = [
             together([r for r in rows if r.defense == defense and getattr(r, name) == step]).asr
             for step in steps
         ]
-        lines.append(_line(defense, own, steps))
-    ticks = [Tick(place / (len(steps) - 1), f"{step:g}") for place, step in enumerate(steps)]
+        lines.append(_line(defense, own, texts))
+    ticks = [Tick(place / (len(steps) - 1), text) for place, text in enumerate(texts)]
     return Curves([line for line in lines if line.path], ticks)
 
 
-def _line(name: str, spreads: Sequence[Spread | None], steps: Sequence[float]) -> Line:
+def _line(name: str, spreads: Sequence[Spread | None], steps: Sequence[str]) -> Line:
     known = [
         (100 * place / (len(spreads) - 1), found)
         for place, found in enumerate(spreads)
@@ -154,7 +159,7 @@ def _line(name: str, spreads: Sequence[Spread | None], steps: Sequence[float]) -
     lower = [f"{x:g},{down(found.mean - (found.half or 0))}" for x, found in reversed(known)]
     last = f"{100 * known[-1][1].mean:.1f}" if known else ""
     told = "; ".join(
-        f"{percent(found.mean)} at {step:g}"
+        f"{percent(found.mean)} at {step}"
         for found, step in zip(spreads, steps, strict=True)
         if found is not None
     )
@@ -283,7 +288,7 @@ def heat(groups: Sequence[Group], defenses: Sequence[str]) -> Heat:
         row = group.first
         key = row.group[:-1]
         own = [(name, getattr(row, name)) for name in parts if several[name]]
-        rest = [WORDS[name].format(value) for name, value in own if value is not None]
+        rest = [WORDS[name](value) for name, value in own if value is not None]
         columns.setdefault(key, Column(row.attack, ", ".join(rest), row))
         fields[key, row.defense] = group
     return Heat(

@@ -23,6 +23,7 @@ from ..errors import OutputError
 from . import charts, tables
 from .cellpage import cell_context
 from .names import CLEAN
+from .rates import budget
 from .results import Results, Row
 from .spread import FEW, STUDENT, Group, Standing, groups, leaderboard
 from .templating import html
@@ -57,13 +58,17 @@ class Board:
         return charts.heat(attacked, sorted(names, key=lambda name: name != CLEAN))
 
     @property
-    def options(self) -> dict[str, list[str]]:
-        """What can be filtered by: the values of each kind, where there is more than one."""
+    def options(self) -> dict[str, list[tuple[str, str]]]:
+        """What can be filtered by: values and their texts, where there is more than one."""
         found = {}
         for name in FILTERS:
             rows = [row for row in self.rows if row.attacked or name != "attack"]
             values = {getattr(row, name): None for row in rows}
-            texts = [_plain(value) for value in values if value is not None]
+            texts = [
+                (_plain(value), budget(value) if name == "budget" else _plain(value))
+                for value in values
+                if value is not None
+            ]
             if len(texts) > 1:
                 found[name] = texts
         return found

@@ -12,7 +12,7 @@ from typing import Any
 
 from .charts import Heat, heat
 from .names import CLEAN
-from .rates import half
+from .rates import SPACE, half
 from .results import Row
 from .spread import NUMBERS, Group, Spread, groups, leaderboard
 
@@ -122,7 +122,7 @@ def _md(text: str) -> str:
 
 
 def _tex(text: str) -> str:
-    return re.sub(r"([&%#_{}])", r"\\\1", text)
+    return re.sub(r"([&%#_{}])", r"\\\1", text).replace(SPACE, "~")
 
 
 def _spread(found: Spread | None) -> list[str]:
