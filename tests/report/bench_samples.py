@@ -145,7 +145,10 @@ def _victim_record(victim: dict[str, Any], score: dict[str, Any]) -> dict[str, A
         "victim": victim,
         "status": "done",
         "score": score,
-        "learned": {"clean": rate(0.97, 5000)},
+        "learned": {
+            "clean": rate(0.97, 5000),
+            **({"stamped": rate(0.99, 5000)} if victim["attack"] else {}),
+        },
         "linear": rate(0.38, 10_000),
         "min_asr": 0.9,
         "flags": ["undertrained-victim"] if victim["seed"] == 1 else [],

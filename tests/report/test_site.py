@@ -72,6 +72,18 @@ def test_the_front_page_tells_of_means_over_few_seeds(tmp_path, seeds, told):
     assert not told or f"Fewer than three seeds {told} The spread" in text
 
 
+def test_pages_say_budgets_as_shares_and_what_was_learned_of_what(folder, drawn):
+    cell = next(
+        row
+        for row in results.read(folder).rows
+        if row.budget == 0.05 and row.attacked and row.defense != "none"
+    )
+    names = ("data-cifar10.html", "methods/defense-clp.html", f"cells/{cell.id}.html")
+    texts = [Reader((drawn / name).read_text(encoding="utf-8")).text for name in names]
+    assert all(" 5 %" in text and " 0.05 0.05" not in text for text in texts)
+    assert "Learned, stamped 99.0 % of its" in texts[2] and "Learned, clean 97.0 %" in texts[2]
+
+
 def test_backticks_in_the_texts_of_methods_are_code():
     assert templating.code("at most `a<b` and c") == "at most <code>a&lt;b</code> and c"
 
@@ -106,6 +118,7 @@ def test_markdown_and_latex_show_mean_interval_and_n(folder):
     assert re.search(rf"\n\| clp \| .*{triple} \(n=3\) \|", found)
     latex = tables.latex(shown)
     assert r"fine\_tuning & " in latex and r"$\pm$" in latex and latex.count(r"\\") == 6
+    assert r"rate 0.05, clean~5~\%)" in latex and ", clean~2,500)" in latex
 
 
 def test_an_interval_that_tells_nothing_is_as_wide_in_tables_as_on_pages():
