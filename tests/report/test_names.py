@@ -6,7 +6,7 @@ import pytest
 
 from report import bench_samples
 from report.test_page import Reader
-from unbackdoor.report import charts, results, site
+from unbackdoor.report import board, charts, results, site
 from unbackdoor.report.spread import groups
 
 SMALL = {"attacks": ("badnets",), "defenses": ("clp",), "seeds": 2}
@@ -80,11 +80,11 @@ def test_models_that_were_never_attacked_stay_what_they_are_under_any_name(tmp_p
         "none epochs=10": False,
         "none epochs=20": False,
     }
-    board = site.Board("cifar10", rows)
+    shown = board.Board("cifar10", rows)
     names = {"badnets epochs=10", "badnets epochs=20"}
-    assert {name for name, _ in board.options["attack"]} == names
-    assert {column.attack for column in board.heat.columns} == names
-    assert {line.clean.n for line in board.standings} == {2}
+    assert {name for name, _ in shown.options["attack"]} == names
+    assert {column.attack for column in shown.heat.columns} == names
+    assert {line.clean.n for line in shown.standings} == {2}
 
 
 def test_an_attack_that_counts_its_images_has_no_rate(tmp_path):

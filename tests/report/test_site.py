@@ -16,7 +16,7 @@ from report import bench_samples
 from report.test_page import Reader
 from report.test_spread import rows
 from unbackdoor.errors import ParameterError
-from unbackdoor.report import cellpage, results, site, tables, templating
+from unbackdoor.report import board, cellpage, results, site, tables, templating
 
 
 def test_every_page_is_well_formed_and_every_link_leads_somewhere(drawn):
@@ -128,9 +128,9 @@ def test_an_interval_that_tells_nothing_is_as_wide_in_tables_as_on_pages():
 
 
 def test_rows_for_the_script_cannot_end_it(folder, monkeypatch):
-    board = site.Board("x", results.read(folder).rows[:3])
-    evil = [row.__class__(**{**vars(row), "defense": "</script><b>"}) for row in board.rows]
-    told = site.Board("x", evil).for_script
+    shown = board.Board("x", results.read(folder).rows[:3])
+    evil = [row.__class__(**{**vars(row), "defense": "</script><b>"}) for row in shown.rows]
+    told = board.Board("x", evil).for_script
     assert "<" not in told and json.loads(told)["rows"][0][0] == "</script><b>"
 
 
