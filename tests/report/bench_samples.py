@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -32,20 +33,29 @@ def rate(value: float, total: int) -> dict[str, float]:
 def folder(
     path: Path,
     *,
-    attacks: tuple[str, ...] = ("badnets", "blended", "wanet"),
+    attacks: tuple[Any, ...] = ("badnets", "blended", "wanet"),
     defenses: tuple[Any, ...] = tuple(STRENGTH),
     seeds: int = 3,
     rates: tuple[float, ...] = (0.1,),
     budgets: tuple[Any, ...] = (0.05,),
-    data: tuple[str, ...] = ("cifar10",),
+    data: tuple[Any, ...] = ("cifar10",),
+    widths: tuple[int, ...] = (64,),
+    epochs: int = 100,
+    precision: str = "auto",
 ) -> Path:
-    """Writes results of every cell but a failed and a missing one, and their plan."""
+    """Writes results of every cell but a failed and a missing one, and their plan.
+
+    Several grids may go into one folder.
+    """
     store, rng = Store(path), random.Random(0)
     victims, plan, tables = [], [], [_defense(name) for name in defenses]
-    for name in data:
+    kinds = [
+        {"rate": rate, "epochs": epochs, **_named(attack)} for attack in attacks for rate in rates
+    ]
+    for name, width in product(data, widths):
         for seed in range(seeds):
-            for attack in (None, *((a, r) for a in attacks for r in rates)):
-                victim = _victim(name, attack, seed)
+            for attack in (None, *kinds):
+                victim = _victim(_named(name), width, attack, seed, epochs, precision)
                 score = _score(
                     0.93 + rng.gauss(0, 0.002), 0.97 - rng.random() / 30 if attack else None
                 )
@@ -63,33 +73,42 @@ def folder(
                             told = _failed(told)
                         store.write("cells", told["id"], told)
     methods = {
-        "attack": {name: _method(name) for name in attacks},
+        "attack": {table["name"]: _method(table["name"]) for table in kinds},
         "defense": {table["name"]: _method(table["name"]) for table in tables},
     }
     store.write(
         "plan",
-        "plan",
-        {"victims": victims, "defenses": tables, "cells": plan, "methods": methods},
+        identity({"cells": [name for name, *_ in plan]}),
+        {
+            "format": FORMAT,
+            "victims": victims,
+            "defenses": tables,
+            "cells": plan,
+            "methods": methods,
+        },
     )
     return path
 
 
-def _defense(name: Any) -> dict[str, Any]:
-    table = {"name": name} if isinstance(name, str) else name
-    return {"held_out": 0.1, "max_acc_drop": 0.2, "epochs": 20, **table}
+def _named(told: Any) -> dict[str, Any]:
+    return {"name": told} if isinstance(told, str) else told
 
 
-def _victim(data: str, attack: Any, seed: int) -> dict[str, Any]:
-    told = (
-        {"name": attack[0], "target": 0, "all_to_all": False, "rate": attack[1]} if attack else None
-    )
+def _defense(told: Any) -> dict[str, Any]:
+    return {"held_out": 0.1, "max_acc_drop": 0.2, "epochs": 20, **_named(told)}
+
+
+def _victim(
+    data: Any, width: int, attack: Any, seed: int, epochs: int, precision: str
+) -> dict[str, Any]:
+    name, known = data["name"], {"target": 0, "all_to_all": False, "count": None}
     return {
-        "data": {"name": data, "train": f"{data}:train", "test": f"{data}:test", "size": None},
-        "architecture": {"name": "preact_resnet18", "options": {"width": 64}},
-        "attack": told,
-        "training": None if attack else {"epochs": 100, "lr": 0.01},
+        "data": {"train": f"{name}:train", "test": f"{name}:test", "size": None, **data},
+        "architecture": {"name": "preact_resnet18", "options": {"width": width}},
+        "attack": known | attack if attack else None,
+        "training": None if attack else {"epochs": epochs, "lr": 0.01},
         "seed": seed,
-        "precision": "auto",
+        "precision": precision,
     }
 
 
@@ -126,7 +145,10 @@ def _victim_record(victim: dict[str, Any], score: dict[str, Any]) -> dict[str, A
         "victim": victim,
         "status": "done",
         "score": score,
-        "learned": {"clean": rate(0.97, 5000)},
+        "learned": {
+            "clean": rate(0.97, 5000),
+            **({"stamped": rate(0.99, 5000)} if victim["attack"] else {}),
+        },
         "linear": rate(0.38, 10_000),
         "min_asr": 0.9,
         "flags": ["undertrained-victim"] if victim["seed"] == 1 else [],

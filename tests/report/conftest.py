@@ -14,7 +14,11 @@ from unbackdoor.report import results, site
 def folder(tmp_path_factory) -> Path:
     defenses = ("fine_tuning", {"name": "fmp", "p": 32}, {"name": "fmp", "p": 64}, "clp")
     path = tmp_path_factory.mktemp("bench") / "results"
-    return bench_samples.folder(path, defenses=defenses, rates=(0.1, 0.05), data=("cifar10", "b-2"))
+    several = {"widths": (64, 128), "budgets": (0.05, 2500)}
+    for data, more in (("b-2", {}), ("cifar10", several)):
+        shared = {"defenses": defenses, "rates": (0.1, 0.05), "data": (data,)}
+        bench_samples.folder(path, **shared, **more)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,8 @@ import shutil
 
 import pytest
 
-from unbackdoor.report import results
+from report import bench_samples
+from unbackdoor.report import results, site
 from unbackdoor.report.spread import group
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -28,7 +29,7 @@ def opened(browser, drawn):
     """Opens a page; nothing may be requested elsewhere, and nothing may be complained about."""
     contexts, trouble = [], []
 
-    def page(name, **options):
+    def page(name, site=drawn, **options):
         contexts.append(browser.new_context(**options))
         made = contexts[-1].new_page()
         made.set_default_timeout(60_000)
@@ -36,7 +37,7 @@ def opened(browser, drawn):
         made.on("requestfailed", lambda asked: trouble.append(asked.url))
         made.on("console", lambda told: trouble.append(told.text))
         made.on("pageerror", lambda error: trouble.append(str(error)))
-        made.goto((drawn / name).as_uri())
+        made.goto((site / name).as_uri())
         return made
 
     yield page
@@ -67,25 +68,87 @@ def test_sorting_by_mouse_and_by_keyboard(opened):
     assert names == sorted(names)
 
 
-def test_filters_count_the_leaderboard_again(opened, folder):
+def shown(page, what):
+    """A data attribute of the lines that the filters leave, of every number."""
+    lines = "lines => lines.filter(l => !l.hidden).map(l => l.dataset."
+    return set(page.eval_on_selector_all("#every tbody tr", f"{lines}{what})"))
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"attack": "wanet", "rate": "0.05"},
+        {"arch": "preact_resnet18 width=128"},
+        {"budget": "2500"},
+        {"arch": "preact_resnet18 width=64", "budget": "0.05", "attack": "badnets"},
+    ],
+    ids=lambda chosen: "+".join(chosen),
+)
+def test_filters_count_the_leaderboard_again(opened, folder, chosen):
     page = opened("data-cifar10.html")
-    whole = column(page, "board", 1)
-    page.select_option("[data-filter=attack]", "wanet")
+    whole = [column(page, "board", place) for place in (1, 4)]
+    for name, value in chosen.items():
+        page.select_option(f"[data-filter={name}]", value)
+    fit = [
+        row
+        for row in results.read(folder).rows
+        if row.data == "cifar10"
+        and all(
+            str(getattr(row, name)) == value or not (row.attacked or name in ("arch", "budget"))
+            for name, value in chosen.items()
+        )
+    ]
+    for place, attacked, number in ((1, True, "asr"), (4, False, "acc")):
+        columns = (column(page, "board", at) for at in (0, place))
+        for name, value in zip(*columns, strict=True):
+            own = [row for row in fit if row.defense == name and row.attacked == attacked]
+            assert float(value) == pytest.approx(getattr(group(own), number).mean, abs=1e-6)
+    for name, value in chosen.items():
+        clean = {"attack": {"none"}, "rate": {"None"}}.get(name, set())
+        assert shown(page, name) == {value, *clean}
+    cells = sum(row.defense != "none" for row in fit)
+    assert page.inner_text("#shown").startswith(f"{cells} of ")
+    for name in chosen:
+        page.select_option(f"[data-filter={name}]", "")
+    for place, before in zip((1, 4), whole, strict=True):
+        now = column(page, "board", place)
+        assert list(map(float, now)) == pytest.approx(list(map(float, before)), abs=1e-6)
+
+
+def test_several_networks_and_budgets_have_a_column_a_curve_and_a_text_each(opened):
+    page = opened("data-cifar10.html")
+    assert page.locator("#every thead th", has_text="Architecture").count() == 1
+    networks = {"preact_resnet18 width=64", "preact_resnet18 width=128"}
+    assert set(column(page, "every", 2)) == networks
+    curve = page.locator("section[aria-labelledby=by-budget]")
+    assert curve.locator("figure").count() == 5
+    steps = [text.replace("\xa0", " ") for text in curve.locator(".ends").first.all_inner_texts()]
+    assert steps[0].split("\n") == ["5 %", "2,500"]
+    texts = [page.inner_text(f"[data-filter=budget] option:nth-child({at})") for at in (2, 3)]
+    assert [text.replace("\xa0", " ") for text in texts] == ["5 %", "2,500"]
+    heads = page.inner_text(".heat thead").replace("\xa0", " ")
+    assert "width=64, rate 0.05, clean 5 %" in heads and "clean 2,500" in heads
+    other = opened("data-b-2.html")
+    assert other.locator("#every thead th", has_text="Architecture").count() == 0
+    assert other.locator("[data-filter=budget]").count() == 0
+
+
+def test_filters_that_leave_no_attack_leave_the_clean_models(opened, tmp_path):
+    kinds = (
+        {"attacks": ("badnets",), "rates": (0.05, 0.1), "epochs": 10},
+        {"attacks": ({"name": "badnets", "count": 50},), "epochs": 20},
+    )
+    for kind in kinds:
+        made = bench_samples.folder(tmp_path, defenses=("fine_tuning",), **kind)
+    site.write(results.read(made), tmp_path / "site")
+    page = opened("data-cifar10.html", tmp_path / "site")
+    before = [float(value) for value in column(page, "board", 4)]
+    page.select_option("[data-filter=attack]", "badnets count=50 epochs=20")
     page.select_option("[data-filter=rate]", "0.05")
-    rows = [row for row in results.read(folder).rows if row.data == "cifar10"]
-    for name, asr in zip(column(page, "board", 0), column(page, "board", 1), strict=True):
-        own = [r for r in rows if r.defense == name and r.attack == "wanet" and r.rate == 0.05]
-        assert float(asr) == pytest.approx(group(own).asr.mean, abs=1e-6)
-    shown = page.eval_on_selector_all(
-        "#every tbody tr", "lines => lines.filter(l => !l.hidden).map(l => l.dataset.attack)"
-    )
-    assert set(shown) == {"wanet", "none"}
-    assert "of" in page.inner_text("#shown")
-    page.select_option("[data-filter=attack]", "")
-    page.select_option("[data-filter=rate]", "")
-    assert [float(value) for value in column(page, "board", 1)] == pytest.approx(
-        [float(value) for value in whole], abs=1e-6
-    )
+    assert page.inner_text("#board tbody td:nth-child(8)") == "–"
+    assert column(page, "board", 1) == ["", ""]
+    assert [float(value) for value in column(page, "board", 4)] == pytest.approx(before, abs=1e-6)
+    assert shown(page, "attack") == {"none epochs=10", "none epochs=20"}
 
 
 def test_the_script_counts_as_the_pages_do(opened):

@@ -50,6 +50,21 @@ def test_durations_read_well(seconds: float, text: str) -> None:
     assert rates.duration(seconds) == text.replace(" ", SPACE)
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.3, "30 %"),
+        (0.07, "7 %"),
+        (0.0025, "0.25 %"),
+        (1, "1"),
+        (2500, "2,500"),
+        (2500.0, "2,500"),
+    ],
+)
+def test_a_budget_below_one_is_a_share(value: float, text: str) -> None:
+    assert rates.budget(value) == text.replace(" ", SPACE)
+
+
 def test_half_of_an_interval_ends_where_it_tells_nothing() -> None:
     assert [rates.half(value) for value in (0.0123, 0.4999, 0.5, 1.7)] == [
         *("1.2", "50.0", "50+", "50+")

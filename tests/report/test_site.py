@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from report import bench_samples
 from report.test_page import Reader
+from report.test_spread import rows
 from unbackdoor.errors import ParameterError
-from unbackdoor.report import cellpage, results, site, tables, templating
+from unbackdoor.report import board, cellpage, results, site, tables, templating
 
 
 def test_every_page_is_well_formed_and_every_link_leads_somewhere(drawn):
@@ -60,6 +62,28 @@ def test_a_flag_says_what_it_means_and_what_to_do(drawn):
     assert "No weight changed. The defense gave the model back as it came. Use stronger" in text
 
 
+@pytest.mark.parametrize(("seeds", "told"), [(2, "4 means"), (3, None)])
+def test_the_front_page_tells_of_means_over_few_seeds(tmp_path, seeds, told):
+    small = {"attacks": ("badnets",), "defenses": ("fine_tuning",), "data": ("b-2",)}
+    made = results.read(bench_samples.folder(tmp_path, seeds=seeds, **small))
+    site.write(made, tmp_path / "site")
+    text = Reader((tmp_path / "site" / "index.html").read_text(encoding="utf-8")).text
+    assert ("Fewer than three seeds" in text) == bool(told)
+    assert not told or f"Fewer than three seeds {told} The spread" in text
+
+
+def test_pages_say_budgets_as_shares_and_what_was_learned_of_what(folder, drawn):
+    cell = next(
+        row
+        for row in results.read(folder).rows
+        if row.budget == 0.05 and row.attacked and row.defense != "none"
+    )
+    names = ("data-cifar10.html", "methods/defense-clp.html", f"cells/{cell.id}.html")
+    texts = [Reader((drawn / name).read_text(encoding="utf-8")).text for name in names]
+    assert all(" 5 %" in text and " 0.05 0.05" not in text for text in texts)
+    assert "Learned, stamped 99.0 % of its" in texts[2] and "Learned, clean 97.0 %" in texts[2]
+
+
 def test_backticks_in_the_texts_of_methods_are_code():
     assert templating.code("at most `a<b` and c") == "at most <code>a&lt;b</code> and c"
 
@@ -87,18 +111,26 @@ def test_tables_hold_every_cell(folder, drawn):
 
 
 def test_markdown_and_latex_show_mean_interval_and_n(folder):
-    rows = [row for row in results.read(folder).rows if row.data == "cifar10"]
-    found = tables.markdown(rows)
+    shown = [row for row in results.read(folder).rows if row.data == "cifar10"]
+    found = tables.markdown(shown)
     assert found.splitlines()[2].startswith("| none | 9")
-    assert re.search(r"\| clp \| \d+\.\d ± \d+\.\d / \d+\.\d ± \d+\.\d / .* \(n=3\) \|", found)
-    latex = tables.latex(rows)
+    triple = " / ".join([r"\d+\.\d ± \d+\.\d"] * 3)
+    assert re.search(rf"\n\| clp \| .*{triple} \(n=3\) \|", found)
+    latex = tables.latex(shown)
     assert r"fine\_tuning & " in latex and r"$\pm$" in latex and latex.count(r"\\") == 6
+    assert r"rate 0.05, clean~5~\%)" in latex and ", clean~2,500)" in latex
+
+
+def test_an_interval_that_tells_nothing_is_as_wide_in_tables_as_on_pages():
+    given = rows(0.1, 0.9, defense="fmp")  # Student's interval of two is 5 to each side
+    assert " / 50.0 ± 50+ / " in tables.markdown(given)
+    assert r" / 50.0 $\pm$ 50+ / " in tables.latex(given)
 
 
 def test_rows_for_the_script_cannot_end_it(folder, monkeypatch):
-    board = site.Board("x", results.read(folder).rows[:3])
-    evil = [row.__class__(**{**vars(row), "defense": "</script><b>"}) for row in board.rows]
-    told = site.Board("x", evil).for_script
+    shown = board.Board("x", results.read(folder).rows[:3])
+    evil = [row.__class__(**{**vars(row), "defense": "</script><b>"}) for row in shown.rows]
+    told = board.Board("x", evil).for_script
     assert "<" not in told and json.loads(told)["rows"][0][0] == "</script><b>"
 
 

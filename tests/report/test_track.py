@@ -89,6 +89,12 @@ def test_what_the_server_says_is_one_line(server):
         track.to_mlflow(ROWS, "bench")
 
 
+def test_no_name_leads_out_of_the_folder():
+    row = replace(ROW, data="digits train=npz:/a/../../b.npz")
+    assert track._place(row).parts[0] == "digits train=npz:-a-..-..-b.npz"
+    assert len(track._place(row).parts) == 6
+
+
 @pytest.mark.parametrize("name", ["mlflow", "tensorboard"])
 def test_what_is_not_installed_is_named(name, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, name, None)

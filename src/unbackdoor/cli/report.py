@@ -58,13 +58,14 @@ def report(
     with Console(as_json=as_json, quiet=quiet, verbose=verbose) as console:
         from ..report import results as read
         from ..report import site
+        from ..report.names import CLEAN
 
         folder = out or results / "site"
         if folder.exists() and not folder.is_dir():
             raise OutputError(f"{folder} is a file, not a folder")
         found = read.read(results)
         written = site.write(found, folder)
-        cells = [row for row in found.rows if row.defense != read.CLEAN]
+        cells = [row for row in found.rows if row.defense != CLEAN]
         told = {
             "cells": len(cells),
             **{

@@ -90,7 +90,7 @@ def _examples(
     record: Mapping[str, Any], victim: Mapping[str, Any] | None, shown: Shown
 ) -> list[dict[str, Any]]:
     """Each example image with the classes before and after, and what they mean."""
-    if victim is None:
+    if victim is None or not shown:
         return []
     classes, attack = victim["classes"], record["cell"]["victim"]["attack"]
     found = []

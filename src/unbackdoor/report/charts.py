@@ -7,11 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .rates import duration, percent
-from .results import CLEAN
+from .names import CLEAN
+from .rates import SPACE, budget, duration, percent
 from .spread import Group, Spread, Standing
 
-WORDS = {"arch": "{}", "rate": "rate {:g}", "budget": "clean {:g}"}
+WORDS: dict[str, Callable[[Any], str]] = {
+    "arch": str,
+    "rate": lambda value: f"rate {value:g}",
+    "budget": lambda value: f"clean{SPACE}{budget(value)}",
+}
 LINE = 15
 """How high a label is, in pixels."""
 WIDE, NARROW = 0.008, 0.026
@@ -124,22 +128,23 @@ def along(groups: Sequence[Group], name: str, defenses: Sequence[str]) -> Curves
     """
     from .spread import group as together
 
-    rows = [row for group in groups for row in group.rows if row.attack != CLEAN]
+    rows = [row for group in groups for row in group.rows if row.attacked]
     steps = sorted({getattr(row, name) for row in rows if getattr(row, name) is not None})
     if len(steps) < 2:
         return None
+    texts = [budget(step) if name == "budget" else f"{step:g}" for step in steps]
     lines = []
     for defense in defenses:
         own = [
             together([r for r in rows if r.defense == defense and getattr(r, name) == step]).asr
             for step in steps
         ]
-        lines.append(_line(defense, own, steps))
-    ticks = [Tick(place / (len(steps) - 1), f"{step:g}") for place, step in enumerate(steps)]
+        lines.append(_line(defense, own, texts))
+    ticks = [Tick(place / (len(steps) - 1), text) for place, text in enumerate(texts)]
     return Curves([line for line in lines if line.path], ticks)
 
 
-def _line(name: str, spreads: Sequence[Spread | None], steps: Sequence[float]) -> Line:
+def _line(name: str, spreads: Sequence[Spread | None], steps: Sequence[str]) -> Line:
     known = [
         (100 * place / (len(spreads) - 1), found)
         for place, found in enumerate(spreads)
@@ -154,7 +159,7 @@ def _line(name: str, spreads: Sequence[Spread | None], steps: Sequence[float]) -
     lower = [f"{x:g},{down(found.mean - (found.half or 0))}" for x, found in reversed(known)]
     last = f"{100 * known[-1][1].mean:.1f}" if known else ""
     told = "; ".join(
-        f"{percent(found.mean)} at {step:g}"
+        f"{percent(found.mean)} at {step}"
         for found, step in zip(spreads, steps, strict=True)
         if found is not None
     )
@@ -276,14 +281,14 @@ class Column:
 def heat(groups: Sequence[Group], defenses: Sequence[str]) -> Heat:
     """The groups of one data set as a map; `defenses` in the order of the leaderboard."""
     parts = ("arch", "rate", "budget")
-    shown = [group for group in groups if group.first.attack != CLEAN]
-    several = {name: len({getattr(group.first, name) for group in shown}) > 1 for name in parts}
+    several = {name: len({getattr(group.first, name) for group in groups}) > 1 for name in parts}
     columns: dict[tuple[Any, ...], Column] = {}
     fields: dict[tuple[Any, ...], Group] = {}
-    for group in shown:
+    for group in groups:
         row = group.first
         key = row.group[:-1]
-        rest = [WORDS[name].format(getattr(row, name)) for name in parts if several[name]]
+        own = [(name, getattr(row, name)) for name in parts if several[name]]
+        rest = [WORDS[name](value) for name, value in own if value is not None]
         columns.setdefault(key, Column(row.attack, ", ".join(rest), row))
         fields[key, row.defense] = group
     return Heat(

@@ -82,6 +82,15 @@ def count(number: int) -> str:
     return f"{number:,}"
 
 
+def budget(value: float) -> str:
+    """The defender's clean images: a share of the training images as `30 %`, or their count.
+
+    >>> [budget(value).replace(SPACE, " ") for value in (0.3, 0.07, 0.0025, 2500)]
+    ['30 %', '7 %', '0.25 %', '2,500']
+    """
+    return f"{100 * value:g}{SPACE}%" if value < 1 else count(round(value))
+
+
 def short(number: float) -> str:
     """A measured number in three significant digits."""
     return f"{number:.3g}".replace("-", MINUS)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -19,77 +19,15 @@ from ..bench.flags import FLAGS
 from ..bench.store import Record
 from ..errors import OutputError
 from . import charts, tables
+from .board import Board, plain
 from .cellpage import cell_context
-from .results import CLEAN, Results, Row
-from .spread import STUDENT, Group, Standing, groups, leaderboard
+from .names import CLEAN
+from .results import Results
+from .spread import FEW
 from .templating import html
 
 HEIGHT = 380
 """Pixels of a scatter plot."""
-FILTERS = ("attack", "arch", "rate", "budget")
-
-
-@dataclass(frozen=True)
-class Board:
-    """All that is said of one data set."""
-
-    data: str
-    rows: Sequence[Row]
-
-    @cached_property
-    def groups(self) -> list[Group]:
-        """Its cells by all but their seeds."""
-        return groups(self.rows)
-
-    @cached_property
-    def standings(self) -> list[Standing]:
-        """Its leaderboard."""
-        return leaderboard(self.rows)
-
-    @cached_property
-    def heat(self) -> charts.Heat:
-        """Defenses against attacks; victims as they are come first."""
-        names = [line.defense for line in self.standings]
-        return charts.heat(self.groups, sorted(names, key=lambda name: name != CLEAN))
-
-    @property
-    def options(self) -> dict[str, list[str]]:
-        """What can be filtered by: the values of each kind, where there is more than one."""
-        found = {}
-        for name in FILTERS:
-            values = {getattr(row, name): None for row in self.rows}
-            texts = [_plain(value) for value in values if value not in (None, CLEAN)]
-            if len(texts) > 1:
-                found[name] = texts
-        return found
-
-    def count(self, status: str) -> int:
-        """How many of its cells are done, failed or missing."""
-        return sum(row.status == status for row in self.cells)
-
-    @property
-    def cells(self) -> list[Row]:
-        """Its cells, without the victims as they are."""
-        return [row for row in self.rows if row.defense != CLEAN]
-
-    @property
-    def for_script(self) -> str:
-        """Its rows as the script of the page counts with them, as JSON that HTML cannot end."""
-        keys = ("defense", "attack", "arch", "rate", "budget", "seed", "status")
-        numbers = ("acc", "asr", "ra", "der", "seconds")
-        told = [
-            [
-                *(
-                    _plain(getattr(row, key)) if key in FILTERS else getattr(row, key)
-                    for key in keys
-                ),
-                *(_rounded(getattr(row, name)) for name in numbers),
-                list(row.flags),
-            ]
-            for row in self.rows
-        ]
-        text = json.dumps({"student": STUDENT, "rows": told}, separators=(",", ":"))
-        return text.replace("<", "\\u003c")
 
 
 def write(results: Results, site: Path) -> list[str]:
@@ -117,7 +55,9 @@ class _Site:
         self._pictures()
         written = self._tables()
         cells = [row for board in self.boards for row in board.cells]
+        means = [group for board in self.boards for group in board.groups]
         flagged = Counter(flag for row in cells for flag in row.flags)
+        flagged[FEW] = sum(FEW in group.flags for group in means)
         self._html(
             "index.html",
             "site/index.html.j2",
@@ -125,6 +65,7 @@ class _Site:
             tables=written,
             cells=cells,
             flagged=flagged,
+            few=FEW,
         )
         for board in self.boards:
             self._html(f"{_slug(board.data)}.html", "site/board.html.j2", **self._board(board))
@@ -141,7 +82,7 @@ class _Site:
             "version": __version__,
             "flags": FLAGS,
             "slug": _slug,
-            "plain": _plain,
+            "plain": plain,
             "results": self.results,
             "known": self._known,
         }
@@ -173,7 +114,7 @@ class _Site:
         found: dict[str, tuple[str, str, Sequence[Mapping[str, Any]]]] = {}
         for row in board.rows:
             shown = self.examples.get(row.id)
-            if row.defense == CLEAN and row.attack != CLEAN and shown:
+            if row.defense == CLEAN and row.attacked and shown:
                 found.setdefault(row.attack, (row.attack, row.id, shown[:2]))
         return list(found.values())
 
@@ -277,13 +218,11 @@ def _first_examples(record: Record) -> list[dict[str, Any]]:
 
 
 def _slug(name: str) -> str:
-    """A name that is a file's; data sets are named so that none is hidden or a path."""
-    return f"data-{name}"
+    """The name of a data set as a file's, which is never hidden and no other set's.
 
-
-def _plain(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float | int) else str(value)
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 6)
+    What a grid calls a data set may stand in one as it is; what tells kinds of one apart may not.
+    """
+    plain = re.sub(r"[^\w.-]+", "-", name)
+    if plain == name:
+        return f"data-{name}"
+    return f"data-{plain[:80]}-{hashlib.blake2b(name.encode(), digest_size=4).hexdigest()}"

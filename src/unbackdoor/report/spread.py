@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from .results import CLEAN, RATES, Row
+from ..bench.flags import LEAST_SEEDS
+from .names import CLEAN
+from .results import RATES, Row
 
 STUDENT = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160),
@@ -17,6 +19,8 @@ STUDENT = (
 )
 """The 97.5 % points of Student's t for 1 to 30 degrees of freedom."""
 NUMBERS = (*RATES, "der", "seconds")
+FEW = "few-seeds"
+"""The one flag that is no cell's but that of a mean."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class Group:
     def flags(self) -> list[str]:
         """The flags of its cells, each once, and that of few seeds."""
         found = dict.fromkeys(flag for row in self.rows for flag in row.flags)
-        return [*found, *(["few-seeds"] if 0 < self.n < 3 else [])]
+        return [*found, *([FEW] if 0 < self.n < LEAST_SEEDS else [])]
 
 
 def spread(parts: Iterable[Sequence[float]]) -> Spread | None:
@@ -119,15 +123,16 @@ class Standing:
 
     @property
     def key(self) -> tuple[bool, float]:
-        """Best first; without numbers last."""
+        """Best first; then what was tried on clean models only, and last what has no numbers."""
         der = self.attacked.der or self.attacked.acc
-        return der is None, -(der.mean if der else 0)
+        found = der or self.clean.acc
+        return der is None, -(found.mean if found else 0)
 
 
 def leaderboard(rows: Sequence[Row]) -> list[Standing]:
     """The defenses of one data set by their mean DER; victims as they are come last."""
     found: dict[str, tuple[list[Row], list[Row]]] = {}
     for row in rows:
-        found.setdefault(row.defense, ([], []))[row.attack == CLEAN].append(row)
+        found.setdefault(row.defense, ([], []))[not row.attacked].append(row)
     standings = [Standing(name, group(own), group(clean)) for name, (own, clean) in found.items()]
     return sorted(standings, key=lambda line: (line.defense == CLEAN, *line.key))

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from .charts import Heat, heat
+from .names import CLEAN
+from .rates import SPACE, half
 from .results import Row
 from .spread import NUMBERS, Group, Spread, groups, leaderboard
 
@@ -85,13 +87,18 @@ def latex(rows: Sequence[Row]) -> str:
 
 
 def _heat(rows: Sequence[Row]) -> Heat:
+    """What a table shows: every attack, or the clean models where nothing was attacked."""
     order = [line.defense for line in leaderboard(rows)]
-    return heat(groups(rows), [*order[-1:], *order[:-1]] if order[-1:] == ["none"] else order)
+    shown = groups([row for row in rows if row.attacked] or rows)
+    return heat(shown, [*order[-1:], *order[:-1]] if order[-1:] == ["none"] else order)
 
 
 def _name(found: Heat, at: int) -> str:
     column = found.columns[at]
-    return column.attack + (f" ({column.rest})" if column.rest else "")
+    name = (
+        column.attack if column.first.attacked else column.attack.replace(CLEAN, "clean model", 1)
+    )
+    return name + (f" ({column.rest})" if column.rest else "")
 
 
 def _triple(group: Group | None, between: str, sign: str) -> str:
@@ -106,8 +113,8 @@ def _triple(group: Group | None, between: str, sign: str) -> str:
 def _mean(found: Spread | None, sign: str) -> str:
     if found is None:
         return "-"
-    half = f" {sign} {100 * found.half:.1f}" if found.half is not None else ""
-    return f"{100 * found.mean:.1f}{half}"
+    ends = f" {sign} {half(found.half)}" if found.half is not None else ""
+    return f"{100 * found.mean:.1f}{ends}"
 
 
 def _md(text: str) -> str:
@@ -115,7 +122,7 @@ def _md(text: str) -> str:
 
 
 def _tex(text: str) -> str:
-    return re.sub(r"([&%#_{}])", r"\\\1", text)
+    return re.sub(r"([&%#_{}])", r"\\\1", text).replace(SPACE, "~")
 
 
 def _spread(found: Spread | None) -> list[str]:

@@ -29,6 +29,7 @@ NUMBERS = {
     "interval": rates.interval,
     "points": rates.points,
     "count": rates.count,
+    "budget": rates.budget,
     "short": rates.short,
     "literal": rates.literal,
 }

@@ -33,7 +33,7 @@ def to_tensorboard(rows: Sequence[Row], folder: Path) -> int:
     )
     runs: dict[Path, list[Row]] = {}
     for row in _done(rows):
-        runs.setdefault(folder.joinpath(row.data, *map(_text, row.group)), []).append(row)
+        runs.setdefault(folder / _place(row), []).append(row)
     for place, own in runs.items():
         for old in place.glob(EVENTS):
             old.unlink()
@@ -103,6 +103,11 @@ def _told(row: Row) -> list[tuple[str, str]]:
     names = (field.name for field in fields(row) if field.name not in NUMBERS)
     texts = ((name, getattr(row, name)) for name in names)
     return [(k, " ".join(v) if isinstance(v, tuple) else _text(v)) for k, v in texts]
+
+
+def _place(row: Row) -> Path:
+    """Where the run of a row lies: names may hold paths, which must not lead elsewhere."""
+    return Path(*(_text(part).replace("/", "-") for part in (row.data, *row.group)))
 
 
 def _text(value: object) -> str:

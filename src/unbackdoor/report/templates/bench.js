@@ -41,9 +41,10 @@ if (told) {
   });
 
   const chosen = () => filters.filter((filter) => filter.value).map((f) => [f.dataset.filter, f.value]);
+  const clean = (row) => row.attack.split(" ")[0] === "none";
   // A clean model has neither an attack nor a rate, so those filters leave it.
   const fits = (row) => chosen().every(([name, value]) =>
-    row[name] === value || (row.attack === "none" && (name === "attack" || name === "rate")));
+    row[name] === value || (clean(row) && (name === "attack" || name === "rate")));
 
   const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 
@@ -110,7 +111,7 @@ if (told) {
 
   function coverage(cell, own) {
     const count = (status) => own.filter((row) => row.status === status).length;
-    const parts = [`${count("done")}/${own.length}`];
+    const parts = [own.length ? `${count("done")}/${own.length}` : element("span", "none", "–")];
     for (const status of ["failed", "missing"]) {
       if (count(status)) parts.push(" ", element("span", `state ${status}`, `${count(status)} ${status}`));
     }
@@ -132,9 +133,9 @@ if (told) {
     const shown = every.filter(fits);
     for (const line of board.tBodies[0].rows) {
       const own = shown.filter((row) => row.defense === line.dataset.defense);
-      const attacked = own.filter((row) => row.attack !== "none");
-      const found = together(attacked), clean = together(own.filter((row) => row.attack === "none"));
-      [found.asr, found.ra, found.acc, clean.acc, found.der]
+      const attacked = own.filter((row) => !clean(row));
+      const found = together(attacked), cost = together(own.filter(clean));
+      [found.asr, found.ra, found.acc, cost.acc, found.der]
         .forEach((value, place) => show(line.cells[place + 1], value));
       const time = line.cells[6];
       time.dataset.value = found.seconds ? found.seconds.mean : "";

@@ -1,0 +1,110 @@
+"""What tables call data sets, networks and methods: a name, and what tells kinds of one apart.
+
+Two cells may be averaged over seeds only if all else about them is the same. So everything that
+a declaration holds, but the seed, the poisoning rate and the budget, goes into these names.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ..bench.store import Record
+from .rates import literal
+
+CLEAN = "none"
+"""The attack of a model that was never attacked, and the defense of a victim as it is."""
+HIDDEN = {"name", "rate"}
+"""The name stands first, and the rate of an attack in a column of its own."""
+
+
+class Names:
+    """The names of all that `cells` declare and that `victims` are; differences within a data set.
+
+    A field is told where kinds differ in it; a field that is null, as one that is not there.
+    """
+
+    def __init__(self, victims: Sequence[Record], cells: Iterable[Record]) -> None:
+        self._kinds: dict[tuple[str, str, str], dict[str, Record]] = defaultdict(dict)
+        self._known: dict[tuple[str, str, str], str] = {}
+        self._taken: set[tuple[str, str, str]] = set()
+        cells = list(cells)
+        victims = [*(told["victim"] for told in cells), *victims]
+        for victim in victims:
+            self._add("", "data", victim["data"])
+        for victim in victims:
+            data = self._of("", "data", victim["data"])
+            self._add(data, "arch", _network(victim))
+            self._add(data, "attack", _attack(victim))
+        for told in cells:
+            data = self._of("", "data", told["victim"]["data"])
+            self._add(data, "defense", told["defense"])
+
+    def of_victim(self, victim: Record) -> dict[str, Any]:
+        """What the rows of a victim say of it: `data`, `arch`, `attack` and `rate`."""
+        data = self._of("", "data", victim["data"])
+        return {
+            "data": data,
+            "arch": self._of(data, "arch", _network(victim)),
+            "attack": self._of(data, "attack", _attack(victim)),
+            "rate": _rate(victim["attack"] or {}),
+        }
+
+    def of_defense(self, data: str, defense: Record) -> str:
+        """What the rows of a data set call a defense."""
+        return self._of(data, "defense", defense)
+
+    def _add(self, data: str, role: str, table: Record) -> None:
+        self._kinds[data, role, table["name"]][_key(table)] = table
+
+    def _of(self, data: str, role: str, table: Record) -> str:
+        key = (data, role, _key(table))
+        if key not in self._known:
+            kinds = self._kinds[data, role, table["name"]].values()
+            told = [
+                f"{name}={literal(value)}"
+                for name, value in table.items()
+                if name not in HIDDEN and value is not None
+                # The count of an attack stands where others have their rate: always.
+                if name == "count" or any(kind.get(name) != value for kind in kinds)
+            ]
+            self._known[key] = self._free(data, role, " ".join([table["name"], *told]))
+        return self._known[key]
+
+    def _free(self, data: str, role: str, name: str) -> str:
+        """`name`, or where another kind is told the same way, which of them this is."""
+        found, many = name, 1
+        while (data, role, found) in self._taken:
+            many += 1
+            found = f"{name} kind={many}"
+        self._taken.add((data, role, found))
+        return found
+
+
+def _network(victim: Record) -> Record:
+    """The options of a network as fields, and its precision, which decides numbers as they do."""
+    table = victim["architecture"]
+    return {"name": table["name"], **table["options"], "precision": victim.get("precision")}
+
+
+def _attack(victim: Record) -> Record:
+    """An attack without its rate, or how a model was trained that was never attacked."""
+    table = victim["attack"]
+    if not table:
+        return {"name": CLEAN, **(victim.get("training") or {})}
+    return {name: value for name, value in table.items() if name != "rate" or _counts(table)}
+
+
+def _rate(attack: Mapping[str, Any]) -> float | None:
+    return None if _counts(attack) else attack.get("rate")
+
+
+def _counts(attack: Mapping[str, Any]) -> bool:
+    """Whether an attack stamps so many images, whatever its rate says."""
+    return attack.get("count") is not None
+
+
+def _key(table: Record) -> str:
+    return json.dumps(table, sort_keys=True)
