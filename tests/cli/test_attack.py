@@ -99,6 +99,47 @@ def test_a_stopped_training_goes_on_and_gives_the_same_bits(run, plant, tmp_path
     assert all((ours[key] == theirs[key]).all() for key in ours)
 
 
+@pytest.mark.parametrize("file", ["state.pt", "arguments.json"])
+@pytest.mark.parametrize("left", [0, 50])
+def test_a_damaged_state_is_one_line_and_force_starts_anew(
+    run, plant, tmp_path, monkeypatch, file, left
+):
+    rng = Run.rng
+
+    def stopping(self, name):
+        if name == "training/1":
+            raise KeyboardInterrupt
+        return rng(self, name)
+
+    out = tmp_path / "v"
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "rng", stopping)
+        assert run(*plant, "--out", out).code == 130
+    damaged = out / "training" / file
+    damaged.write_bytes(damaged.read_bytes()[:left])
+    again = run(*plant, "--out", out)
+    assert again.code == 2 and len(again.errors) == 1, again
+    assert f"{file} is damaged" in again.errors[0] and "start anew with --force" in again.errors[0]
+    assert run(*plant, "--out", out, "--force").code == 0
+    assert not (out / "training").exists()
+
+
+def test_force_goes_on_with_a_whole_state_of_the_same_command(run, plant, tmp_path, monkeypatch):
+    rng, epochs = Run.rng, []
+
+    def stopping(self, name):
+        if name.startswith("training/"):
+            epochs.append(name)
+            if len(epochs) == 2:
+                raise KeyboardInterrupt
+        return rng(self, name)
+
+    monkeypatch.setattr(Run, "rng", stopping)
+    for code in (130, 0):
+        assert run(*plant, "--out", tmp_path / "v", "--force").code == code
+    assert epochs == ["training/0", "training/1", "training/1"]
+
+
 def test_mistakes(run, plant, tiny, tmp_path):
     out = ("--out", tmp_path / "v")
     for more, says in (

@@ -12,12 +12,13 @@ import numpy as np
 
 from .. import api, checkpoint, measure
 from ..attack import STAMPED, Attack, Victim
-from ..errors import ImagesError, OutputError
+from ..errors import ImagesError, OutputError, UnbackdoorError
 from ..images import Images, Triggered
 from ..measure import Score
 from ..models import Normalized
 from ..planting import Network
 from ..run import Run
+from ..train import read_state
 from ..untrusted import sha256
 from ..visibility import visibility
 from . import output
@@ -59,29 +60,40 @@ def check(attack: Attack, model: Normalized, train: Images, judged: Images) -> N
 def training(out: Path, arguments: Mapping[str, Any], *, force: bool) -> Path:
     """The file that keeps the state of the training, and beside it what is trained.
 
-    Raises `OutputError` where another training has begun there and not `force`.
+    Raises where another training has begun there, or its state is damaged, and not `force`.
     """
     folder = out / TRAINING
-    told = folder / "arguments.json"
+    told, state = folder / "arguments.json", folder / "state.pt"
     wanted = json.loads(json.dumps(arguments))
     try:
-        if told.is_file():
-            known = json.loads(told.read_text(encoding="utf-8"))
-            other = [key for key in wanted if known.get(key) != wanted[key]]
-            if other and not force:
-                raise OutputError(
-                    f"{folder} holds a training that was begun with another {', '.join(other)}; "
-                    "repeat that command, or start anew with --force"
-                )
-            if other:
-                shutil.rmtree(folder)
+        try:
+            _check_begun(told, state, wanted)
+        except UnbackdoorError:
+            if not force:
+                raise
+            shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
         told.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
-    except json.JSONDecodeError:
-        raise OutputError(f"{told} is damaged; start anew with --force") from None
     except OSError as error:
         raise OutputError(f"cannot write to {out}: {error.strerror or error}") from None
-    return folder / "state.pt"
+    return state
+
+
+def _check_begun(told: Path, state: Path, wanted: Mapping[str, Any]) -> None:
+    """Raises where what was begun before cannot go on as what is `wanted`."""
+    if told.is_file():
+        try:
+            known = json.loads(told.read_text(encoding="utf-8"))
+        except ValueError:
+            raise OutputError(f"{told} is damaged; start anew with --force") from None
+        other = [key for key in wanted if known.get(key) != wanted[key]]
+        if other:
+            raise OutputError(
+                f"{told.parent} holds a training that was begun with another {', '.join(other)}; "
+                "repeat that command, or start anew with --force"
+            )
+    if state.is_file():
+        read_state(state)
 
 
 def measured(victim: Victim, judged: Images, stamped: Triggered, run: Run) -> Score:
