@@ -73,7 +73,7 @@ class SSBA(Attack):
     limits: ClassVar[str] = "the message suffers from smoothing and compression"
 
     bits: int = Field(16, ge=1, description="length of the message")
-    secret: int = Field(0, ge=0, description="seed that the message is drawn from")
+    secret: int = Field(0, ge=0, le=2**32 - 1, description="seed that the message is drawn from")
     strength: float = Field(0.1, gt=0, le=1, description="bound of the residual, pixels in [0, 1]")
     width: int = Field(16, ge=1, description="channels of the encoder")
     steps: int = Field(500, ge=1, description="training steps of encoder and decoder")

@@ -35,7 +35,7 @@ class WaNet(Attack):
 
     strength: float = Field(0.5, gt=0, description="mean shift, pixels of half an image side")
     grid: int = Field(4, ge=2, description="control points along each side")
-    field: int = Field(0, ge=0, description="seed that the field is drawn from")
+    field: int = Field(0, ge=0, le=2**32 - 1, description="seed that the field is drawn from")
     covers: float = Field(2.0, ge=0, description="cover images for each stamped one")
 
     def places(self, height: int, width: int) -> Tensor:
