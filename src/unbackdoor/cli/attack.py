@@ -86,7 +86,6 @@ def attack(
         seen = victims.seen(chosen, victim, train, judged, stamped)
         reached = measured.asr.value if measured.asr else 0.0
         met = reached >= min_asr
-        exported = exporting.write(export, victim, stamped) if export else None
         planting.warn_of_weakness(learned)
         told: dict[str, Any] = {
             **heading,
@@ -95,7 +94,7 @@ def attack(
             "triggered": record.of_triggered(victims.TRIGGERED, stamped),
             "poisoned": exporting.poisoned(chosen, victim),
             "visibility": seen,
-            "export": exported,
+            "export": None,
             "before": record.of_score(measured),
             "success": {"min_asr": min_asr, "met": met},
             "learned": {kind: rate.as_json() for kind, rate in learned.items()},
@@ -103,12 +102,14 @@ def attack(
             "warnings": console.warned,
         }
         full = victims.write(out, victim, stamped, told)
+        if export:
+            full = exporting.write(export, victim, stamped, out, full)
         console.result(full, scores.planted(measured, learned, seen))
         console.say(f"written to {out}")
-        if exported:
-            console.say(f"exported to {export}: {', '.join(exported['written'])}")
-            if not told["poisoned"]["fixed"]:
-                console.say(f"no training set to export: {told['poisoned']['why']}")
+        if export:
+            console.say(f"exported to {export}: {', '.join(full['export']['written'])}")
+            if not full["poisoned"]["fixed"]:
+                console.say(f"no training set to export: {full['poisoned']['why']}")
         if not met:
             console.complain(
                 f"ASR is {reached:.4f}, below the bound {min_asr:g}; train for longer "
