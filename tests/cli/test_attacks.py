@@ -92,7 +92,7 @@ def test_a_seed_that_no_generator_takes_is_refused(name, key, plant):
 
 
 def test_the_seeds_are_found():
-    assert SEEDS == [
+    assert [
         *(("adaptive_blend", "pattern"), ("adaptive_patch", "pattern"), ("blended", "pattern")),
         *(("ssba", "secret"), ("wanet", "field")),
-    ]
+    ] == SEEDS

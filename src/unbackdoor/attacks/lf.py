@@ -39,7 +39,9 @@ class LF(Attack):
     sigma: float = Field(6.0, gt=0, description="width of the low-pass, cycles an image")
     images: int = Field(100, ge=1, description="training images that the trigger is learned on")
     steps: int = Field(200, ge=1, description="steps of the trigger")
-    clean_epochs: int = Field(10, ge=0, description="training of the clean model")
+    clean_epochs: int = Field(
+        10, ge=0, description="epochs that the clean model is trained; 0: the model as given"
+    )
 
     def learn(self, model: nn.Module, train: Images, run: Run) -> Learned:
         """The `perturbation` `[c, h, w]`."""

@@ -47,7 +47,9 @@ class Narcissus(Attack):
     rounds: int = Field(200, ge=1, description="steps of the noise, each on a batch")
     pace: float = Field(0.01, gt=0, description="step of Adam, pixels in [0, 1]")
     images: int = Field(500, ge=1, description="images of the target class it is learned on")
-    clean_epochs: int = Field(10, ge=0, description="training of the clean model")
+    clean_epochs: int = Field(
+        10, ge=0, description="epochs that the clean model is trained; 0: the model as given"
+    )
 
     def learn(self, model: nn.Module, train: Images, run: Run) -> Learned:
         """The `noise` `[c, h, w]` within `eps`."""

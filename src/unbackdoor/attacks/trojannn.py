@@ -40,7 +40,9 @@ class TrojanNN(Attack):
     neurons: int = Field(2, ge=1, description="neurons that the patch drives")
     steps: int = Field(300, ge=1, description="steps of the patch")
     pace: float = Field(0.05, gt=0, description="step of Adam, pixels in [0, 1]")
-    clean_epochs: int = Field(10, ge=0, description="training of the clean model")
+    clean_epochs: int = Field(
+        10, ge=0, description="epochs that the clean model is trained; 0: the model as given"
+    )
 
     def learn(self, model: nn.Module, train: Images, run: Run) -> Learned:
         """The `patch` `[c, size, size]`."""
