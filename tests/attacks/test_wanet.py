@@ -52,6 +52,20 @@ def test_control_points_have_a_mean_shift_of_one() -> None:
     assert torch.allclose(free, noise, atol=1e-4)
 
 
+def test_between_control_points_the_field_is_bicubic() -> None:
+    # On seven columns every other one is a control point. Half way between two of them the cubic
+    # of torch (a = -0.75) takes 19/32 of each and -3/32 of those beyond; linearly it is 1/2.
+    attack, still = WaNet(strength=0.01), WaNet(strength=1e-12)
+    field = ((attack.places(7, 7) - still.places(7, 7)) / 0.01 * 7)[0, ..., 0]
+    noise = torch.rand(1, 2, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    across = (noise / noise.abs().mean())[0, 0]
+    for row in (1, 2):
+        points = across[row]
+        between = (19 * (points[1] + points[2]) - 3 * (points[0] + points[3])) / 32
+        assert field[2 * row, 3] == pytest.approx(float(between), abs=1e-3)
+        assert field[2 * row, 3] != pytest.approx(float(points[1:3].mean()), abs=0.01)
+
+
 @pytest.mark.parametrize("covers", [0.0, 2.0])
 def test_covers_go_with_each_stamped_image(covers: float) -> None:
     assert WaNet(covers=covers).cover_count(10) == 10 * covers

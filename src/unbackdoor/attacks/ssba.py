@@ -82,11 +82,15 @@ class SSBA(Attack):
 
     def learn(self, model: nn.Module, train: Images, run: Run) -> Learned:
         """The weights of the encoder."""
+        encoder, _ = self.taught_pair(train, run)
+        return {name: value.detach().cpu() for name, value in encoder.state_dict().items()}
+
+    def taught_pair(self, train: Images, run: Run) -> tuple[Encoder, Decoder]:
+        """An encoder that writes random bits into images of `train`, a decoder that reads them."""
         with run.isolated("ssba/weights"):
-            nets = nn.ModuleList(
-                [net(train.shape[0], self.bits, self.width) for net in (Encoder, Decoder)]
-            ).to(run.device)
-        encoder, decoder = nets
+            encoder = Encoder(train.shape[0], self.bits, self.width).to(run.device)
+            decoder = Decoder(train.shape[0], self.bits, self.width).to(run.device)
+        nets = nn.ModuleList([encoder, decoder])
         adam = torch.optim.Adam(nets.parameters(), lr=self.encoder_lr)
         rng = run.rng("ssba")
         with in_mode(nets, train=True), run.stage("encoder", self.steps) as done:
@@ -106,7 +110,7 @@ class SSBA(Attack):
                 loss.backward()
                 adam.step()
                 done(1)
-        return {name: value.detach().cpu() for name, value in encoder.state_dict().items()}
+        return encoder, decoder
 
     def trigger(self, learned: Learned = NOTHING) -> Stamp:
         """Writes the secret message."""
