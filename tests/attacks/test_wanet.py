@@ -36,7 +36,8 @@ def test_a_ramp_is_shifted_by_the_field() -> None:
 def test_no_pixel_is_fetched_from_far_away() -> None:
     still = WaNet(strength=1e-9).places(32, 32)
     moved = (WaNet().places(32, 32) - still).abs() * 31 / 2
-    assert 0.05 < moved.mean() < 0.5
+    # A mean of 0.18 over many fields; a quarter of a pixel at the control points.
+    assert 0.13 < moved.mean() < 0.25
     assert moved.max() < 1.5
 
 

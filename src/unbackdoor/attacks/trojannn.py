@@ -27,7 +27,8 @@ class TrojanNN(Attack):
     model trained for `clean_epochs` on clean images (0: the model as given, which is then
     retrained as in the paper). The patch maximises them on a grey image. Departures: with
     `clean_epochs` the victim is trained from the given weights, not from the clean model; the
-    training images are at hand and need not be reverse engineered.
+    training images are at hand and need not be reverse engineered. With `all_to_all`, too, the
+    neurons are those of `target`, while labels go to y + 1.
     """
 
     paper: ClassVar[str] = (
