@@ -20,9 +20,9 @@ class WaNet(Attack):
     its mean absolute value on a `grid` x `grid` lattice, times strength / h in coordinates that
     run from -1 to 1: a strength of 0.5 moves the control points of a square image by a quarter of a
     pixel on average, and all pixels, in between and clamped at the edges, by 0.18 at 32 x 32 (each
-    way; the mean over 200 fields). Cover images are warped with a random jitter on top and keep their label.
-    Departure: the paper draws new stamped and cover images for every batch; here they are
-    fixed before training, as in a poisoned data set.
+    way; the mean over 200 fields). Cover images are warped with a random jitter on top and keep
+    their label. Departure: the paper draws new stamped and cover images for every batch; here they
+    are fixed before training, as in a poisoned data set.
 
     >>> import torch
     >>> bool((WaNet().stamp(torch.full((1, 3, 8, 8), 0.25)) - 0.25).abs().max() < 1e-6)
