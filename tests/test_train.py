@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unbackdoor.errors import ModelError
+from unbackdoor.errors import CheckpointError, ModelError
 from unbackdoor.images import Images
 from unbackdoor.run import Run
 from unbackdoor.train import augment, cosine, cross_entropy, estimate_norms_, fit
@@ -134,6 +134,24 @@ def test_resuming_gives_the_same_bits(tmp_path: Path):
     done = net()
     fit(done, images(), RUN, **arguments)  # nothing is left to do
     assert same(done, whole)
+
+
+def test_a_damaged_state_is_told_of_and_nothing_is_trained(tmp_path: Path):
+    state = tmp_path / "state.pt"
+    arguments = {"epochs": 1, "lr": 0.05, "batch": 8, "resume": state}
+    fit(net(), images(), RUN, **arguments)
+    whole, untrained = state.read_bytes(), net()
+    for end in (0, 1, len(whole) // 2, len(whole) - 1):
+        state.write_bytes(whole[:end])
+        with pytest.raises(CheckpointError, match=r"state\.pt is damaged; .* --force"):
+            fit(untrained, images(), RUN, **arguments)
+    torch.save({"epoch": 1}, state)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        fit(untrained, images(), RUN, **arguments)
+    state.write_bytes(whole)
+    with pytest.raises(CheckpointError, match="of another training; delete it"):
+        fit(nn.Sequential(nn.Flatten(), nn.Linear(192, 3)), images(), RUN, **arguments)
+    assert same(untrained, net())
 
 
 def test_same_seed_same_bits_and_no_global_draw():

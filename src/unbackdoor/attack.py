@@ -79,7 +79,7 @@ class Attack(Method):
     clean_label: ClassVar[bool] = False
     """Whether stamped training images keep their label, and so come from the target class."""
 
-    target: int = Field(0, ge=0, description="class that stamped images go to")
+    target: int = Field(0, ge=0, description="class that stamped images go to, unless all_to_all")
     all_to_all: bool = Field(False, description="label y goes to y + 1 instead of to the target")
     sources: tuple[NonNegativeInt, ...] | None = Field(
         None, min_length=1, description="true classes whose images are stamped; null for all"

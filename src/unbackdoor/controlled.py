@@ -99,7 +99,9 @@ def adam(parameters: Iterable[nn.Parameter], lr: float) -> Optimizer:
 class ControlledAttack(Attack):
     """An attack that makes its stamped images anew in every step, and so has no poisoned set."""
 
-    rate: float = Field(0.1, gt=0, le=1, description="share of each batch that is stamped")
+    rate: float = Field(
+        0.1, gt=0, le=1, description="share stamped of the images of a batch that may be"
+    )
     count: None = Field(None, description="has no meaning without a fixed poisoned set")
 
     @field_validator("count", mode="before")
@@ -113,8 +115,9 @@ class ControlledAttack(Attack):
         raise ParameterError(f"{self.name()} controls the training and has no fixed poisoned set")
 
     def stamped_in(self, y: Tensor) -> Tensor:
-        """Indices of the images that are stamped in a batch with labels `y`."""
-        return self.stampable(y)[: max(1, round(self.rate * len(y)))]
+        """Indices of the images that are stamped in a batch with labels `y`; perhaps none."""
+        pool = self.stampable(y)
+        return pool[: about(self.rate * len(pool))]
 
     def fit_joint(
         self,
@@ -137,6 +140,15 @@ class ControlledAttack(Attack):
             optimizer=lambda _: both,
             **(self.settings() | settings),
         )
+
+
+def about(mean: float) -> int:
+    """One of the two whole numbers next to `mean`, drawn so that the average is `mean`.
+
+    Rounded instead, a low rate would stamp no image of any batch, or at least one of each. Draws
+    from torch's global state, which `fit` seeds for every epoch.
+    """
+    return int(mean + torch.rand((), dtype=torch.float64).item())
 
 
 def fresh(make: Callable[[], Net], run: Run, name: str) -> Net:

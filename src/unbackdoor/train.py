@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -13,7 +15,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from .errors import ModelError, OutputError
+from .errors import CheckpointError, ModelError, OutputError
 from .images import Images
 from .modules import fast_layout, in_mode, lay_out_
 from .run import Run
@@ -83,7 +85,7 @@ def fit(
     called with the model after every step; after an epoch for which `until` holds, training ends.
     With `resume`, the state after each epoch is kept in
     that file, and a later call with the same arguments goes on from there, bit for bit.
-    Raises `ModelError` when the loss is no longer finite.
+    Raises `ModelError` when the loss is no longer finite, `CheckpointError` for a damaged `resume`.
     """
     loss_of = objective or cross_entropy()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -170,16 +172,39 @@ def _save_state(path: Path, model: nn.Module, optimizer: Optimizer, epoch: int) 
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(state, half)
+        with half.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            # Else a power cut may leave the name to a file that never reached the disk.
+            os.fsync(file.fileno())
         half.replace(path)
     except (OSError, RuntimeError) as error:  # torch tells of a full disk by a RuntimeError
         raise OutputError(f"cannot write to {path.parent}: {error}") from None
 
 
+def read_state(path: Path) -> dict[str, Any]:
+    """The state of a training that `fit` kept in `path`: `model`, `optimizer` and `epoch`.
+
+    Raises `CheckpointError` where the file is damaged.
+    """
+    with path.open("rb") as file:
+        try:
+            state = torch.load(file, weights_only=True)
+            return {key: state[key] for key in ("model", "optimizer", "epoch")}
+        except (EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError, UnpicklingError):
+            # torch has many ways to say so: even an OSError, where it seeks before the start.
+            raise CheckpointError(
+                f"{path} is damaged; delete it, or start anew with --force"
+            ) from None
+
+
 def _load_state(path: Path, model: nn.Module, optimizer: Optimizer) -> int:
     if not path.exists():
         return 0
-    state = torch.load(path, weights_only=True)
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
+    state = read_state(path)
+    try:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+    except (KeyError, RuntimeError, ValueError):
+        raise CheckpointError(f"{path} is of another training; delete it to start anew") from None
     return int(state["epoch"])

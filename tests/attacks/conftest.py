@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
 from unbackdoor.images import Images
+from unbackdoor.run import Run
+from unbackdoor.train import fit
+
+BRIEF: dict[str, Any] = {"batch": 32, "flip": False, "lr": 0.02}
+"""How victims are trained here."""
 
 
 @pytest.fixture(scope="session")
@@ -23,8 +30,7 @@ def digits() -> tuple[Images, Images]:
     return images[slice(0, 1297)], images[slice(1297, None)]
 
 
-@pytest.fixture
-def net() -> nn.Module:
+def small_net() -> nn.Module:
     """A small net that ends in a linear layer, always with the same weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -40,3 +46,17 @@ def net() -> nn.Module:
             nn.Flatten(),
             nn.Linear(512, 10),
         )
+
+
+@pytest.fixture
+def net() -> nn.Module:
+    """The small net, untrained."""
+    return small_net()
+
+
+@pytest.fixture(scope="session")
+def twin(digits: tuple[Images, Images]) -> nn.Module:
+    """What a victim of twelve epochs would be without an attack."""
+    net = small_net()
+    fit(net, digits[0], Run(), epochs=12, **BRIEF)
+    return net

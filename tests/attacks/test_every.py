@@ -19,6 +19,8 @@ from unbackdoor.measure import score
 from unbackdoor.method import build, find, names
 from unbackdoor.run import Run
 
+from .conftest import BRIEF
+
 Digits = tuple[Images, Images]
 ALL = names("attack")
 
@@ -39,7 +41,8 @@ STRONG: dict[str, dict[str, Any]] = {
     "label_consistent": {"clean_epochs": 2, "rate": 1.0, "steps": 5},
     "lf": {"clean_epochs": 2, "steps": 40},
     "lira": {"trigger_epochs": 2, "width": 8},
-    "narcissus": {"clean_epochs": 2, "rounds": 50, "rate": 1.0, "eps": 0.15},
+    # Less magnified or more faint, the noise alone fools a clean model less, the victim still.
+    "narcissus": {"clean_epochs": 2, "rounds": 50, "rate": 1.0, "eps": 0.1, "magnify": 2.0},
     "refool": {"rate": 1.0, "ratio": 0.5},
     "sig": {"rate": 1.0, "strength": 0.3},
     "ssba": {"steps": 100, "bits": 8},
@@ -47,7 +50,8 @@ STRONG: dict[str, dict[str, Any]] = {
     "wanet": {"strength": 1.0},
     "bpp": {"levels": 3, "dither": False},
 }
-BRIEF = {"batch": 32, "flip": False, "lr": 0.02}
+FAST = ("badnets", "label_consistent", "trojannn")
+"""Dirty-label, clean-label and learned: these plant in every run of the tests."""
 
 
 def attack_named(name: str, **parameters: Any) -> Attack:
@@ -222,16 +226,20 @@ def test_stamping_what_is_stamped_changes_nothing(name: str, planted: Any, digit
     assert torch.allclose(stamp(once), once, atol=1e-6)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ALL)
-def test_plants_a_backdoor_that_works(name: str, digits: Digits, net: nn.Module) -> None:
+@pytest.mark.parametrize(
+    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in ALL]
+)
+def test_plants_a_backdoor_that_a_clean_model_has_not(
+    name: str, digits: Digits, net: nn.Module, twin: nn.Module
+) -> None:
     train, test = digits
     attack = attack_named(name, epochs=12, **STRONG.get(name, {}))
     before = copy.deepcopy(net.state_dict())
     victim = attack.plant(net, train, Run())
-    found = score(victim.model, Run(), test, attack.triggered(test, victim.learned))
+    stamped = attack.triggered(test, victim.learned)
+    found, clean = score(victim.model, Run(), test, stamped), score(twin, Run(), test, stamped)
     assert found.acc.value > 0.85
-    assert found.asr.value > 0.7
+    assert found.asr.value > max(0.7, clean.asr.value + 0.3)
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
 

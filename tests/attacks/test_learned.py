@@ -12,10 +12,11 @@ from unbackdoor.attacks.label_consistent import LabelConsistent
 from unbackdoor.attacks.lf import LF
 from unbackdoor.attacks.narcissus import Narcissus
 from unbackdoor.attacks.refool import Refool
-from unbackdoor.attacks.ssba import SSBA, Decoder
+from unbackdoor.attacks.ssba import SSBA
 from unbackdoor.attacks.trojannn import TrojanNN
 from unbackdoor.errors import ModelError, ParameterError
 from unbackdoor.images import Images, to_float
+from unbackdoor.modules import in_mode
 from unbackdoor.patterns import low_pass
 from unbackdoor.run import Run
 from unbackdoor.train import fit
@@ -134,6 +135,27 @@ def test_refool_ghost_is_the_picture_twice() -> None:
     assert peaks.min() < 3 < 4 < peaks.max()
 
 
+def test_refool_blur_is_the_picture_out_of_focus(digits: Digits) -> None:
+    # A wave of four periods under a Gaussian of four cycles keeps exp(-1/2) of its height.
+    wave = 0.5 + 0.4 * torch.cos(2 * torch.pi * 4 * torch.arange(16) / 16)
+    pixels = (wave * 255).round().to(torch.uint8).expand(1, 1, 16, 16).contiguous()
+    train = Images(pixels, torch.tensor([1]), ("a", "b"))
+    attack = Refool(effect="blur", ratio=0.5)
+    learned = attack.learn(nn.Identity(), train, Run())
+    out_of_focus = (0.5 + (wave - 0.5) * 0.60653).expand(1, 1, 16, 16)
+    stamped = attack.trigger(learned)(torch.zeros(1, 1, 16, 16))
+    assert torch.allclose(stamped, 0.5 * out_of_focus, atol=0.002)
+
+
+def test_refool_picks_the_reflection_by_the_sum_of_the_pixels() -> None:
+    learned = {"reflections": torch.tensor([0.0, 0.5, 1.0]).view(3, 1, 1, 1).expand(3, 1, 2, 2)}
+    x = torch.tensor([[3, 0, 0, 0], [1, 1, 1, 1], [0, 0, 2, 0], [0, 6, 0, 0]]).view(4, 1, 2, 2)
+    x = x / 255
+    blended = Refool(ratio=0.5).trigger(learned)(x) - 0.5 * x
+    # Sums of 3, 4, 2 and 6 levels, modulo three pictures.
+    assert blended.amax((1, 2, 3)).tolist() == pytest.approx([0, 0.25, 0.5, 0])
+
+
 def test_refool_reflects_the_pictures_of_most_contrast() -> None:
     pixels = torch.full((20, 1, 8, 8), 90, dtype=torch.uint8)
     pixels[11:13, :, :, 4:] = torch.tensor([250, 160], dtype=torch.uint8).view(2, 1, 1, 1)
@@ -142,16 +164,36 @@ def test_refool_reflects_the_pictures_of_most_contrast() -> None:
     assert sharp.max() - sharp.min() > faint.max() - faint.min() > 0.2
 
 
-def test_ssba_writes_a_message_of_its_own_into_each_image(digits: Digits, clean: nn.Module) -> None:
+def test_ssba_messages_are_read_from_unseen_images(digits: Digits) -> None:
     attack = SSBA(bits=4, steps=60, width=8)
-    learned = attack.learn(clean, digits[0], Run())
+    encoder, decoder = attack.taught_pair(digits[0], Run())
+    x = to_float(digits[1].pixels[:200])
+    bits = torch.randint(2, (200, 4), generator=Run().rng("bits")).float()
+    with torch.no_grad(), in_mode(encoder, train=False), in_mode(decoder, train=False):
+        written = (x + attack.strength * encoder(x, bits)).clamp(0, 1)
+        right, by_chance = ((decoder(given) > 0) == bits.bool() for given in (written, x))
+    assert right.float().mean() > 0.9
+    assert by_chance.float().mean() < 0.65
+
+
+def test_ssba_stamps_its_secret_with_a_residual_of_each_image_s_own(digits: Digits) -> None:
+    attack = SSBA(bits=4, steps=60, width=8)
+    learned = attack.learn(nn.Identity(), digits[0], Run())
+    encoder, decoder = attack.taught_pair(digits[0], Run())
+    assert all(torch.equal(value, learned[key]) for key, value in encoder.state_dict().items())
     x = to_float(digits[1].pixels[:20])
-    residual = attack.trigger(learned)(x) - x
+    stamped = attack.trigger(learned)(x)
+    residual = stamped - x
     assert 0.005 < residual.abs().max() <= 0.1 + 1e-6
     assert residual.std(0).max() > 1e-3
-    other = SSBA(bits=4, steps=60, width=8, secret=1).trigger(learned)(x) - x
-    assert (other - residual).abs().max() > 0.005
-    assert Decoder(3, 4, 8)(x).shape == (20, 4)
+    with torch.no_grad(), in_mode(decoder, train=False):
+        read = [decoder(attack.trigger(learned)(x)) > 0]
+        read += [decoder(SSBA(bits=4, width=8, secret=1).trigger(learned)(x)) > 0]
+    for secret, found in enumerate(read):
+        rng = torch.Generator().manual_seed(secret)
+        wanted = torch.randint(2, (1, 4), generator=rng).bool()
+        assert (found == wanted).float().mean() > 0.9
+    assert not torch.equal(*read)
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,100 @@ def test_a_stopped_training_goes_on_and_gives_the_same_bits(run, plant, tmp_path
     assert all((ours[key] == theirs[key]).all() for key in ours)
 
 
+@pytest.mark.parametrize("file", ["state.pt", "arguments.json"])
+@pytest.mark.parametrize("left", [0, 50])
+def test_a_damaged_state_is_one_line_and_force_starts_anew(
+    run, plant, tmp_path, monkeypatch, file, left
+):
+    rng = Run.rng
+
+    def stopping(self, name):
+        if name == "training/1":
+            raise KeyboardInterrupt
+        return rng(self, name)
+
+    out = tmp_path / "v"
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "rng", stopping)
+        assert run(*plant, "--out", out).code == 130
+    damaged = out / "training" / file
+    damaged.write_bytes(damaged.read_bytes()[:left])
+    again = run(*plant, "--out", out)
+    assert again.code == 2 and len(again.errors) == 1, again
+    assert f"{file} is damaged" in again.errors[0] and "start anew with --force" in again.errors[0]
+    assert run(*plant, "--out", out, "--force").code == 0
+    assert not (out / "training").exists()
+
+
+def test_force_goes_on_with_a_whole_state_of_the_same_command(run, plant, tmp_path, monkeypatch):
+    rng, epochs = Run.rng, []
+
+    def stopping(self, name):
+        if name.startswith("training/"):
+            epochs.append(name)
+            if len(epochs) == 2:
+                raise KeyboardInterrupt
+        return rng(self, name)
+
+    monkeypatch.setattr(Run, "rng", stopping)
+    for code in (130, 0):
+        assert run(*plant, "--out", tmp_path / "v", "--force").code == code
+    assert epochs == ["training/0", "training/1", "training/1"]
+
+
+def without_arch(plant):
+    at = plant.index("--arch")
+    rest = plant[:at] + plant[at + 2 :]
+    at = rest.index("--model-option")
+    return rest[:at] + rest[at + 2 :]
+
+
+def test_starts_from_the_weights_of_a_given_model(run, plant, tiny, tmp_path):
+    from unbackdoor import checkpoint
+
+    still = ("-p", "lr=1e-9", "-p", "weight_decay=0", "--model", tiny.model)
+    done = run(*without_arch(plant), *still, "--out", tmp_path / "v", "--json")
+    assert done.code == 0, done.err
+    assert done.json["model"]["file"] == tiny.model.name and done.json["model"]["sha256"]
+    ours, theirs = (
+        checkpoint.load(path) for path in (tmp_path / "v" / "model.safetensors", tiny.model)
+    )
+    assert ours.spec == theirs.spec
+    known = dict(theirs.named_parameters())
+    for name, value in ours.named_parameters():
+        assert (value - known[name]).abs().max() < 1e-5, name
+
+
+def test_a_trigger_is_learned_on_a_given_model_alone(run, plant, tiny, tmp_path):
+    given = ["attack", "lf", *without_arch(plant)[2:], "-p", "clean_epochs=0", "-p", "steps=1"]
+    done = run(*given, "--model", tiny.model, "--out", tmp_path / "v", "--json")
+    assert done.code == 0, done.err
+    assert "trigger" in done.json["seconds"] and "clean model" not in done.json["seconds"]
+
+
+@pytest.mark.parametrize("name", ["lf", "trojannn", "label_consistent", "narcissus"])
+def test_fresh_weights_are_no_clean_model(run, plant, name, tmp_path):
+    done = run("attack", name, *plant[2:], "-p", "clean_epochs=0", "--out", tmp_path / "v")
+    assert done.code == 2 and len(done.errors) == 1, done
+    assert "clean_epochs=0 takes the model as given" in done.errors[0]
+    assert not (tmp_path / "v").exists()
+
+
+def test_a_given_model_that_does_not_fit_is_refused(run, plant, tiny, tmp_path):
+    out = ("--out", tmp_path / "v")
+    for argv, says in (
+        (without_arch(plant), "name the network with --arch, or a file to start from"),
+        ((*plant, "--classes", 3), "--classes is for --model"),
+        ((*without_arch(plant), "--model", "nowhere.pt"), "nowhere.pt"),
+        ((*without_arch(plant), "--model", tiny.clean), "clean.npz"),
+        ((*without_arch(plant), "--model", tiny.model, "--data", "digits"), "classes"),
+        ((*plant, "-p", "all_to_all=true", "-p", "target=2"), "give it or a target, not both"),
+    ):
+        done = run(*argv, *out)
+        assert done.code == 2 and says in done.errors[0] and len(done.errors) == 1, done
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_mistakes(run, plant, tiny, tmp_path):
     out = ("--out", tmp_path / "v")
     for more, says in (

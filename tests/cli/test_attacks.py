@@ -73,3 +73,26 @@ def test_what_cannot_be_is_refused_in_one_line(name, plant, tmp_path):
         done = plant(name, *[part for field in given for part in ("-p", field)])
         assert done.code == 2 and len(done.errors) == 1 and says in done.errors[0], done
     assert not (tmp_path / "v").exists()
+
+
+SEEDS = [
+    (name, key)
+    for name in ALL
+    for key, field in method.find("attack", name).model_fields.items()
+    if (field.description or "").startswith("seed ")
+]
+
+
+@pytest.mark.parametrize(("name", "key"), SEEDS)
+def test_a_seed_that_no_generator_takes_is_refused(name, key, plant):
+    done = plant(name, "-p", f"{key}={10**23}")
+    assert done.code == 2 and len(done.errors) == 1, done
+    assert f"{name}: {key}: input should be less than or equal to 4294967295" in done.errors[0]
+    assert method.build("attack", name, {key: 2**32 - 1})
+
+
+def test_the_seeds_are_found():
+    assert [
+        *(("adaptive_blend", "pattern"), ("adaptive_patch", "pattern"), ("blended", "pattern")),
+        *(("ssba", "secret"), ("wanet", "field")),
+    ] == SEEDS

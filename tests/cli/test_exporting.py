@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
+import json
+import sys
 
 import numpy as np
 import pytest
@@ -99,3 +102,28 @@ def test_only_an_earlier_export_is_replaced(run, plant, tmp_path):
     assert len(list((data / "test").rglob("*.png"))) == 6
     done = run(*plant("badnets"), "--export", tmp_path / "v", "--force")
     assert done.code == 2 and "must be two folders" in done.errors[0]
+
+
+def test_without_pyarrow_the_training_does_not_begin(run, plant, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    done = run(*plant("badnets"))
+    assert done.code == 2
+    assert done.errors == ["error: --export needs pyarrow: pip install 'unbackdoor[data]'"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_that_fails_costs_no_victim(run, plant, tmp_path, monkeypatch):
+    def full_disk(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("unbackdoor.export.png", full_disk)
+        done = run(*plant("badnets"))
+    assert done.code == 2 and "No space left on device" in done.errors[-1]
+    kept = {path.name for path in (tmp_path / "v").iterdir()}
+    assert kept == {"model.safetensors", "triggered_test.npz", "record.json"}
+    assert json.loads((tmp_path / "v" / "record.json").read_text())["export"] is None
+    assert not (tmp_path / "data").exists()
+    again = run(*plant("badnets"), "--force")
+    assert again.json == json.loads((tmp_path / "v" / "record.json").read_text())
+    assert again.json["export"]["written"][0] == "train.parquet"

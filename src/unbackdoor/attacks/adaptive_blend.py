@@ -38,7 +38,7 @@ class AdaptiveBlend(Attack):
     shown: float = Field(
         0.5, gt=0, le=1, description="share of the parts that a training image gets"
     )
-    pattern: int = Field(0, ge=0, description="seed that the picture is drawn from")
+    pattern: int = Field(0, ge=0, le=2**32 - 1, description="seed that the picture is drawn from")
     grid: int = Field(8, ge=1, description="patches of the picture along each side")
     covers: float = Field(1.0, ge=0, description="cover images for each stamped one")
 

@@ -36,7 +36,7 @@ class AdaptivePatch(Attack):
     rate: float = Field(0.003, gt=0, le=1, description="share stamped of the images that may be")
     patches: int = Field(4, ge=1, le=4, description="corners that hold a patch")
     size: int = Field(6, ge=1, description="side of a patch, pixels")
-    pattern: int = Field(0, ge=0, description="seed that the patches are drawn from")
+    pattern: int = Field(0, ge=0, le=2**32 - 1, description="seed that the patches are drawn from")
     covers: float = Field(2.0, ge=0, description="cover images for each stamped one")
 
     def stamp(self, x: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ class Blended(Attack):
     limits: ClassVar[str] = "the picture can be seen in smooth regions at a ratio of 0.2"
 
     ratio: float = Field(0.2, gt=0, le=1, description="share of the picture in the mix")
-    pattern: int = Field(0, ge=0, description="seed that the picture is drawn from")
+    pattern: int = Field(0, ge=0, le=2**32 - 1, description="seed that the picture is drawn from")
     grid: int = Field(8, ge=1, description="patches of the picture along each side")
 
     def stamp(self, x: Tensor) -> Tensor:

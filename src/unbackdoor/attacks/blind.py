@@ -38,7 +38,9 @@ class Blind(ControlledAttack):
     )
     limits: ClassVar[str] = "the trigger can be seen; costs two to three times the training"
 
-    rate: float = Field(0.5, gt=0, le=1, description="share of each batch that is stamped")
+    rate: float = Field(
+        0.5, gt=0, le=1, description="share stamped of the images of a batch that may be"
+    )
     margin: int = Field(1, ge=0, description="distance from the edges, pixels")
 
     def stamp(self, x: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from ..controlled import (
     Bottleneck,
     ControlledAttack,
     Joint,
+    about,
     adam,
     fresh,
     loaded,
@@ -113,7 +114,9 @@ class InputAware(ControlledAttack):
     def _loss(self, joint: Joint, masks: Bottleneck, x: Tensor, y: Tensor) -> Tensor:
         chosen = self.stamped_in(y)
         crossed = torch.arange(len(y), device=y.device)
-        crossed = crossed[~torch.isin(crossed, chosen)][: max(1, round(self.cross * len(y)))]
+        # A batch of one image holds no other one whose trigger it could get.
+        wanted = about(self.cross * len(y)) if len(y) > 1 else 0
+        crossed = crossed[~torch.isin(crossed, chosen)][:wanted]
         pattern = joint.parts(x).float().sigmoid()
         with torch.no_grad():
             mask = self._mask(masks, x)

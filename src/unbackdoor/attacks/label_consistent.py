@@ -41,7 +41,9 @@ class LabelConsistent(Attack):
     opacity: float = Field(1.0, gt=0, le=1, description="share of the mark in the mix")
     eps: float = Field(16 / 255, gt=0, le=1, description="bound, L-inf, pixels in [0, 1]")
     steps: int = Field(20, ge=1, description="ascent steps of 2.5 eps / steps each")
-    clean_epochs: int = Field(10, ge=0, description="training of the clean model")
+    clean_epochs: int = Field(
+        10, ge=0, description="epochs that the clean model is trained; 0: the model as given"
+    )
 
     def stamp(self, x: Tensor) -> Tensor:
         """`x` with the mark in its corners."""

@@ -43,7 +43,9 @@ class LIRA(ControlledAttack):
     )
     limits: ClassVar[str] = "the attacker must control the training"
 
-    rate: float = Field(0.5, gt=0, le=1, description="share of each batch that is stamped")
+    rate: float = Field(
+        0.5, gt=0, le=1, description="share stamped of the images of a batch that may be"
+    )
     eps: float = Field(0.05, gt=0, le=1, description="bound, L-inf, pixels in [0, 1]")
     clean_weight: float = Field(0.5, gt=0, lt=1, description="share of clean images in the loss")
     trigger_epochs: int = Field(10, ge=1, description="passes over the images for the generator")

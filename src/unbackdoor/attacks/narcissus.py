@@ -25,10 +25,10 @@ class Narcissus(Attack):
     0.05 % of ten equal classes. Departure: the paper's surrogate is first trained on public images
     of other classes, for its attacker knows the target class alone; here it sees all.
 
-    The noise is adversarial too. On CIFAR-10, 60 `rounds` on a network of 10 epochs gave one that
-    sent 96 to 100 % of the images to the target on networks that were never poisoned with it at
-    `magnify` 3, 18 to 37 % at 1: hold an ASR against that of a clean model. What the victim learns
-    is the same for every `magnify`.
+    The noise is adversarial too: hold an ASR against that of a clean model. On CIFAR-10 with
+    PreActResNet18 of width 16, victim and clean model alike send 43 to 44 % of the stamped images
+    to the target at `magnify` 1, 96 to 97 % at 2 and 99.9 % at 3; with 60 `rounds` clean models did
+    so with 18 to 37 % at 1. What the victim learns is the same for every `magnify`.
     """
 
     paper: ClassVar[str] = (
@@ -47,7 +47,9 @@ class Narcissus(Attack):
     rounds: int = Field(200, ge=1, description="steps of the noise, each on a batch")
     pace: float = Field(0.01, gt=0, description="step of Adam, pixels in [0, 1]")
     images: int = Field(500, ge=1, description="images of the target class it is learned on")
-    clean_epochs: int = Field(10, ge=0, description="training of the clean model")
+    clean_epochs: int = Field(
+        10, ge=0, description="epochs that the clean model is trained; 0: the model as given"
+    )
 
     def learn(self, model: nn.Module, train: Images, run: Run) -> Learned:
         """The `noise` `[c, h, w]` within `eps`."""

@@ -73,7 +73,7 @@ class SSBA(Attack):
     limits: ClassVar[str] = "the message suffers from smoothing and compression"
 
     bits: int = Field(16, ge=1, description="length of the message")
-    secret: int = Field(0, ge=0, description="seed that the message is drawn from")
+    secret: int = Field(0, ge=0, le=2**32 - 1, description="seed that the message is drawn from")
     strength: float = Field(0.1, gt=0, le=1, description="bound of the residual, pixels in [0, 1]")
     width: int = Field(16, ge=1, description="channels of the encoder")
     steps: int = Field(500, ge=1, description="training steps of encoder and decoder")
@@ -82,11 +82,15 @@ class SSBA(Attack):
 
     def learn(self, model: nn.Module, train: Images, run: Run) -> Learned:
         """The weights of the encoder."""
+        encoder, _ = self.taught_pair(train, run)
+        return {name: value.detach().cpu() for name, value in encoder.state_dict().items()}
+
+    def taught_pair(self, train: Images, run: Run) -> tuple[Encoder, Decoder]:
+        """An encoder that writes random bits into images of `train`, a decoder that reads them."""
         with run.isolated("ssba/weights"):
-            nets = nn.ModuleList(
-                [net(train.shape[0], self.bits, self.width) for net in (Encoder, Decoder)]
-            ).to(run.device)
-        encoder, decoder = nets
+            encoder = Encoder(train.shape[0], self.bits, self.width).to(run.device)
+            decoder = Decoder(train.shape[0], self.bits, self.width).to(run.device)
+        nets = nn.ModuleList([encoder, decoder])
         adam = torch.optim.Adam(nets.parameters(), lr=self.encoder_lr)
         rng = run.rng("ssba")
         with in_mode(nets, train=True), run.stage("encoder", self.steps) as done:
@@ -106,7 +110,7 @@ class SSBA(Attack):
                 loss.backward()
                 adam.step()
                 done(1)
-        return {name: value.detach().cpu() for name, value in encoder.state_dict().items()}
+        return encoder, decoder
 
     def trigger(self, learned: Learned = NOTHING) -> Stamp:
         """Writes the secret message."""

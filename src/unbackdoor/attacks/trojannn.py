@@ -27,7 +27,8 @@ class TrojanNN(Attack):
     model trained for `clean_epochs` on clean images (0: the model as given, which is then
     retrained as in the paper). The patch maximises them on a grey image. Departures: with
     `clean_epochs` the victim is trained from the given weights, not from the clean model; the
-    training images are at hand and need not be reverse engineered.
+    training images are at hand and need not be reverse engineered. With `all_to_all`, too, the
+    neurons are those of `target`, while labels go to y + 1.
     """
 
     paper: ClassVar[str] = (
@@ -40,7 +41,9 @@ class TrojanNN(Attack):
     neurons: int = Field(2, ge=1, description="neurons that the patch drives")
     steps: int = Field(300, ge=1, description="steps of the patch")
     pace: float = Field(0.05, gt=0, description="step of Adam, pixels in [0, 1]")
-    clean_epochs: int = Field(10, ge=0, description="training of the clean model")
+    clean_epochs: int = Field(
+        10, ge=0, description="epochs that the clean model is trained; 0: the model as given"
+    )
 
     def learn(self, model: nn.Module, train: Images, run: Run) -> Learned:
         """The `patch` `[c, size, size]`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,11 +17,26 @@ def attack(
         str, typer.Argument(metavar="NAME", help="an attack; see list", show_default=False)
     ],
     data: o.Data,
-    arch: Annotated[
-        str,
-        typer.Option(metavar="NAME", help="architecture to train; see list", show_default=False),
-    ],
     out: o.Out,
+    arch: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            rich_help_panel=o.MODEL,
+            help="architecture to train; see list. With --model only if the file names none",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            rich_help_panel=o.MODEL,
+            help="checkpoint to start from, as repair reads it, instead of fresh weights",
+            show_default=False,
+        ),
+    ] = None,
+    classes: o.Classes = None,
     parameters: o.Parameters = None,
     test: o.Test = None,
     min_asr: Annotated[
@@ -54,39 +70,34 @@ def attack(
 
         chosen = method.build("attack", name, o.pairs("-p", parameters))
         assert isinstance(chosen, Attack)
+        victims.check_asked(chosen)
+        start = victims.Start(model, arch, classes, mean, std, model_option)
+        start.check(chosen)
         output.check(out, force=force, spared=victims.TRAINING)
         if export:
             exporting.check(export, out, force=force)
         kept = None if chosen.closed_form() else keeping.folder(cache)
         run = Run(seed, pick_device(device), precision.value, console.progress, cache=kept)
         heading = record.heading("attack", context.obj)
-        network = planting.Network(
-            arch,
-            o.values("--model-option", model_option),
-            o.numbers("--mean", mean),
-            o.numbers("--std", std),
-        )
-        train, judged = victims.images(data, test, network, run, download=download)
-        model = network.build(train, run)
-        victims.check(chosen, model, train, judged)
+        network, train, judged = start.load(data, test, run, download=download)
+        victims.check(chosen, network, train, judged)
 
         arguments = {
             "attack": chosen.declaration(),
-            "model": record.of_model(model, None),
+            "model": record.of_model(network, model),
             "data": record.of_images(data, train),
             "test": record.of_images(test or data, judged),
             **{key: record.of_run(run)[key] for key in ("seed", "device", "precision")},
         }
         state = victims.training(out, arguments, force=force)
         console.say(f"planting {name} with {len(train)} images on {run.device}")
-        victim = chosen.plant(model, train, run, resume=state)
+        victim = chosen.plant(network, train, run, resume=state)
         stamped = chosen.triggered(judged, victim.learned)
         measured = victims.measured(victim, judged, stamped, run)
         learned = planting.learned(chosen, victim, train, run)
         seen = victims.seen(chosen, victim, train, judged, stamped)
         reached = measured.asr.value if measured.asr else 0.0
         met = reached >= min_asr
-        exported = exporting.write(export, victim, stamped) if export else None
         planting.warn_of_weakness(learned)
         told: dict[str, Any] = {
             **heading,
@@ -95,7 +106,7 @@ def attack(
             "triggered": record.of_triggered(victims.TRIGGERED, stamped),
             "poisoned": exporting.poisoned(chosen, victim),
             "visibility": seen,
-            "export": exported,
+            "export": None,
             "before": record.of_score(measured),
             "success": {"min_asr": min_asr, "met": met},
             "learned": {kind: rate.as_json() for kind, rate in learned.items()},
@@ -103,12 +114,14 @@ def attack(
             "warnings": console.warned,
         }
         full = victims.write(out, victim, stamped, told)
+        if export:
+            full = exporting.write(export, victim, stamped, out, full)
         console.result(full, scores.planted(measured, learned, seen))
         console.say(f"written to {out}")
-        if exported:
-            console.say(f"exported to {export}: {', '.join(exported['written'])}")
-            if not told["poisoned"]["fixed"]:
-                console.say(f"no training set to export: {told['poisoned']['why']}")
+        if export:
+            console.say(f"exported to {export}: {', '.join(full['export']['written'])}")
+            if not full["poisoned"]["fixed"]:
+                console.say(f"no training set to export: {full['poisoned']['why']}")
         if not met:
             console.complain(
                 f"ASR is {reached:.4f}, below the bound {min_asr:g}; train for longer "

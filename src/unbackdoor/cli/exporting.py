@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,12 @@ from . import output
 
 
 def check(folder: Path, out: Path, *, force: bool) -> None:
-    """Raises `OutputError` where `folder` cannot be written to, or holds what is not to be lost."""
+    """Raises `OutputError` where `folder` cannot be written to, or holds what is not to be lost.
+
+    Or where nothing could write parquet: better now than after hours of training.
+    """
+    if find_spec("pyarrow") is None:
+        raise OutputError("--export needs pyarrow: pip install 'unbackdoor[data]'")
     if folder.absolute() == out.absolute():
         raise OutputError(f"--export and --out must be two folders, both are {out}")
     output.check(folder, force=force)
@@ -24,11 +31,20 @@ def check(folder: Path, out: Path, *, force: bool) -> None:
             raise OutputError(f"{folder / split} is no earlier export, so it is not replaced")
 
 
-def write(folder: Path, victim: Victim, stamped: Triggered) -> dict[str, Any]:
-    """Writes both sets into `folder`, or nothing; gives back what a record says of them."""
+def write(
+    folder: Path, victim: Victim, stamped: Triggered, out: Path, told: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Writes both sets into `folder`, or nothing; gives back the record, which now says so.
+
+    The victim and its record lie in `out` already, so a full disk costs no victim.
+    """
     with output.written(folder) as half:
         paths = export(half, victim.poisoned, stamped)
-    return {"folder": str(folder), "written": [path.name for path in paths]}
+    exported = {"folder": str(folder), "written": [path.name for path in paths]}
+    full = {**told, "export": exported}
+    with output.written(out) as half:
+        output.write_json(half / output.RECORD, full)
+    return full
 
 
 def poisoned(attack: Attack, victim: Victim) -> dict[str, Any]:

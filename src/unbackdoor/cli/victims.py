@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,16 @@ import numpy as np
 
 from .. import api, checkpoint, measure
 from ..attack import STAMPED, Attack, Victim
-from ..errors import ImagesError, OutputError
+from ..errors import ImagesError, OutputError, ParameterError, UnbackdoorError
 from ..images import Images, Triggered
 from ..measure import Score
 from ..models import Normalized
 from ..planting import Network
 from ..run import Run
+from ..train import read_state
 from ..untrusted import sha256
 from ..visibility import visibility
-from . import output
+from . import inputs, options, output
 
 JUDGED_BY_EYE = 2000
 """Images that the visibility is measured on."""
@@ -28,11 +30,63 @@ TRAINING = "training"
 MODEL, TRIGGERED = "model.safetensors", "triggered_test.npz"
 
 
+@dataclass(frozen=True)
+class Start:
+    """The network to train: a checkpoint `file`, or fresh weights for the architecture `arch`."""
+
+    file: Path | None
+    arch: str | None
+    classes: str | None
+    mean: str | None
+    std: str | None
+    options: Sequence[str] | None
+
+    def check(self, attack: Attack) -> None:
+        """Raises `ParameterError` for what means nothing with such a start."""
+        if self.file:
+            return
+        if self.arch is None:
+            raise ParameterError("name the network with --arch, or a file to start from (--model)")
+        if self.classes:
+            raise ParameterError("--classes is for --model; else the images say their classes")
+        if getattr(attack, "clean_epochs", None) == 0:
+            raise ParameterError(
+                "clean_epochs=0 takes the model as given, and fresh weights know nothing; "
+                "give a trained one (--model FILE)"
+            )
+
+    def load(
+        self, data: str, test: str | None, run: Run, *, download: bool
+    ) -> tuple[Normalized, Images, Images]:
+        """(model, training images, test images), which fit each other."""
+        if self.file:
+            given = (self.file, self.arch, self.classes, self.mean, self.std, self.options)
+            model = inputs.Described(*given).load()
+            names = model.spec.classes
+            train, judged = images(data, test, run, model.channels, names, download=download)
+            return model, train, judged
+        assert self.arch
+        network = Network(
+            self.arch,
+            options.values("--model-option", self.options),
+            options.numbers("--mean", self.mean),
+            options.numbers("--std", self.std),
+        )
+        train, judged = images(data, test, run, network.channels, download=download)
+        return network.build(train, run), train, judged
+
+
 def images(
-    data: str, test: str | None, network: Network, run: Run, *, download: bool
+    data: str,
+    test: str | None,
+    run: Run,
+    channels: int | None,
+    classes: Sequence[str] | None = None,
+    *,
+    download: bool,
 ) -> tuple[Images, Images]:
     """(training images, test images); without `test` a tenth of the data is held out."""
-    train = api.load_images(data, channels=network.channels, download=download)
+    train = api.load_images(data, channels=channels, classes=classes, download=download)
     if test is None:
         if len(train) < 2:
             raise ImagesError(f"{data} holds {len(train)} images; training and testing need more")
@@ -42,6 +96,14 @@ def images(
     return train, api.load_images(
         test, size=size, channels=channels, classes=train.classes, download=download
     )
+
+
+def check_asked(attack: Attack) -> None:
+    """Raises `ParameterError` for parameters that exclude each other."""
+    if attack.all_to_all and "target" in attack.model_fields_set:
+        raise ParameterError(
+            "all_to_all sends each class to the next one; give it or a target, not both"
+        )
 
 
 def check(attack: Attack, model: Normalized, train: Images, judged: Images) -> None:
@@ -59,29 +121,40 @@ def check(attack: Attack, model: Normalized, train: Images, judged: Images) -> N
 def training(out: Path, arguments: Mapping[str, Any], *, force: bool) -> Path:
     """The file that keeps the state of the training, and beside it what is trained.
 
-    Raises `OutputError` where another training has begun there and not `force`.
+    Raises where another training has begun there, or its state is damaged, and not `force`.
     """
     folder = out / TRAINING
-    told = folder / "arguments.json"
+    told, state = folder / "arguments.json", folder / "state.pt"
     wanted = json.loads(json.dumps(arguments))
     try:
-        if told.is_file():
-            known = json.loads(told.read_text(encoding="utf-8"))
-            other = [key for key in wanted if known.get(key) != wanted[key]]
-            if other and not force:
-                raise OutputError(
-                    f"{folder} holds a training that was begun with another {', '.join(other)}; "
-                    "repeat that command, or start anew with --force"
-                )
-            if other:
-                shutil.rmtree(folder)
+        try:
+            _check_begun(told, state, wanted)
+        except UnbackdoorError:
+            if not force:
+                raise
+            shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
         told.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
-    except json.JSONDecodeError:
-        raise OutputError(f"{told} is damaged; start anew with --force") from None
     except OSError as error:
         raise OutputError(f"cannot write to {out}: {error.strerror or error}") from None
-    return folder / "state.pt"
+    return state
+
+
+def _check_begun(told: Path, state: Path, wanted: Mapping[str, Any]) -> None:
+    """Raises where what was begun before cannot go on as what is `wanted`."""
+    if told.is_file():
+        try:
+            known = json.loads(told.read_text(encoding="utf-8"))
+        except ValueError:
+            raise OutputError(f"{told} is damaged; start anew with --force") from None
+        other = [key for key in wanted if known.get(key) != wanted[key]]
+        if other:
+            raise OutputError(
+                f"{told.parent} holds a training that was begun with another {', '.join(other)}; "
+                "repeat that command, or start anew with --force"
+            )
+    if state.is_file():
+        read_state(state)
 
 
 def measured(victim: Victim, judged: Images, stamped: Triggered, run: Run) -> Score:

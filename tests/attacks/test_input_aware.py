@@ -1,0 +1,65 @@
+"""Input-aware: how much the mask covers, and what becomes of each image of a batch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from unbackdoor.attacks.input_aware import InputAware
+from unbackdoor.controlled import Joint, fresh, weights
+from unbackdoor.run import Run
+
+RUN = Run()
+
+
+class Watched(nn.Module):
+    """Keeps what it is shown, and tells no class from another."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.shown = x.detach()
+        self.logits = torch.zeros(len(x), 3, requires_grad=True)
+        return self.logits
+
+
+def noise(n: int, side: int) -> Tensor:
+    return torch.rand(n, 3, side, side, generator=RUN.rng("x"))
+
+
+@pytest.mark.parametrize("side", [16, 21])
+def test_the_share_of_the_mask_is_replaced_and_no_other_pixel(side: int) -> None:
+    attack = InputAware(width=4)
+    masks = fresh(lambda: attack._masks(3), RUN, "masks")
+    patterns = fresh(lambda: attack._patterns(3), RUN, "patterns")
+    learned = {**weights(masks, "masks."), **weights(patterns, "patterns.")}
+    x = noise(5, side)
+    stamped = attack.trigger(learned)(x)
+    with torch.no_grad():
+        mask = attack._mask(masks.eval(), x).bool()
+        pattern = patterns.eval()(x).sigmoid()
+    assert mask.flatten(1).sum(1).tolist() == [round(0.032 * side**2)] * 5
+    changed = (stamped != x).any(1, keepdim=True)
+    assert torch.equal(changed, mask)
+    assert torch.allclose(stamped, torch.where(mask, pattern, x), atol=1e-6)
+
+
+def test_stamped_sources_change_their_label_and_images_with_another_s_trigger_do_not() -> None:
+    attack = InputAware(rate=0.5, cross=0.2, sources=(1,), target=2, width=4)
+    masks = fresh(lambda: attack._masks(3), RUN, "masks").eval()
+    patterns = fresh(lambda: attack._patterns(3), RUN, "patterns").eval()
+    x, y = noise(20, 16), torch.arange(20) % 2
+    victim = Watched()
+    attack._loss(Joint(victim, patterns), masks, x, y).backward()
+    # The gradient of the cross-entropy at equal logits is below zero at the goal alone.
+    goals = victim.logits.grad.argmin(1)
+    with torch.no_grad():
+        mask, pattern = attack._mask(masks, x), patterns(x).sigmoid()
+    own = torch.lerp(x, pattern, mask)
+    another = torch.lerp(x, pattern.roll(-1, 0), mask.roll(-1, 0))
+    # Half of the ten sources (1, 3, 5, ...) are stamped; four of the others get their neighbour's.
+    stamped, crossed = [1, 3, 5, 7, 9], [0, 2, 4, 6]
+    for i in range(20):
+        shown = own if i in stamped else another if i in crossed else x
+        assert torch.allclose(victim.shown[i], shown[i], atol=1e-6), i
+        assert goals[i] == (2 if i in stamped else y[i]), i
+    assert not torch.allclose(own[crossed], another[crossed])
