@@ -81,6 +81,10 @@ but {EPOCHS} epochs of fine-tuning; each row changes one parameter. Fewer clean 
 steps. Victims of `docs/victims.md` and one from elsewhere; percent, with 95 % intervals. The low
 poisoning rates have victims of their own.
 
+What carries FMP+ is the disturbances, and on the victim of five epochs hard lessons: without climbs
+ASR and RA stay nearly what they are, and after the re-activation attack so do they (`blended-w16`
+61.5, with climbs 58.2).
+
 | victim | choice | value | ACC | ASR | RA |
 |---|---|---|---|---|---|
 """

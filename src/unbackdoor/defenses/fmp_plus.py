@@ -46,8 +46,9 @@ class FMPPlus(Tuning):
       others, shaded, partly covered, grained (`disturbance`). An answer that must not change with
       them does not hang on what a trigger adds. That undoes what is spread over the image.
     * Steps ask for a flat minimum (adaptive, as in FT-SAM: Zhu et al. 2023, arXiv 2304.11823),
-      which leaves no room for what clean images do not need: by plain steps on soft answers a
-      patch stayed (BadNets, ASR 78). How far a step climbs is not set in units of weights, which
+      which leaves no room for what clean images do not need: without disturbances, by plain steps
+      on soft answers, a patch stayed (BadNets, ASR 78). With them such steps do nearly as well
+      (`docs/ablations.md`). How far a step climbs is not set in units of weights, which
       mean something else in every network (FT-SAM takes 2 for CIFAR-10 and 8 for GTSRB): it
       reaches as far as turns over the share `turned` of the model's answers, found by feedback.
       Where to is found from each `glance`-th image of a batch, for time. Nor is the learning rate
