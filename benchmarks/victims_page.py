@@ -89,6 +89,8 @@ REASONS = {
     "that is read anyway need no trigger",
     "adaptive_blend-w16": "135 images with half of a faint picture, and as many covers, are not "
     "learned in 20 epochs: the paper trains for longer",
+    "adaptive_patch-w16": "135 images with one faint patch of four, and twice as many covers, are "
+    "not learned in 20 epochs: the paper trains for longer",
     "narcissus-w16": "the noise is adversarial: 22 stamped images taught nothing beyond it, and a "
     "clean model falls for it as often",
 }

@@ -132,3 +132,6 @@ def test_the_time_of_a_resumed_repair_is_not_told(broken):
     assert found == {record["id"]: None}
     others = [row for row in results.read(broken).rows if row.status == "done" and row.der]
     assert sum(row.seconds is None for row in others) == 1
+    site.write(results.read(broken), broken / "site")
+    page = (broken / "site" / "cells" / f"{record['id']}.html").read_text()
+    assert ", of its last part" in page and "Resumed" not in page

@@ -69,7 +69,7 @@ def read(folder: Path) -> dict[Kind, list[Record]]:
 def _check(kind: Kind, path: Path, record: Record) -> None:
     status = str(record.get("status"))
     needed = NEEDED[kind] + BY_END.get((kind, status), ())
-    lacking = [name for name in needed if not _has(record, name)]
+    lacking = [name for name in needed if name not in record and not _has(record, name)]
     if "status" in needed and status not in ENDS:
         lacking.append("a status that is done or failed")
     if lacking:

@@ -28,6 +28,8 @@ from .templating import html
 
 HEIGHT = 380
 """Pixels of a scatter plot."""
+RUN = ("device", "precision", "threads", "machine", "unbackdoor", "versions")
+"""What many cells have in common about how they were run."""
 
 
 def write(results: Results, site: Path) -> list[str]:
@@ -186,16 +188,19 @@ class _Site:
                 flags=FLAGS,
                 slug=_slug,
                 known=self._known,
-                defense_facts=self._facts(json.dumps(told["defense"]), defense=told["defense"]),
-                victim_facts=self._facts(
-                    record["victim"], defense=None, told=told["victim"], victim=victim or {}
+                defense_facts=self._facts(defense=told["defense"]),
+                victim_facts=self._facts(told=told["victim"], victim=_trained(victim or {})),
+                image_facts=self._facts(
+                    data=told["victim"]["data"], images=record.get("images", {})
                 ),
+                run_facts=self._facts(run={name: record[name] for name in RUN}),
                 **context,
             )
             (folder / f"{name}.html").write_text(text, encoding="utf-8")
 
-    def _facts(self, key: str, **context: Any) -> Markup:
+    def _facts(self, **context: Any) -> Markup:
         """A part that many cells share, drawn once."""
+        key = json.dumps(context)
         if key not in self.facts:
             self.facts[key] = Markup(self._page("site/facts.html.j2", known=self._known, **context))
         return self.facts[key]
@@ -204,6 +209,11 @@ class _Site:
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
+
+
+def _trained(victim: Record) -> Record:
+    """What the pages of its cells tell of a victim."""
+    return {name: victim[name] for name in ("parameters", "learned", "linear") if name in victim}
 
 
 def _first_examples(record: Record) -> list[dict[str, Any]]:
