@@ -83,7 +83,7 @@ poisoning rates have victims of their own.
 
 What carries FMP+ is the disturbances, and on the victim of five epochs hard lessons: without climbs
 ASR and RA stay nearly what they are, and after the re-activation attack so do they (`blended-w16`
-61.5, with climbs 58.2).
+61.5, with climbs 58.2; tried by hand).
 
 | victim | choice | value | ACC | ASR | RA |
 |---|---|---|---|---|---|

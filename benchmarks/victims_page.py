@@ -73,7 +73,7 @@ MISSED = f"""
 An ASR of 90 %; 80 % for clean-label and adaptive attacks and for low rates. Those whose ASR is
 below {100 * WEAK:.0f} % (of ACC for all-to-all, where the class must be read first), or whose
 trigger sends more than {100 * FOOLED:.0f} % of a clean model's images to the target, too, judge no
-repair.
+repair. The reasons are what we make of it; none was isolated.
 
 """
 REASONS = {
