@@ -41,7 +41,7 @@ class is not the target. *RA below limit* is against a clean model's RA on the s
 *ASR retuned* is the ASR after the re-activation attack (Min et al. 2024): fine-tuning on 50
 stamped images with the attacker's label and 1,000 clean ones, 5 epochs at 0.01; in the row *none*
 a clean model gets the same. It is a matter of luck: tried by hand, `badnets-w16` had after three
-seeds 87, 82 and 93, when climbs were found from whole batches 4, 79 and 92. *Coverage* is the share
+seeds 87, 82 and 93, and with `glance=1` 4, 79 and 92. *Coverage* is the share
 of the channels that the trigger changes most (the top N/64 of each layer by TAC) among those that a
 method silenced. *Time* is of whole repairs,
 over that of fine-tuning alone. The rows of {few} images get a tenth of the clean images and as
