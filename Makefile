@@ -9,7 +9,7 @@ DEV := $(VENV)/.installed-dev
 # Tests are small: one thread each and several at once is what keeps the cores busy.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 
-.PHONY: help demo bench test lint test-slow victims headline defenses ablations
+.PHONY: help demo bench test lint test-slow victims headline defenses ablations channel_ranking
 
 help:
 	@echo "make demo       the whole story in a minute: plant, measure, repair, measure again"
@@ -21,6 +21,7 @@ help:
 	@echo "make headline   every repair of every victim that is planted (hours; goes on)"
 	@echo "make defenses   every defense against five victims (hours; goes on where it stopped)"
 	@echo "make ablations  FMP's parameters one at a time, on two of the victims (hours; goes on)"
+	@echo "make channel_ranking  which ranking finds the backdoor's channels (an hour; goes on)"
 
 demo: $(BASE)
 	$(BIN)/unbackdoor demo --out demo --force
@@ -42,7 +43,7 @@ test-slow: lint
 # Some of them only: make victims ONLY=sig-w16,wanet-w16
 ONLY ?=
 
-victims headline defenses ablations: $(DEV)
+victims headline defenses ablations channel_ranking: $(DEV)
 	$(BIN)/python benchmarks/$@.py $(if $(ONLY),--only $(ONLY))
 
 lint: $(DEV)

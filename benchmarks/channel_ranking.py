@@ -1,24 +1,30 @@
 """Which ranking finds the backdoor's channels? Measured against an oracle that sees the trigger.
 
-    python benchmarks/channel_ranking.py badnets-w16 blended-w16
-    python benchmarks/channel_ranking.py badnets-w16 --epochs 3     and after fine-tuning
+    python benchmarks/channel_ranking.py                    what is missing, then docs/ranking.*
+    python benchmarks/channel_ranking.py --only wanet-w16   of this victim only (commas between)
+    python benchmarks/channel_ranking.py --tell             measure nothing, write it again
 
 The oracle is the trigger-activated change (TAC; Zheng et al. 2022, arXiv 2208.03111): of a channel,
 the mean distance between its map of a stamped image and of the same image before. It lives here
 and in no defense. `coverage` is the share of the oracle's top N/64 channels that a ranking's top
 N/p hold; a layer of fewer than p channels loses none. Rates are of a sample of the test images.
+Rows are kept in `cache/rankings`.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+import json
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from repairs import copied
-from subjects import Subject, subject
+from subjects import Subject, subject, victim_named
 from torch import Tensor, nn
+from victims import CACHE, claimed
 
 from unbackdoor.capacity import unused_capacity
 from unbackdoor.channels import Layer, Mask, feature_maps, find_layers, silence_, silenced
@@ -33,6 +39,11 @@ from unbackdoor.run import Run
 
 SHARES = (64, 32, 16, 8)
 JUDGED = 2000
+EPOCHS = 3
+JUDGES = ("badnets-w16", "blended-w16", "sig-w16", "lf-w16", "wanet-w16", "ssba-w16")
+JUDGES += ("input_aware-w16", "gtsrb-badnets-w16", "gtsrb-blended-w16", "gtsrb-lf-w16")
+
+Row = dict[str, Any]
 
 
 def trigger_activated_change(
@@ -91,58 +102,63 @@ def rankings(judged: Subject, layers: tuple[Layer, ...], run: Run) -> dict[str, 
     return {name: scores for name, scores in found.items() if scores}
 
 
-def rates(model: nn.Module, judged: Subject, run: Run) -> str:
-    """ACC/ASR/RA in percent."""
+def rates(model: nn.Module, judged: Subject, run: Run) -> dict[str, float]:
+    """ACC, ASR and RA in percent, of a sample."""
     assert judged.triggered is not None
     test = judged.test.sample(JUDGED, run.rng("judged"))
     stamped = Triggered(judged.triggered.images[:JUDGED], judged.triggered.goals[:JUDGED])
-    measured = score(model, run, test, stamped)
-    return "/".join(
-        f"{100 * rate.value:.1f}" for rate in (measured.acc, measured.asr, measured.ra) if rate
-    )
+    told = score(model, run, test, stamped).as_json()
+    return {key: round(100 * told[key]["value"], 1) for key in ("acc", "asr", "ra")}
+
+
+def rows(name: str) -> Iterator[Row]:
+    """Of `name`, a row as it is, then one for every ranking and share that is pruned."""
+    judged, run = subject(name), Run()
+    layers = find_layers(judged.model, to_float(judged.test.pixels[:2]))
+    found = rankings(judged, layers, run)
+    wanted = top(found["oracle"], SHARES[0])
+    cuts = [(kind, p, top(scores, p)) for kind, scores in found.items() for p in SHARES]
+    for kind, p, mask in [("none", None, {}), *cuts]:
+        model = silenced(judged.model, layers, mask)
+        covered = None if p is None else coverage(mask, wanted)
+        row = {"victim": name, "ranking": kind, "p": p, "coverage": covered}
+        row["pruned"] = rates(model, judged, run)
+        tune(model, judged, run, lambda tuned, mask=mask: silence_(tuned, layers, mask))
+        yield row | {"tuned": rates(model, judged, run)}
+
+
+def tune(model: nn.Module, judged: Subject, run: Run, after_step: Callable[..., object]) -> None:
+    """Fine-tunes `model` in place for a few epochs."""
+    victim = victim_named(judged.name)
+    settings = {"epochs": EPOCHS, "flip": victim is None or victim.data == "cifar10"}
+    tuning = build("defense", "fine_tuning", settings)
+    assert isinstance(tuning, Tuning)
+    tuning.tune(model, judged.clean, run, after_step)
+
+
+def kept(name: str) -> Path:
+    """Where the rows of a victim are kept."""
+    return CACHE / "rankings" / f"{name}.json"
 
 
 def main() -> None:
-    """Prints a table a victim."""
+    """Measures what is missing and writes the page."""
     asks = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    asks.add_argument("victims", nargs="+")
-    asks.add_argument("--epochs", type=int, default=0, help="of fine-tuning after the pruning")
-    given, run = asks.parse_args(), Run()
-    for name in given.victims:
-        judged = subject(name)
-        layers = find_layers(judged.model, to_float(judged.test.pixels[:2]))
-        print(f"\n{name}: {rates(judged.model, judged, run)} before")
-        print("| ranking | p | coverage | pruned: ACC/ASR/RA | fine-tuned |\n|---|---|---|---|---|")
-        found = rankings(judged, layers, run)
-        for kind, scores in found.items():
-            for p in SHARES:
-                show(kind, p, top(scores, p), found, judged, layers, given.epochs, run)
+    asks.add_argument("--only", default="", help="victims, with commas between")
+    asks.add_argument("--tell", action="store_true", help="measure nothing")
+    given = asks.parse_args()
+    for name in () if given.tell else given.only.split(",") if given.only else JUDGES:
+        with claimed(kept(name).with_suffix("")) as mine:
+            if mine and not kept(name).exists():
+                told = list(rows(name))
+                kept(name).write_text(json.dumps(told), encoding="utf-8")
+                print(name, flush=True)
+    from ranking_page import write
 
-
-def show(
-    kind: str,
-    p: int,
-    mask: Mask,
-    found: Mapping[str, Mapping[str, Tensor]],
-    judged: Subject,
-    layers: tuple[Layer, ...],
-    epochs: int,
-    run: Run,
-) -> None:
-    """Prints one row."""
-    covered = coverage(mask, top(found["oracle"], SHARES[0])) if "oracle" in found else None
-    pruned = silenced(judged.model, layers, mask)
-    cells: list[Any] = [kind, p, "–" if covered is None else f"{100 * covered:.0f} %"]
-    cells.append(rates(pruned, judged, run))
-    if epochs:
-        tuning = build("defense", "fine_tuning", {"epochs": epochs})
-        assert isinstance(tuning, Tuning)
-        tuning.tune(pruned, judged.clean, run, lambda tuned: silence_(tuned, layers, mask))
-        cells.append(rates(pruned, judged, run))
-    else:
-        cells.append("–")
-    print(f"| {' | '.join(map(str, cells))} |", flush=True)
+    there = [json.loads(kept(name).read_text()) for name in JUDGES if kept(name).exists()]
+    write([row for told in there for row in told])
 
 
 if __name__ == "__main__":
+    warnings.simplefilter("ignore")
     main()

@@ -61,6 +61,7 @@ METHODS = (
     Method("fmp_plus, 500 images", "fmp_plus", {}, FEW),
     Method("ft_sam, 500 images", "ft_sam", {"epochs": 10 * EPOCHS}, FEW),
     Method("p = 64, pruning alone", "fmp_plus", {"p": 64, "epochs": 0, "max_acc_drop": 1.0}),
+    Method("p = 32, pruning alone", "fmp_plus", {"p": 32, "epochs": 0, "max_acc_drop": 1.0}),
     Method("fmp", "fmp", TUNED),
     Method("random_pruning", "random_pruning", TUNED),
 )

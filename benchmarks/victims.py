@@ -98,8 +98,8 @@ VICTIMS = (
     Victim("trojannn"),
     Victim("badnets", {"all_to_all": True}, note="all-to-all"),
     Victim("badnets", {"rate": 0.01}, note="1pc"),
-    Victim("blended", {"rate": 0.01}, note="1pc"),
-    Victim("blended", {"rate": 0.005}, note="0.5pc"),
+    Victim("blended", {"rate": 0.01}, note="1pc", epochs=30),
+    Victim("blended", {"rate": 0.005}, note="0.5pc", epochs=30),
     Victim("clean", data="gtsrb", epochs=12),
     *(Victim(attack, data="gtsrb", epochs=12) for attack in (*PAPERS_FIVE, *BESIDE_THEM)),
 )

@@ -17,7 +17,7 @@ BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 def ranking(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     yield __import__("channel_ranking")
-    for name in ("channel_ranking", "repairs", "subjects", "victims"):
+    for name in ("channel_ranking", "ranking_page", "repairs", "subjects", "victims"):
         sys.modules.pop(name, None)
 
 
@@ -44,3 +44,21 @@ def test_coverage_is_the_share_of_the_oracles_channels(ranking):
     oracle = {"a": torch.tensor([True, True, False, False]), "b": torch.tensor([False, False])}
     assert ranking.coverage(chosen, oracle) == 0.5
     assert ranking.coverage(chosen, {"a": torch.zeros(4, dtype=torch.bool)}) is None
+
+
+def test_the_rankings_page_averages_what_each_victim_lost(ranking):
+    page = __import__("ranking_page")
+
+    def row(victim, kind, p, acc, asr, covered):
+        rates = {"acc": acc, "asr": asr, "ra": 50.0}
+        told = {"victim": victim, "ranking": kind, "p": p, "coverage": covered}
+        return told | {"pruned": rates, "tuned": rates | {"asr": 1.0}}
+
+    rows = [
+        row("a", "none", None, 80.0, 99.0, None),
+        row("a", "oracle", 64, 79.0, 4.0, 1.0),
+        row("b", "none", None, 90.0, 97.0, None),
+        row("b", "oracle", 64, 87.0, 20.0, 0.5),
+    ]
+    assert "| oracle | 64 | 75 | 2.0 | 12.0 | 1 of 2 | 2.0 | 1.0 | 2 of 2 |" in page.averages(rows)
+    assert "| oracle | 64 | 50 | 87.0 / 20.0 / 50.0 | 87.0 / 1.0 / 50.0 |" in page.table("b", rows)

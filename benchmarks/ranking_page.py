@@ -1,0 +1,94 @@
+"""docs/ranking.md and docs/ranking.json, from what channel_ranking.py measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from statistics import fmean
+
+from channel_ranking import EPOCHS, JUDGED, Row
+from victims import ROOT
+
+HEADING = f"""# Which ranking finds the backdoor's channels?
+
+    make channel_ranking
+
+Every layer of a victim loses the one channel in p that a ranking suspects most, without any
+healing, and then {EPOCHS} epochs of plain fine-tuning with those channels held silent. The
+*oracle* ranks by how far the trigger moves a channel (the trigger-activated change, TAC): it sees
+the trigger, and shows what pruning could reach. *unused capacity* ranks by how much more a channel
+could answer than clean images make it answer, *fmp* as the paper does (the model's loss of accuracy
+on images that move the channel most, 32 images), *random* by chance. ACC, ASR and RA in percent, of
+{JUDGED} test images each.
+
+*Coverage* is the share of the channels that the trigger moves most (the oracle's top N/64 of every
+layer) among those that are pruned. It says whether a ranking and the oracle agree, not whether the
+backdoor is gone: a trigger passes from layer to layer, so that one layer cut through is enough,
+and a layer of fewer than p channels loses none.
+
+"""
+
+
+def write(rows: Sequence[Row]) -> None:
+    """Writes both files."""
+    text = "".join(json.dumps(row) + ",\n" for row in rows).removesuffix(",\n")
+    (ROOT / "docs" / "ranking.json").write_text(f"[\n{text}\n]\n", encoding="utf-8")
+    victims = list(dict.fromkeys(row["victim"] for row in rows))
+    page = HEADING + averages(rows) + "".join(table(name, rows) for name in victims)
+    (ROOT / "docs" / "ranking.md").write_text(page, encoding="utf-8")
+
+
+def averages(rows: Sequence[Row]) -> str:
+    """The table over all victims."""
+    head = (
+        "ranking",
+        "p",
+        "coverage",
+        "ACC lost",
+        "ASR",
+        "below 10",
+        "ACC lost",
+        "ASR",
+        "below 10",
+    )
+    text = "## All victims\n\nPruned alone first, then fine-tuned; *below 10* is how many victims"
+    text += f" have an ASR below 10 %.\n\n{line(head)}{line(['---'] * len(head))}"
+    before = {row["victim"]: row["pruned"]["acc"] for row in rows if row["ranking"] == "none"}
+    for kind, p in dict.fromkeys((row["ranking"], row["p"]) for row in rows):
+        some = [row for row in rows if (row["ranking"], row["p"]) == (kind, p)]
+        cells = [kind, told_share(p), covered(some)]
+        for stage in ("pruned", "tuned"):
+            cells.append(f"{fmean(before[row['victim']] - row[stage]['acc'] for row in some):.1f}")
+            cells.append(f"{fmean(row[stage]['asr'] for row in some):.1f}")
+            cells.append(f"{sum(row[stage]['asr'] < 10 for row in some)} of {len(some)}")
+        text += line(cells)
+    return text
+
+
+def table(name: str, rows: Sequence[Row]) -> str:
+    """One victim's table."""
+    head = ("ranking", "p", "coverage", "pruned: ACC / ASR / RA", "fine-tuned")
+    text = f"\n## {name}\n\n{line(head)}{line(['---'] * len(head))}"
+    for row in rows:
+        if row["victim"] == name:
+            stages = [
+                " / ".join(f"{v:.1f}" for v in row[key].values()) for key in ("pruned", "tuned")
+            ]
+            text += line([row["ranking"], told_share(row["p"]), covered([row]), *stages])
+    return text
+
+
+def told_share(p: int | None) -> str:
+    """`p`, or a dash where nothing is pruned."""
+    return "–" if p is None else str(p)
+
+
+def covered(rows: Sequence[Row]) -> str:
+    """The mean coverage in percent."""
+    known = [row["coverage"] for row in rows if row["coverage"] is not None]
+    return f"{100 * fmean(known):.0f}" if known else "–"
+
+
+def line(cells: Sequence[str]) -> str:
+    """A line of a table."""
+    return f"| {' | '.join(cells)} |\n"
