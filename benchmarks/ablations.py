@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,8 @@ from headline import EPOCHS, Method
 from repairs import Job, done, result
 from subjects import names
 from victims import ROOT, claimed
+
+from unbackdoor.defenses.fmp import FMP
 
 SUBJECTS = ("badnets-w16", "blended-w16")
 LOW_RATE = ("badnets-1pc-w16", "blended-1pc-w16", "blended-0.5pc-w16")
@@ -29,84 +31,146 @@ CHANGES: dict[str, tuple[Any, ...]] = {
     "ranking_images": (8, 128),
     "hold": (False,),
 }
-PARTS = {"disturbed": (0.0,), "turned": (1e-3,), "certainty": (0.0, 1.0)}
-"""What FMP+ is without one of its parts: no disturbances, no climbs, soft answers, hard ones."""
+PARTS: dict[str, tuple[Any, ...]] = {
+    "disturbed": (0.0,),
+    "turned": (1e-3,),
+    "certainty": (0.0, 1.0),
+    "temperature": (1.0,),
+    "lr": (0.005,),
+}
+"""FMP+ without a part (no disturbances, no climbs, soft answers, hard ones), or milder."""
 JUDGES = ("badnets-w16", "blended-w16", "gtsrb-lf-w16", "cifar10-badnets-w32-short")
+JUDGES += ("clean-w16", "gtsrb-clean-w16")
 """Where the parts of FMP+ are told apart; all of them had a say in it."""
+MOST = 5000
 CLEAN = (2500, 1000, 500)
-"""Clean images, where fewer than the 5,000 of all other rows are given."""
+"""Clean images, where fewer than in all other rows are given."""
+BASE = {"epochs": EPOCHS}
+PART, SHARE, RATE = "The parts of FMP+", "Clean images", "Poisoning rate"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line: which choice, its value, and the job that measures it."""
+    """One line: what is asked, which method, with which value, and the job that measures it."""
 
     choice: str
+    method: str
     value: str
     job: Job
 
 
 def plan() -> Iterator[Row]:
-    """Every row, those that compare first."""
-    base = {"epochs": EPOCHS}
-    for name in JUDGES:
-        yield Row("fmp_plus", "defaults", Method("", "fmp_plus").job(name))
-        for choice, values in PARTS.items():
-            for value in values:
-                job = Method("", "fmp_plus", {choice: value}).job(name)
-                yield Row(f"fmp_plus, {choice}", f"{value:.3g}", job)
-    for name in (*SUBJECTS, *LOW_RATE):
-        yield Row("none", "–", Job(name, "none"))
-        yield Row("fine-tuning alone", "–", Job(name, "fine_tuning", base))
-        yield Row("random pruning", "p = 64", Job(name, "random_pruning", base))
-        yield Row("fmp", "defaults", Job(name, "fmp", base))
+    """Every row, table by table; a job may stand in several."""
+    yield from parts()
+    for choice, values in CHANGES.items():
+        for name in SUBJECTS:
+            yield from (change(choice, name, value) for value in (None, *values))
+            yield tuning(choice, name)
+            for p in (64, *values) if choice == "p" else (64,):
+                yield random_channels(choice, name, p)
     for name in SUBJECTS:
-        for choice, values in CHANGES.items():
+        for count in (None, *CLEAN):
+            yield from fewer(name, count)
+    for name in (*SUBJECTS, *LOW_RATE):
+        yield Row(RATE, "none", "–", Job(name, "none"))
+        yield Row(RATE, "fmp", "–", Job(name, "fmp", BASE))
+        yield tuning(RATE, name)
+        yield random_channels(RATE, name, 64)
+        yield Row(RATE, "fmp_plus", "–", Method("", "fmp_plus").job(name))
+
+
+def parts() -> Iterator[Row]:
+    """FMP+ as it is, and without one of its parts."""
+    for name in JUDGES:
+        yield Row(PART, "fmp_plus", "defaults", Method("", "fmp_plus").job(name))
+        for key, values in PARTS.items():
             for value in values:
-                shown = f"{value:.3g}" if isinstance(value, float) else str(value)
-                yield Row(choice, shown, Job(name, "fmp", {**base, choice: value}))
-        for count in CLEAN:
-            params = {"epochs": EPOCHS * 5000 // count}
-            yield Row("clean images, FMP", str(count), Job(name, "fmp", params, count))
-            yield Row("clean images, tuning", str(count), Job(name, "fine_tuning", params, count))
+                job = Method("", "fmp_plus", {key: value}).job(name)
+                yield Row(PART, "fmp_plus", f"{key} {value:.3g}", job)
 
 
-HEADING = f"""# Choices, one at a time
+def change(choice: str, name: str, value: Any) -> Row:
+    """FMP with another value of one parameter; None for its default."""
+    given = getattr(FMP(), choice) if value is None else value
+    shown = f"{given:.3g}" if isinstance(given, float) else str(given)
+    params = BASE if value is None else {**BASE, choice: value}
+    return Row(choice, "fmp", shown, Job(name, "fmp", params))
+
+
+def tuning(choice: str, name: str) -> Row:
+    """Fine-tuning alone, to compare with."""
+    return Row(choice, "fine-tuning alone", "–", Job(name, "fine_tuning", BASE))
+
+
+def random_channels(choice: str, name: str, p: int) -> Row:
+    """As many random channels pruned, to compare with."""
+    params = BASE if p == 64 else {**BASE, "p": p}
+    return Row(choice, "random pruning", f"p = {p}", Job(name, "random_pruning", params))
+
+
+def fewer(name: str, count: int | None) -> Iterator[Row]:
+    """FMP and fine-tuning with fewer clean images, in as many steps."""
+    shown = str(count or MOST)
+    params = {"epochs": EPOCHS * MOST // count} if count else BASE
+    yield Row(SHARE, "fmp", shown, Job(name, "fmp", params, count))
+    yield Row(SHARE, "fine-tuning alone", shown, Job(name, "fine_tuning", params, count))
+
+
+HEADING = """# Choices, one at a time
 
     make ablations
 
-`fmp_plus` without one of its parts: no disturbances (`disturbed` 0), no climbs (`turned` 0.001),
-lessons of soft answers alone or of the answered class alone (`certainty`). `fmp` as in the paper,
-but {EPOCHS} epochs of fine-tuning; each row changes one parameter. Fewer clean images get as many
-steps. Victims of `docs/victims.md` and one from elsewhere; percent, with 95 % intervals. The low
-poisoning rates have victims of their own.
+Victims of `docs/victims.md` and one from elsewhere; percent, with 95 % intervals. One seed each.
 
-What carries FMP+ is the disturbances, and on the victim of five epochs hard lessons: without climbs
-ASR and RA stay nearly what they are, and after the re-activation attack so do they (`blended-w16`
-61.5, with climbs 58.2; tried by hand).
-
-| victim | choice | value | ACC | ASR | RA |
-|---|---|---|---|---|---|
 """
+TEXTS = {
+    PART: """No disturbances (`disturbed` 0), no climbs (`turned` 0.001), lessons of soft answers
+alone or of the answered class alone (`certainty`), sharper ones (`temperature` 1), half the
+learning rate (`lr`).
+""",
+    "eps": f"""How far a pixel of an adversarial image may move. FMP as in the paper, but {EPOCHS}
+epochs of fine-tuning, here and in all tables below.
+""",
+    "p": "One channel in p of each layer is pruned.\n",
+    "ranking_images": "Clean images that adversarial ones are made of.\n",
+    "hold": "Whether pruned channels stay silent while the rest is fine-tuned.\n",
+    SHARE: "Fewer clean images get as many steps.\n",
+    RATE: "Victims of their own: 10 %, and as the name says.\n",
+}
 
 
 def write() -> None:
     """Writes docs/ablations.md and docs/ablations.json."""
-    from headline_page import between, measured_in
+    from headline_page import measured_in
 
     rows = [
-        {"victim": row.job.subject, "choice": row.choice, "value": row.value, **measured_in(told)}
+        {
+            "victim": row.job.subject,
+            "choice": row.choice,
+            "method": row.method,
+            "value": row.value,
+            **measured_in(told),
+        }
         for row in plan()
         if (told := done(row.job)) is not None
     ]
     text = json.dumps(rows, indent=1) + "\n"
     (ROOT / "docs" / "ablations.json").write_text(text, encoding="utf-8")
-    lines = [
-        f"| {row['victim']} | {row['choice']} | {row['value']} | "
-        f"{' | '.join(between(row, key) for key in ('acc', 'asr', 'ra'))} |\n"
-        for row in rows
-    ]
-    (ROOT / "docs" / "ablations.md").write_text(HEADING + "".join(lines), encoding="utf-8")
+    page = HEADING + "\n".join(table(choice, rows) for choice in TEXTS)
+    (ROOT / "docs" / "ablations.md").write_text(page, encoding="utf-8")
+
+
+def table(choice: str, rows: Sequence[dict[str, Any]]) -> str:
+    """The table of one choice."""
+    from headline_page import between
+
+    text = f"## {choice}\n\n{TEXTS[choice]}\n| victim | method | value | ACC | ASR | RA |\n"
+    text += "|---|---|---|---|---|---|\n"
+    for row in rows:
+        if row["choice"] == choice:
+            rates = " | ".join(between(row, key) for key in ("acc", "asr", "ra"))
+            text += f"| {row['victim']} | {row['method']} | {row['value']} | {rates} |\n"
+    return text
 
 
 def main() -> None:
@@ -120,7 +184,7 @@ def main() -> None:
             with claimed(row.job.path.with_suffix("")) as mine:
                 if mine and done(row.job) is None:
                     result(row.job)
-                    print(row.job.subject, row.choice, row.value, flush=True)
+                    print(row.job.subject, row.choice, row.method, row.value, flush=True)
     write()
 
 

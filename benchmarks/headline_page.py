@@ -181,17 +181,19 @@ class Summary:
         asr = [row["asr"] for row in self.told]
         return [
             self.label,
-            str(len(self.told)),
             f"{fmean(lost):.2f}",
             f"{fmean(asr):.2f}",
             f"{max(asr):.2f}",
+            f"{sum(rate < LOW for rate in asr)} of {len(asr)}",
             f"{fmean(short):.2f}" if short else "–",
             f"{fmean(after):.1f}" if after else "–",
             f"{median(times):.2f}" if times and self.label != "none" else "–",
         ]
 
 
-COLUMNS = ("method", "victims", "ACC lost", "ASR", "highest ASR", "RA below limit")
+LOW = 10
+"""An ASR that is worth counting, in percent."""
+COLUMNS = ("method", "ACC lost", "ASR", "highest ASR", f"ASR below {LOW}", "RA below limit")
 COLUMNS += ("ASR retuned", "time")
 SUMMARY = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|\n"
 
