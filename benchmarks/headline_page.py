@@ -64,7 +64,8 @@ SGD instead of sharpness-aware steps leave `badnets-w16` an ASR of 77.6, but `gt
 9.1; with half of the images disturbed, and climbs that turn 0.15 of the answers, `gtsrb-lf-w16`
 keeps 19.9, and 36.8 if no image is shaded: a disturbance of a trigger's kind counts most, others
 help.
-Averages are over victims poisoned at their attack's usual rate.
+Averages are over victims poisoned at their attack's usual rate, but for those of a table of their
+own. `lira-w16` and the low rates came last, when the method had long been as it is.
 
 Seconds are of one thread of a busy machine, each of one run: ratios of them are rough. On idle
 cores `benchmarks/repair_time.py` finds 1.38 for FMP+ (docs/performance.md).
@@ -153,10 +154,10 @@ def covered(name: str, told: dict[str, Any]) -> float | None:
     return None if share is None else percent(share)
 
 
-def usual_rate(name: str) -> bool:
-    """Whether the victim was poisoned at its attack's usual rate: those are averaged."""
+def group_of(name: str) -> str:
+    """With which victims it is averaged."""
     victim = victim_named(name)
-    return victim is None or "rate" not in victim.params
+    return "low rate" if victim and "rate" in victim.params else opened(name)
 
 
 @dataclass
@@ -198,13 +199,9 @@ COLUMNS += ("ASR retuned", "time")
 SUMMARY = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|\n"
 
 
-def summary(told: Sequence[dict[str, Any]], opened: str) -> str:
-    """The averages over victims of one kind, as a markdown table."""
-    kept = [
-        row
-        for row in told
-        if row["opened"] == opened and row["asr"] is not None and usual_rate(row["victim"])
-    ]
+def summary(told: Sequence[dict[str, Any]], group: str) -> str:
+    """The averages over victims of one group, as a markdown table."""
+    kept = [row for row in told if group_of(row["victim"]) == group and row["asr"] is not None]
     by = {
         label: {row["victim"]: row for row in kept if row["method"] == label}
         for label in ("none", "fine_tuning")
@@ -222,6 +219,7 @@ GROUPS = {
     "Held-out victims": "held out",
     "Victims opened once before": "opened once",
     "Victims it was developed on": "development",
+    "Poisoned at a low rate (held out)": "low rate",
 }
 """The headings of the summaries."""
 
