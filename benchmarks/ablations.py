@@ -137,6 +137,28 @@ epochs of fine-tuning, here and in all tables below.
     SHARE: "Fewer clean images get as many steps.\n",
     RATE: "Victims of their own: 10 %, and as the name says.\n",
 }
+BY_HAND = """
+## What else was tried for clean models
+
+Clean models lose 1.2 and 1.3 points, where 1 was the goal. Whatever gave some back woke a backdoor.
+Tried by hand, no command repeats it; percent of every second test image: ACC of `clean-w16` and
+`gtsrb-clean-w16`, ASR of `cifar10-badnets-w32-short` and `gtsrb-lf-w16`.
+
+| FMP+ | ACC, CIFAR-10 | ACC, GTSRB | ASR, BadNets short | ASR, LF |
+|---|---|---|---|---|
+| no repair | 84.8 | 97.3 | 91.5 | 100.0 |
+| as it is | 83.5 | 95.9 | 6.3 | 8.1 |
+| repaired weights, a fifth of the way back | 83.8 | 96.2 | 34.7 | 16.5 |
+| temperature 1 | 83.9 | 95.8 | 14.8 | 14.2 |
+| temperature 1, certainty 0.5 | 84.1 | 95.9 | 27.2 | – |
+| half the learning rate | 83.8 | – | 24.5 | 21.4 |
+| soft lessons on undisturbed images | 83.7 | – | 14.6 | – |
+| certainty that falls from 1 to 0 | 83.7 | 95.9 | – | 12.7 |
+| nine epochs without climbs | 83.1 | 95.8 | – | – |
+| all images mixed, the teacher's, too | 83.0 | 96.0 | – | – |
+| pace 2.5 at most | – | 96.1 | – | 8.0 |
+| pace 1 | – | 95.8 | – | 13.9 |
+"""
 
 
 def write() -> None:
@@ -156,7 +178,7 @@ def write() -> None:
     ]
     text = json.dumps(rows, indent=1) + "\n"
     (ROOT / "docs" / "ablations.json").write_text(text, encoding="utf-8")
-    page = HEADING + "\n".join(table(choice, rows) for choice in TEXTS)
+    page = HEADING + "\n".join(table(choice, rows) for choice in TEXTS) + BY_HAND
     (ROOT / "docs" / "ablations.md").write_text(page, encoding="utf-8")
 
 
