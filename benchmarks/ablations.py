@@ -64,7 +64,8 @@ def plan() -> Iterator[Row]:
     yield from parts()
     for choice, values in CHANGES.items():
         for name in SUBJECTS:
-            yield from (change(choice, name, value) for value in (None, *values))
+            every = sorted((getattr(FMP(), choice), *values))
+            yield from (change(choice, name, value) for value in every)
             yield tuning(choice, name)
             for p in (64, *values) if choice == "p" else (64,):
                 yield random_channels(choice, name, p)
@@ -90,10 +91,9 @@ def parts() -> Iterator[Row]:
 
 
 def change(choice: str, name: str, value: Any) -> Row:
-    """FMP with another value of one parameter; None for its default."""
-    given = getattr(FMP(), choice) if value is None else value
-    shown = f"{given:.3g}" if isinstance(given, float) else str(given)
-    params = BASE if value is None else {**BASE, choice: value}
+    """FMP with this value of one parameter."""
+    shown = f"{value:.3g}" if isinstance(value, float) else str(value)
+    params = BASE if value == getattr(FMP(), choice) else {**BASE, choice: value}
     return Row(choice, "fmp", shown, Job(name, "fmp", params))
 
 
@@ -121,6 +121,12 @@ HEADING = """# Choices, one at a time
     make ablations
 
 Victims of `docs/victims.md` and one from elsewhere; percent, with 95 % intervals. One seed each.
+
+* What carries FMP+ is the disturbances, and on the victim of five epochs hard lessons. Climbs hardly
+  matter for ASR and RA, nor for how it lasts: without them `blended-w16` has 61.5 after the
+  re-activation attack, with them 58.2 (tried by hand).
+* No choice makes FMP reach its headline: at 5,000 clean images its ASR is 7 to 44 %, now above and
+  now below that of fine-tuning alone or of as many random channels, and follows no parameter.
 
 """
 TEXTS = {
