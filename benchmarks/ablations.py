@@ -122,8 +122,8 @@ HEADING = """# Choices, one at a time
 
 Victims of `docs/victims.md` and one from elsewhere; percent, with 95 % intervals. One seed each.
 
-* What carries FMP+ is the disturbances, and on the victim of five epochs hard lessons. Climbs hardly
-  matter for ASR and RA, nor for how it lasts: without them `blended-w16` has 61.5 after the
+* What carries FMP+ is the disturbances, and on the victim of five epochs hard lessons. Climbs
+  hardly matter for ASR and RA, nor for how it lasts: without them `blended-w16` has 61.5 after the
   re-activation attack, with them 58.2 (tried by hand).
 * No choice makes FMP reach its headline: at 5,000 clean images its ASR is 7 to 44 %, now above and
   now below that of fine-tuning alone or of as many random channels, and follows no parameter.
