@@ -43,8 +43,8 @@ stamped images with the attacker's label and 1,000 clean ones, 5 epochs at 0.01;
 a clean model gets the same. It is a matter of luck: tried by hand, `badnets-w16` had after three
 seeds 87, 82 and 93, and with `glance=1` 4, 79 and 92. *Coverage* is the share
 of the channels that the trigger changes most (the top N/64 of each layer by TAC) among those that a
-method silenced. *Time* is of whole repairs,
-over that of fine-tuning alone. The rows of {few} images get a tenth of the clean images and as
+method silenced; what it is worth, docs/ranking.md tells. *Time* is of whole repairs, over that of
+fine-tuning alone. The rows of {few} images get a tenth of the clean images and as
 many steps.
 
 FMP+ and its parameters were chosen on the development victims. Each time that a held-out victim

@@ -26,6 +26,9 @@ layer) among those that are pruned. It says whether a ranking and the oracle agr
 backdoor is gone: a trigger passes from layer to layer, so that one layer cut through is enough,
 and a layer of fewer than p channels loses none.
 
+Fine-tuning brings the backdoor back even after the oracle's cut at p = 64: to find the channels is
+not the whole repair.
+
 """
 
 
