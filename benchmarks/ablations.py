@@ -146,7 +146,8 @@ epochs of fine-tuning, here and in all tables below.
 BY_HAND = """
 ## What else was tried for clean models
 
-Clean models lose 1.2 and 1.3 points, where 1 was the goal. Whatever gave some back woke a backdoor.
+Clean models lose 1.2 and 1.3 points, where 1 was the goal. What gave the first some back woke a
+backdoor where it was tried; the second hardly gained from anything but a way back to old weights.
 Tried by hand, no command repeats it; percent of every second test image: ACC of `clean-w16` and
 `gtsrb-clean-w16`, ASR of `cifar10-badnets-w32-short` and `gtsrb-lf-w16`.
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from repairs import copied
-from subjects import Subject, subject, victim_named
+from subjects import Subject, names, subject, victim_named
 from torch import Tensor, nn
 from victims import CACHE, claimed
 
@@ -73,15 +73,17 @@ def coverage(chosen: Mask, oracle: Mask) -> float | None:
     return found / wanted if wanted else None
 
 
-def oracle(judged: Subject, images: int = 500) -> Mask:
-    """The channels that the trigger changes most: the top N/64 of each layer."""
+def changes(judged: Subject, layers: tuple[Layer, ...]) -> dict[str, Tensor]:
+    """TAC of every channel, from 500 stamped test images."""
     assert judged.triggered is not None and judged.originals is not None
+    before, stamped = judged.originals[:500], judged.triggered.images[:500]
+    return trigger_activated_change(judged.model, layers, before, stamped)
+
+
+def oracle(judged: Subject) -> Mask:
+    """The channels that the trigger changes most: the top N/64 of each layer."""
     layers = find_layers(judged.model, to_float(judged.test.pixels[:2]))
-    stamped = judged.triggered.images[:images]
-    return top(
-        trigger_activated_change(judged.model, layers, judged.originals[:images], stamped),
-        SHARES[0],
-    )
+    return top(changes(judged, layers), SHARES[0])
 
 
 def rankings(judged: Subject, layers: tuple[Layer, ...], run: Run) -> dict[str, dict[str, Tensor]]:
@@ -89,17 +91,12 @@ def rankings(judged: Subject, layers: tuple[Layer, ...], run: Run) -> dict[str, 
     model, rng = judged.model, run.rng("ranking images")
     some = judged.clean.sample(32, rng)
     told = FMP().rankings(copied(model), layers, some, run)
-    found = {
-        "oracle": {},
+    return {
+        "oracle": changes(judged, layers),
         "unused capacity": unused_capacity(model, layers, judged.clean.sample(500, rng), run),
         "fmp": {name: 1e-3 * ranking.loss - ranking.accuracy for name, ranking in told.items()},
         "random": {layer.name: torch.rand(layer.channels, generator=rng) for layer in layers},
     }
-    if judged.triggered is not None and judged.originals is not None:
-        found["oracle"] = trigger_activated_change(
-            model, layers, judged.originals[:500], judged.triggered.images[:500]
-        )
-    return {name: scores for name, scores in found.items() if scores}
 
 
 def rates(model: nn.Module, judged: Subject, run: Run) -> dict[str, float]:
@@ -147,7 +144,9 @@ def main() -> None:
     asks.add_argument("--only", default="", help="victims, with commas between")
     asks.add_argument("--tell", action="store_true", help="measure nothing")
     given = asks.parse_args()
-    for name in () if given.tell else given.only.split(",") if given.only else JUDGES:
+    judges = [name for name in JUDGES if not given.only or name in given.only.split(",")]
+    there = () if given.tell else names()
+    for name in (name for name in judges if name in there):
         with claimed(kept(name).with_suffix("")) as mine:
             if mine and not kept(name).exists():
                 told = list(rows(name))
@@ -155,8 +154,8 @@ def main() -> None:
                 print(name, flush=True)
     from ranking_page import write
 
-    there = [json.loads(kept(name).read_text()) for name in JUDGES if kept(name).exists()]
-    write([row for told in there for row in told])
+    known = [json.loads(kept(name).read_text()) for name in JUDGES if kept(name).exists()]
+    write([row for told in known for row in told])
 
 
 if __name__ == "__main__":

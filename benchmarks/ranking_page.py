@@ -23,11 +23,11 @@ on images that move the channel most, 32 images), *random* by chance. ACC, ASR a
 
 *Coverage* is the share of the channels that the trigger moves most (the oracle's top N/64 of every
 layer) among those that are pruned. It says whether a ranking and the oracle agree, not whether the
-backdoor is gone: a trigger passes from layer to layer, so that one layer cut through is enough,
+backdoor is gone: a trigger passes from layer to layer, so that a cut in one layer may be enough,
 and a layer of fewer than p channels loses none.
 
-Fine-tuning brings the backdoor back even after the oracle's cut at p = 64: to find the channels is
-not the whole repair.
+Fine-tuning can bring the backdoor back even after the oracle's cut at p = 64: to find the channels
+is not the whole repair.
 
 """
 

@@ -58,7 +58,7 @@ Backdoored models that the benchmarks of this project judge on, planted by its o
 plants what is missing in `cache/victims` and writes this page. PreActResNet18 of width 16 on the
 first nine tenths of the training images, SGD from 0.1 with a cosine, 20 epochs (12 on GTSRB), for
 time: those in italics would need more. Blended at low rates got 30: with 1 % its ASR was 75.6 after
-20. Seconds are of one thread on a busy machine, where it was one sitting.
+20 (tried by hand). Seconds are of one thread on a busy machine, where it was one sitting.
 *Rate* is of the images that may be stamped: with a clean-label attack, of the target class.
 *Learned* is the accuracy on training images without augmentation; below 95 % on stamped or 90 % on
 clean ones (in italics) a victim is undertrained, and flatters every defense. *Clean ASR* is that

@@ -72,7 +72,7 @@ class FMPPlus(Tuning):
     )
     limits: ClassVar[str] = (
         "left LF on GTSRB, and BadNets in a model of five epochs, at an ASR of 8 %; clean models "
-        "lost 1.3 points of ACC, poisoned ones up to 2.3; a learning rate of 0.1 broke a small "
+        "lost 1.3 points of ACC, poisoned ones up to 2.2; a learning rate of 0.1 broke a small "
         "model; retuning on a few stamped images can bring the backdoor back, as with other repairs"
     )
 
