@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from headline import EPOCHS, Method
+from ledger import fingerprint, merged
 from repairs import Job, done, result
 from subjects import names
 from victims import ROOT, claimed
@@ -57,6 +58,11 @@ class Row:
     method: str
     value: str
     job: Job
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What tells it from all others."""
+        return self.job.subject, self.choice, self.method, self.value
 
 
 def plan() -> Iterator[Row]:
@@ -172,19 +178,23 @@ def write() -> None:
     """Writes docs/ablations.md and docs/ablations.json."""
     from headline_page import measured_in
 
-    rows = [
+    asked, there = list(plan()), names()
+    fresh = [
         {
-            "victim": row.job.subject,
-            "choice": row.choice,
-            "method": row.method,
-            "value": row.value,
+            **dict(zip(("victim", "choice", "method", "value"), row.key, strict=True)),
             **measured_in(told),
+            "job": row.job.path.stem,
+            "model": fingerprint(row.job.subject),
         }
-        for row in plan()
-        if (told := done(row.job)) is not None
+        for row in asked
+        if row.job.subject in there and (told := done(row.job)) is not None
     ]
-    text = json.dumps(rows, indent=1) + "\n"
-    (ROOT / "docs" / "ablations.json").write_text(text, encoding="utf-8")
+    jobs = {
+        (row.job.subject, row.choice, row.method, row.value): row.job.path.stem for row in asked
+    }
+    path = ROOT / "docs" / "ablations.json"
+    rows = merged(path, fresh, jobs)
+    path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     page = HEADING + "\n".join(table(choice, rows) for choice in TEXTS) + BY_HAND
     (ROOT / "docs" / "ablations.md").write_text(page, encoding="utf-8")
 

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from headline_page import between, measured_in
+from ledger import fingerprint, merged
 from repairs import done
+from subjects import names
 from victims import ROOT
 
 from defenses import IMAGES, ROWS, VICTIMS, Row
@@ -122,6 +124,8 @@ def rows(victim: str) -> list[dict[str, Any]]:
             "passes": round(kept["notes"].get("passes", 0.0), 1),
             "seconds": kept["seconds"],
             "warnings": kept["warnings"],
+            "job": row.job(victim).path.stem,
+            "model": fingerprint(victim),
         }
         for row, kept in told
         if kept is not None
@@ -192,15 +196,18 @@ def budget(row: Row) -> str:
 
 def write() -> None:
     """Writes both files."""
-    by_name = {name: told for name in VICTIMS if (told := rows(name))}
-    every = [row for told in by_name.values() for row in told]
-    text = json.dumps(every, indent=1) + "\n"
-    (ROOT / "docs" / "defenses.json").write_text(text, encoding="utf-8")
+    path = ROOT / "docs" / "defenses.json"
+    jobs = {(row.name, name): row.job(name).path.stem for name in VICTIMS for row in ROWS}
+    every = merged(path, [row for name in VICTIMS if name in names() for row in rows(name)], jobs)
+    by_name = {name: [row for row in every if row["victim"] == name] for name in VICTIMS}
+    path.write_text(json.dumps(every, indent=1) + "\n", encoding="utf-8")
     page = HEADING.format(budgets="; ".join(budget(row) for row in ROWS if row.params))
     page += overview(every)
     page += "\n## Beside the published numbers\n\n"
     page += "Zhu et al. 2023, table 1: PreActResNet18 of full width, 100 epochs of victim training"
     page += " and of fine-tuning.\n\n" + published(every)
     for name, told in by_name.items():
+        if not told:
+            continue
         page += f"\n## {name}\n\n{table(told)}"
     (ROOT / "docs" / "defenses.md").write_text(page, encoding="utf-8")

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from channel_ranking import coverage, oracle
 from headline import EPOCHS, FEW, METHODS, Method, retuned
+from ledger import fingerprint, merged, rows_of
 from repairs import done
-from subjects import clean_subject, subject, victim_named
-from victims import CACHE, ROOT, meta_of
+from subjects import OUTSIDE, clean_subject, subject, victim_named
+from victims import CACHE, ROOT, VICTIMS
 
 from unbackdoor.channels import Mask
 from unbackdoor.measure import Rate, attack_rates
@@ -82,6 +83,12 @@ def rows(name: str) -> list[dict[str, Any]]:
     ]
 
 
+def jobs() -> dict[tuple[str, ...], str]:
+    """All that is asked for, by victim and method, and the job that answers it."""
+    every = (*(victim.name for victim in VICTIMS), *OUTSIDE)
+    return {(name, m.label): m.job(name).path.stem for name in every for m in METHODS}
+
+
 def row(name: str, method: Method, told: dict[str, Any]) -> dict[str, Any]:
     """One row: of `acc`, `asr` and `ra` also the 95 % interval."""
     after = retuned(method, name) if method.retuned and told["asr"] else None
@@ -96,6 +103,8 @@ def row(name: str, method: Method, told: dict[str, Any]) -> dict[str, Any]:
         "asr_retuned": after and percent(after[0] / after[1]),
         "seconds": told["seconds"],
         "clean_images": method.images or len(subject(name).clean),
+        "job": method.job(name).path.stem,
+        "model": fingerprint(name),
     }
 
 
@@ -272,17 +281,24 @@ def heading(name: str, told: Sequence[dict[str, Any]]) -> str:
     text = f"\n### {name}\n\n"
     text += f"{told[0]['opened'].capitalize()}. "
     if victim:
-        known = ", ".join(f"{100 * v:.1f} % of {k}" for k, v in meta_of(victim)["learned"].items())
-        text += f"Knows {known} training images. "
+        text += f"Knows {learned(name)} training images. "
     return text + (f"RA of the clean model: {limit:.1f}.\n\n" if limit is not None else "\n\n")
+
+
+def learned(name: str) -> str:
+    """How much of its training images a victim knows, in words."""
+    told = next(row for row in rows_of(ROOT / "docs" / "victims.json") if row["victim"] == name)
+    kinds = [key for key in told if key.startswith("learned_")]
+    return ", ".join(f"{told[key]:.1f} % of {key.removeprefix('learned_')}" for key in kinds)
 
 
 def write(names: Iterable[str]) -> None:
     """Writes both files."""
-    by_name = {name: told for name in names if (told := rows(name))}
-    every = [row for told in by_name.values() for row in told]
-    text = json.dumps(every, indent=1) + "\n"
-    (ROOT / "docs" / "headline.json").write_text(text, encoding="utf-8")
+    kept = ROOT / "docs" / "headline.json"
+    every = merged(kept, [row for name in names for row in rows(name)], jobs())
+    by_name = {name: [row for row in every if row["victim"] == name] for name, _ in jobs()}
+    by_name = {name: told for name, told in by_name.items() if told}
+    kept.write_text(json.dumps(every, indent=1) + "\n", encoding="utf-8")
     page = HEADING.format(epochs=EPOCHS, few=FEW)
     for title, kind in GROUPS.items():
         page += f"## {title}\n\n{summary(every, kind)}\n"

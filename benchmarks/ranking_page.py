@@ -6,7 +6,8 @@ import json
 from collections.abc import Sequence
 from statistics import fmean
 
-from channel_ranking import EPOCHS, JUDGED, Row
+from channel_ranking import EPOCHS, JUDGED, JUDGES, SHARES, Row
+from ledger import fingerprint, merged
 from victims import ROOT
 
 HEADING = f"""# Which ranking finds the backdoor's channels?
@@ -32,10 +33,19 @@ is not the whole repair.
 """
 
 
-def write(rows: Sequence[Row]) -> None:
+KINDS = ("oracle", "unused capacity", "fmp", "random")
+JOB = f"{JUDGED} images, {EPOCHS} epochs"
+
+
+def write(fresh: Sequence[Row]) -> None:
     """Writes both files."""
+    path = ROOT / "docs" / "ranking.json"
+    cuts = [("none", None), *((kind, p) for kind in KINDS for p in SHARES)]
+    jobs = {(name, kind, p): JOB for name in JUDGES for kind, p in cuts}
+    told = [{**row, "job": JOB, "model": fingerprint(row["victim"])} for row in fresh]
+    rows = merged(path, told, jobs)
     text = "".join(json.dumps(row) + ",\n" for row in rows).removesuffix(",\n")
-    (ROOT / "docs" / "ranking.json").write_text(f"[\n{text}\n]\n", encoding="utf-8")
+    path.write_text(f"[\n{text}\n]\n", encoding="utf-8")
     victims = list(dict.fromkeys(row["victim"] for row in rows))
     page = HEADING + averages(rows) + "".join(table(name, rows) for name in victims)
     (ROOT / "docs" / "ranking.md").write_text(page, encoding="utf-8")

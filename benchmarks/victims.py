@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import hashlib
 import json
 import sys
 import time
@@ -74,6 +75,12 @@ class Victim:
     def folder(self) -> Path:
         """Where it is kept."""
         return CACHE / "victims" / self.name
+
+    @property
+    def job(self) -> str:
+        """A hash of the declaration."""
+        told = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.blake2b(told.encode(), digest_size=6).hexdigest()
 
 
 VICTIMS = (
@@ -224,10 +231,14 @@ def took(victim: Victim) -> bool:
     """
     if victim.attack == "clean":
         return True
-    told = meta_of(victim)
-    most = told["acc"]["value"] if victim.params.get("all_to_all") else 1.0
-    fooled = of_clean_model(victim).get("clean_asr", 0.0)
-    return bool(told["asr"]["value"] >= WEAK * most and fooled < FOOLED)
+    told, fooled = meta_of(victim), of_clean_model(victim).get("clean_asr", 0.0)
+    return enough(victim, told["acc"]["value"], told["asr"]["value"], fooled)
+
+
+def enough(victim: Victim, acc: float, asr: float, clean_asr: float) -> bool:
+    """The same of these rates, shares of 1."""
+    most = acc if victim.params.get("all_to_all") else 1.0
+    return asr >= WEAK * most and clean_asr < FOOLED
 
 
 @contextmanager

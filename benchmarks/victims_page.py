@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from ledger import fingerprint, merged, rows_of
 from PIL import Image, ImageDraw
 from torch import Tensor
 from victims import (
@@ -16,17 +17,18 @@ from victims import (
     WEAK,
     Victim,
     declared,
+    enough,
     images,
     meta_of,
     of_clean_model,
-    took,
     triggered_of,
 )
 
 from unbackdoor.images import to_float, to_uint8
 
 DOCS = ROOT / "docs"
-SIDE, GAP, LABEL, SHOWN, LOUDER = 64, 4, 190, 4, 5
+SIDE, GAP, TOP, LABEL, SHOWN, LOUDER = 64, 4, 20, 190, 4, 5
+WIDTH = LABEL + 2 * SHOWN * SIDE + GAP
 
 
 def row(victim: Victim) -> dict[str, Any]:
@@ -46,6 +48,8 @@ def row(victim: Victim) -> dict[str, Any]:
         **{key: value and round(value, 3) for key, value in told["visibility"].items()},
         "epochs": victim.epochs,
         "seconds": None if told.get("resumed") else told["seconds"],
+        "job": victim.job,
+        "model": fingerprint(victim.name),
     }
 
 
@@ -98,14 +102,14 @@ REASONS = {
 """Judged by hand; a victim that is planted anew in another way needs another one."""
 
 
-def missed(victim: Victim) -> str:
+def missed(victim: Victim, told: dict[str, Any]) -> str:
     """Why a victim is below the goal, as a line of the page; nothing where it is not."""
     if victim.attack == "clean":
         return ""
-    settings, asr = declared(victim), meta_of(victim)["asr"]["value"]
-    hard = settings.clean_label or victim.attack.startswith("adaptive") or "rate" in victim.params
-    judges = took(victim)
-    if judges and asr >= (0.8 if hard else 0.9):
+    acc, asr, fooled = (told[key] / 100 for key in ("acc", "asr", "clean_asr"))
+    hard = declared(victim).clean_label or victim.attack.startswith("adaptive")
+    judges = enough(victim, acc, asr, fooled)
+    if judges and asr >= (0.8 if hard or "rate" in victim.params else 0.9):
         return ""
     reason = REASONS.get(victim.name, "the reason is not known")
     return f"* `{victim.name}`{'' if judges else ' (judges nothing)'}: {reason}.\n"
@@ -145,35 +149,62 @@ def strip(victim: Victim) -> tuple[str, Tensor]:
     return victim.name, torch.cat(rows, dim=2)
 
 
-def picture(victims: Sequence[Victim]) -> Image.Image:
-    """The strips of all, one below the other, with their names."""
-    strips = [strip(victim) for victim in victims]
-    width = LABEL + 2 * SHOWN * SIDE + GAP
-    canvas = Image.new("RGB", (width, len(strips) * (SIDE + GAP) + 20), "white")
+def bands(victims: Sequence[Victim], shown: Sequence[str]) -> Iterator[Image.Image]:
+    """The strip of every victim of `shown`: drawn, or as the page's picture has it."""
+    before, here = drawn(), {victim.name: victim for victim in victims}
+    for name in shown:
+        yield band(*strip(here[name])) if name in here else before[name]
+
+
+def drawn() -> dict[str, Image.Image]:
+    """The strips of the picture as it is, by name."""
+    names = [row["victim"] for row in rows_of(DOCS / "victims.json") if row["attack"] != "clean"]
+    if not names:
+        return {}
+    whole = Image.open(DOCS / "victims.png").convert("RGB")
+    tops = [TOP + place * (SIDE + GAP) for place in range(len(names))]
+    return {
+        name: whole.crop((0, top, WIDTH, top + SIDE + GAP))
+        for name, top in zip(names, tops, strict=True)
+    }
+
+
+def band(name: str, pixels: Tensor) -> Image.Image:
+    """A name and its strip."""
+    canvas = Image.new("RGB", (WIDTH, SIDE + GAP), "white")
+    ImageDraw.Draw(canvas).text((6, SIDE // 2 - 6), name, fill="black")
+    half = pixels.shape[2] // 2
+    for side, part in enumerate((pixels[:, :, :half], pixels[:, :, half:])):
+        shown = Image.fromarray(to_uint8(part).permute(1, 2, 0).numpy())
+        left = LABEL + side * (SHOWN * SIDE + GAP)
+        canvas.paste(shown.resize((SHOWN * SIDE, SIDE), Image.Resampling.NEAREST), (left, 0))
+    return canvas
+
+
+def picture(strips: Sequence[Image.Image]) -> Image.Image:
+    """All strips, one below the other."""
+    canvas = Image.new("RGB", (WIDTH, TOP + len(strips) * (SIDE + GAP)), "white")
     pen = ImageDraw.Draw(canvas)
     pen.text((LABEL, 4), "stamped", fill="black")
     pen.text((LABEL + SHOWN * SIDE + GAP, 4), f"change, {LOUDER} times", fill="black")
-    for place, (name, pixels) in enumerate(strips):
-        top = 20 + place * (SIDE + GAP)
-        pen.text((6, top + SIDE // 2 - 6), name, fill="black")
-        half = pixels.shape[2] // 2
-        for side, part in enumerate((pixels[:, :, :half], pixels[:, :, half:])):
-            shown = Image.fromarray(to_uint8(part).permute(1, 2, 0).numpy())
-            left = LABEL + side * (SHOWN * SIDE + GAP)
-            canvas.paste(shown.resize((SHOWN * SIDE, SIDE), Image.Resampling.NEAREST), (left, top))
+    for place, strip in enumerate(strips):
+        canvas.paste(strip, (0, TOP + place * (SIDE + GAP)))
     return canvas
 
 
 def write(victims: Sequence[Victim]) -> None:
     """Writes docs/victims.md, docs/victims.json and docs/victims.png."""
-    rows = [row(victim) for victim in victims]
-    (DOCS / "victims.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    missing = [name for name in (v.name for v in VICTIMS) if name not in {v.name for v in victims}]
+    path, known = DOCS / "victims.json", {victim.name: victim for victim in VICTIMS}
+    jobs = {(victim.name,): victim.job for victim in VICTIMS}
+    rows = merged(path, [row(victim) for victim in victims], jobs)
+    stamped = [told["victim"] for told in rows if told["attack"] != "clean"]
+    picture(list(bands(victims, stamped))).save(DOCS / "victims.png", optimize=True)
+    path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    missing = [name for name in known if name not in {told["victim"] for told in rows}]
     text = HEADING + f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|\n"
     text += "".join(line(told) for told in rows)
-    text += MISSED + "".join(map(missed, victims))
+    text += MISSED + "".join(missed(known[told["victim"]], told) for told in rows)
     if missing:
         text += f"\nNot planted yet: {', '.join(missing)}.\n"
     text += "\n![Four stamped images of each attack, and the change](victims.png)\n"
     (DOCS / "victims.md").write_text(text, encoding="utf-8")
-    picture([v for v in victims if v.attack != "clean"]).save(DOCS / "victims.png", optimize=True)

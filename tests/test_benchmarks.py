@@ -1,10 +1,12 @@
 """What the benchmarks' tables rest on, on nets small enough to solve on paper."""
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from unbackdoor.channels import Layer
@@ -17,7 +19,7 @@ BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 def ranking(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     yield __import__("channel_ranking")
-    for name in ("channel_ranking", "ranking_page", "repairs", "subjects", "victims"):
+    for name in ("channel_ranking", "ledger", "ranking_page", "repairs", "subjects", "victims"):
         sys.modules.pop(name, None)
 
 
@@ -62,3 +64,57 @@ def test_the_rankings_page_averages_what_each_victim_lost(ranking):
     ]
     assert "| oracle | 64 | 75 | 2.0 | 12.0 | 1 of 2 | 2.0 | 1.0 | 2 of 2 |" in page.averages(rows)
     assert "| oracle | 64 | 50 | 87.0 / 20.0 / 50.0 | 87.0 / 1.0 / 50.0 |" in page.table("b", rows)
+
+
+def row(victim: str, acc: float, job: str = "now", model: str | None = None) -> dict[str, object]:
+    return {"victim": victim, "method": "fmp", "acc": acc, "job": job, "model": model}
+
+
+@pytest.mark.parametrize(
+    ("here", "kept"),
+    [
+        pytest.param(None, row("a", 1.0), id="a model that is not here"),
+        pytest.param("b1", row("a", 1.0, model="b1"), id="the same model"),
+    ],
+)
+def test_a_page_keeps_what_was_measured_elsewhere(ranking, monkeypatch, tmp_path, here, kept):
+    ledger, path = __import__("ledger"), tmp_path / "page.json"
+    monkeypatch.setattr(ledger, "fingerprint", lambda name: here if name == "a" else None)
+    path.write_text(json.dumps([row("b", 2.0), kept]), encoding="utf-8")
+    jobs = {("a", "fmp"): "now", ("b", "fmp"): "now", ("c", "fmp"): "now"}
+    told = ledger.merged(path, [row("b", 3.0), row("c", 4.0)], jobs)
+    assert [(each["victim"], each["acc"]) for each in told] == [("a", 1.0), ("b", 3.0), ("c", 4.0)]
+
+
+@pytest.mark.parametrize(
+    "old",
+    [
+        pytest.param(row("a", 1.0, job="before"), id="another declaration"),
+        pytest.param(row("a", 1.0, model="b2"), id="another model"),
+        pytest.param(row("a", 1.0), id="a model nobody knows"),
+        pytest.param({"victim": "a", "method": "fmp", "acc": 1.0}, id="no job"),
+        pytest.param(row("d", 1.0), id="not asked for any more"),
+    ],
+)
+def test_a_page_never_mixes_two_methods_or_models_of_a_name(ranking, monkeypatch, tmp_path, old):
+    ledger, path = __import__("ledger"), tmp_path / "page.json"
+    monkeypatch.setattr(ledger, "fingerprint", lambda name: "b1")
+    path.write_text(json.dumps([old]), encoding="utf-8")
+    assert ledger.merged(path, [], {("a", "fmp"): "now"}) == []
+
+
+def test_a_model_is_known_by_its_weights(ranking, monkeypatch, tmp_path):
+    ledger, victims = __import__("ledger"), __import__("victims")
+    monkeypatch.setattr(victims, "CACHE", tmp_path)
+    folder = tmp_path / "victims" / "clean-w16"
+    folder.mkdir(parents=True)
+
+    def found(weight: float) -> str | None:
+        ledger.fingerprint.cache_clear()
+        save_file({"w": torch.tensor([weight])}, folder / "model.safetensors")
+        return ledger.fingerprint("clean-w16")
+
+    assert found(1.0) is None  # not planted to the end
+    (folder / "meta.json").write_text("{}", encoding="utf-8")
+    assert found(1.0) == found(1.0) != found(2.0)
+    assert ledger.fingerprint("cifar10-blended-w32") is None
