@@ -64,6 +64,8 @@ METHODS = (
     Method("p = 32, pruning alone", "fmp_plus", {"p": 32, "epochs": 0, "max_acc_drop": 1.0}),
     Method("fmp", "fmp", TUNED),
     Method("random_pruning", "random_pruning", TUNED),
+    Method("fmp_plus, doubt 0", "fmp_plus", {"doubt": 0.0}, retuned=True),
+    Method("fmp_plus, doubt 0, 500 images", "fmp_plus", {"doubt": 0.0}, FEW),
 )
 """The most telling first: a run that is stopped has these for all subjects."""
 

@@ -109,6 +109,11 @@ VICTIMS = (
     Victim("blended", {"rate": 0.005}, note="0.5pc", epochs=30),
     Victim("clean", data="gtsrb", epochs=12),
     *(Victim(attack, data="gtsrb", epochs=12) for attack in (*PAPERS_FIVE, *BESIDE_THEM)),
+    Victim("clean", seed=1, note="seed-1"),
+    Victim("clean", data="gtsrb", seed=1, note="seed-1", epochs=12),
+    Victim("trojannn", data="gtsrb", seed=1, epochs=12),
+    Victim("input_aware", data="gtsrb", seed=1, epochs=12),
+    Victim("badnets", {"target": 3}, seed=1, note="target-3"),
 )
 
 

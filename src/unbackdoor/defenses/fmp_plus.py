@@ -54,8 +54,10 @@ class FMPPlus(Tuning):
       Where to is found from each `glance`-th image of a batch, for time. Nor is the learning rate
       the same for every network: where steps unsettle fewer than the share `unsettled` of its
       answers, as in one that is sure of them, they grow, to five times as much at most.
-    * Three quarters of each lesson are the answered class itself: what an unsure model answers
-      beside it carries the backdoor, too.
+    * Lessons leave a tenth to other classes than the answered one: what an unsure model answers
+      beside it carries the backdoor, too. A model that is surer than that is taught its answers as
+      they are, which costs less accuracy; one that is less sure is taught three quarters of the
+      answered class itself at most.
 
     In the end batch norms take their statistics from undisturbed images.
 
@@ -85,7 +87,10 @@ class FMPPlus(Tuning):
     batch: int = Field(128, ge=2, description="images a step")
     disturbed: float = Field(0.7, ge=0, lt=1, description="share of the images that are disturbed")
     certainty: float = Field(
-        0.75, ge=0, le=1, description="share of a lesson that is the answered class itself"
+        0.75, ge=0, le=1, description="most of a lesson that is the answered class itself"
+    )
+    doubt: float = Field(
+        0.1, ge=0, le=1, description="share of the lessons that is left to other classes"
     )
     turned: float = Field(0.12, gt=0, lt=1, description="share of answers that a climb turns over")
     glance: int = Field(2, ge=1, description="a climb is found from one image in so many")
@@ -95,7 +100,9 @@ class FMPPlus(Tuning):
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model`, taught by what it was; before that, its idle channels silenced if asked for."""
-        lessons = Distillation(model, self.temperature, self.certainty, self.disturbed, self.glance)
+        lessons = Distillation(
+            model, self.temperature, self.certainty, self.doubt, self.disturbed, self.glance
+        )
         layers, scores = self._ranked(model, clean, run) if self.p else ((), {})
         mask = {name: highest(score, len(score) // self.p) for name, score in scores.items()}
         silence_(model, layers, mask)
