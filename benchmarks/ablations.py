@@ -25,6 +25,7 @@ from victims import ROOT, claimed
 from unbackdoor.defenses.fmp import FMP
 
 SUBJECTS = ("badnets-w16", "blended-w16")
+TOLD = ROOT / "docs" / "ablations.json"
 LOW_RATE = ("badnets-1pc-w16", "blended-1pc-w16", "blended-0.5pc-w16")
 CHANGES: dict[str, tuple[Any, ...]] = {
     "eps": (1 / 255, 0.03, 0.12),
@@ -40,6 +41,8 @@ PARTS: dict[str, tuple[Any, ...]] = {
     "lr": (0.005,),
 }
 """FMP+ without a part (no disturbances, no climbs, soft answers, hard ones), or milder."""
+SURE = {"doubt": 0.0}
+"""Lessons of every model as sure as `certainty` says: so it was when the parts were told apart."""
 JUDGES = ("badnets-w16", "blended-w16", "gtsrb-lf-w16", "cifar10-badnets-w32-short")
 JUDGES += ("clean-w16", "gtsrb-clean-w16")
 """Where the parts of FMP+ are told apart; all of them had a say in it."""
@@ -84,16 +87,18 @@ def plan() -> Iterator[Row]:
         yield tuning(RATE, name)
         yield random_channels(RATE, name, 64)
         yield Row(RATE, "fmp_plus", "–", Method("", "fmp_plus").job(name))
+        yield Row(RATE, "fmp_plus", "doubt 0", Method("", "fmp_plus", SURE).job(name))
 
 
 def parts() -> Iterator[Row]:
     """FMP+ as it is, and without one of its parts."""
     for name in JUDGES:
         yield Row(PART, "fmp_plus", "defaults", Method("", "fmp_plus").job(name))
+        yield Row(PART, "fmp_plus", "doubt 0", Method("", "fmp_plus", SURE).job(name))
         for key, values in PARTS.items():
             for value in values:
-                job = Method("", "fmp_plus", {key: value}).job(name)
-                yield Row(PART, "fmp_plus", f"{key} {value:.3g}", job)
+                job = Method("", "fmp_plus", {**SURE, key: value}).job(name)
+                yield Row(PART, "fmp_plus", f"doubt 0, {key} {value:.3g}", job)
 
 
 def change(choice: str, name: str, value: Any) -> Row:
@@ -174,11 +179,16 @@ Tried by hand, no command repeats it; percent of every second test image: ACC of
 """
 
 
+def jobs() -> dict[tuple[str, ...], str]:
+    """All that is asked for, and the job that answers it."""
+    return {row.key: row.job.path.stem for row in plan()}
+
+
 def write() -> None:
     """Writes docs/ablations.md and docs/ablations.json."""
     from headline_page import measured_in
 
-    asked, there = list(plan()), names()
+    there = names()
     fresh = [
         {
             **dict(zip(("victim", "choice", "method", "value"), row.key, strict=True)),
@@ -186,15 +196,14 @@ def write() -> None:
             "job": row.job.path.stem,
             "model": fingerprint(row.job.subject),
         }
-        for row in asked
+        for row in plan()
         if row.job.subject in there and (told := done(row.job)) is not None
     ]
     jobs = {
-        (row.job.subject, row.choice, row.method, row.value): row.job.path.stem for row in asked
+        (row.job.subject, row.choice, row.method, row.value): row.job.path.stem for row in plan()
     }
-    path = ROOT / "docs" / "ablations.json"
-    rows = merged(path, fresh, jobs)
-    path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    rows = merged(TOLD, fresh, jobs())
+    TOLD.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     page = HEADING + "\n".join(table(choice, rows) for choice in TEXTS) + BY_HAND
     (ROOT / "docs" / "ablations.md").write_text(page, encoding="utf-8")
 
@@ -218,8 +227,10 @@ def main() -> None:
     asks.add_argument("--only", default="", help="a method")
     asks.add_argument("--tell", action="store_true", help="measure nothing")
     given, there = asks.parse_args(), names()
+    known = {row["job"] for row in merged(TOLD, (), jobs())}
     for row in () if given.tell else plan():
-        if row.job.subject in there and given.only in ("", row.job.method):
+        wanted = row.job.subject in there and given.only in ("", row.job.method)
+        if wanted and row.job.path.stem not in known:
             with claimed(row.job.path.with_suffix("")) as mine:
                 if mine and done(row.job) is None:
                     result(row.job)

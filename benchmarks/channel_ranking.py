@@ -145,14 +145,15 @@ def main() -> None:
     asks.add_argument("--tell", action="store_true", help="measure nothing")
     given = asks.parse_args()
     judges = [name for name in JUDGES if not given.only or name in given.only.split(",")]
-    there = () if given.tell else names()
+    from ranking_page import told_before, write
+
+    there = () if given.tell else set(names()) - told_before()
     for name in (name for name in judges if name in there):
         with claimed(kept(name).with_suffix("")) as mine:
             if mine and not kept(name).exists():
                 told = list(rows(name))
                 kept(name).write_text(json.dumps(told), encoding="utf-8")
                 print(name, flush=True)
-    from ranking_page import write
 
     known = [json.loads(kept(name).read_text()) for name in JUDGES if kept(name).exists()]
     write([row for told in known for row in told])

@@ -34,6 +34,13 @@ class Row:
 
     name: str
     params: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
+    """What sets it apart from another row of the same method, for its label."""
+
+    @property
+    def label(self) -> str:
+        """What the tables call it."""
+        return f"{self.name}{self.note}"
 
     def job(self, victim: str) -> Job:
         """Its repair of that victim."""
@@ -62,6 +69,7 @@ ROWS = (
     Row("mcr", {**TUNED, "copy_epochs": 5}),
     Row("neural_cleanse", {"search_epochs": 20, "search_images": 300, "patience": 2, **TUNED}),
     Row("sau", {"epochs": 3, "batch": 64}),
+    Row("fmp_plus", {"doubt": 0.0}, ", doubt 0"),
 )
 """The cheap first: a run that is stopped has these for all victims."""
 
@@ -74,16 +82,17 @@ def main() -> None:
     given = asks.parse_args()
     only = [name for name in given.only.split(",") if name]
     there = [name for name in VICTIMS if name in names() and (not only or name in only)]
+    from defenses_page import told_before, write
+
+    known = told_before()
     for row in () if given.tell else ROWS:
         for name in there:
             job = row.job(name)
             with claimed(job.path.with_suffix("")) as mine:
-                if mine and done(job) is None:
+                if mine and (row.label, name) not in known and done(job) is None:
                     told = result(job)
                     shown = [f"{100 * told[key]['value']:.1f}" for key in ("acc", "asr", "ra")]
-                    print(name, row.name, *shown, f"{told['seconds']:.0f} s", flush=True)
-    from defenses_page import write
-
+                    print(name, row.label, *shown, f"{told['seconds']:.0f} s", flush=True)
     write()
 
 

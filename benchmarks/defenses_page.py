@@ -15,6 +15,8 @@ from victims import ROOT
 from defenses import IMAGES, ROWS, VICTIMS, Row
 from unbackdoor.measure import Rate, Score, der
 
+TOLD = ROOT / "docs" / "defenses.json"
+
 HEADING = f"""# The defenses, side by side
 
     make victims defenses
@@ -117,7 +119,7 @@ def rows(victim: str) -> list[dict[str, Any]]:
     before = next((scored(kept) for row, kept in told if row.name == "none" and kept), None)
     return [
         {
-            "defense": row.name,
+            "defense": row.label,
             "victim": victim,
             **measured_in(kept),
             "der": before and percent(der(before, scored(kept))),
@@ -148,8 +150,8 @@ def overview(told: Sequence[dict[str, Any]]) -> str:
     cells = {(row["defense"], row["victim"]): triple(row) for row in told}
     text = f"| ACC / ASR / RA | {' | '.join(victims)} |\n|---{'|---' * len(victims)}|\n"
     for row in ROWS:
-        mine = [cells.get((row.name, name), "–") for name in victims]
-        text += f"| {row.name} | {' | '.join(mine)} |\n"
+        mine = [cells.get((row.label, name), "–") for name in victims]
+        text += f"| {row.label} | {' | '.join(mine)} |\n"
     return text
 
 
@@ -194,13 +196,22 @@ def budget(row: Row) -> str:
     return f"{row.name} " + ", ".join(f"{key} {value}" for key, value in row.params.items())
 
 
+def jobs() -> dict[tuple[str, str], str]:
+    """All that is asked for, and the job that answers it."""
+    return {(row.label, name): row.job(name).path.stem for name in VICTIMS for row in ROWS}
+
+
+def told_before() -> set[tuple[str, str]]:
+    """(method, victim) of every row of the page that still holds."""
+    return {(row["defense"], row["victim"]) for row in merged(TOLD, (), jobs())}
+
+
 def write() -> None:
     """Writes both files."""
-    path = ROOT / "docs" / "defenses.json"
-    jobs = {(row.name, name): row.job(name).path.stem for name in VICTIMS for row in ROWS}
-    every = merged(path, [row for name in VICTIMS if name in names() for row in rows(name)], jobs)
+    there = [name for name in VICTIMS if name in names()]
+    every = merged(TOLD, [row for name in there for row in rows(name)], jobs())
     by_name = {name: [row for row in every if row["victim"] == name] for name in VICTIMS}
-    path.write_text(json.dumps(every, indent=1) + "\n", encoding="utf-8")
+    TOLD.write_text(json.dumps(every, indent=1) + "\n", encoding="utf-8")
     page = HEADING.format(budgets="; ".join(budget(row) for row in ROWS if row.params))
     page += overview(every)
     page += "\n## Beside the published numbers\n\n"

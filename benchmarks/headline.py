@@ -7,7 +7,7 @@
 
 Every method repairs every subject that is there (`make victims` plants them) with the same
 parameters. Each result is kept in `cache/repairs`, so a stop loses one at most, and two processes
-may work side by side.
+may work side by side. What docs/headline.json tells of the very same model is not measured again.
 """
 
 from __future__ import annotations
@@ -105,12 +105,16 @@ def main() -> None:
     asks.add_argument("--tell", action="store_true", help="measure nothing")
     given = asks.parse_args()
     there = [name for name in names() if not given.only or name in given.only.split(",")]
+    from headline_page import told_before, write
+
+    known = told_before()
     for method in () if given.tell else METHODS[: given.first]:
         for name in there:
+            if (name, method.label) in known:
+                continue
             with claimed(method.job(name).path.with_suffix("")) as mine:
                 if mine:
                     measure(name, method)
-    from headline_page import write
 
     write(names())
 

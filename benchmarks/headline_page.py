@@ -21,6 +21,8 @@ from unbackdoor.channels import Mask
 from unbackdoor.measure import Rate, attack_rates
 from unbackdoor.run import Run
 
+TOLD = ROOT / "docs" / "headline.json"
+
 DEVELOPED_ON = ("clean-w16", "badnets-w16", "blended-w16", "sig-w16", "wanet-w16")
 DEVELOPED_ON += ("cifar10-blended-w32", "gtsrb-clean-w16", "gtsrb-badnets-w16", "gtsrb-blended-w16")
 DEVELOPED_ON += ("ftrojan-w16", "gtsrb-lf-w16", "cifar10-badnets-w32-short")
@@ -81,6 +83,11 @@ def rows(name: str) -> list[dict[str, Any]]:
         for method in METHODS
         if (told := done(method.job(name))) is not None
     ]
+
+
+def told_before() -> set[tuple[str, str]]:
+    """(victim, method) of every row of the page that still holds."""
+    return {(row["victim"], row["method"]) for row in merged(TOLD, (), jobs())}
 
 
 def jobs() -> dict[tuple[str, ...], str]:
@@ -294,11 +301,10 @@ def learned(name: str) -> str:
 
 def write(names: Iterable[str]) -> None:
     """Writes both files."""
-    kept = ROOT / "docs" / "headline.json"
-    every = merged(kept, [row for name in names for row in rows(name)], jobs())
+    every = merged(TOLD, [row for name in names for row in rows(name)], jobs())
     by_name = {name: [row for row in every if row["victim"] == name] for name, _ in jobs()}
     by_name = {name: told for name, told in by_name.items() if told}
-    kept.write_text(json.dumps(every, indent=1) + "\n", encoding="utf-8")
+    TOLD.write_text(json.dumps(every, indent=1) + "\n", encoding="utf-8")
     page = HEADING.format(epochs=EPOCHS, few=FEW)
     for title, kind in GROUPS.items():
         page += f"## {title}\n\n{summary(every, kind)}\n"

@@ -33,19 +33,28 @@ is not the whole repair.
 """
 
 
+TOLD = ROOT / "docs" / "ranking.json"
 KINDS = ("oracle", "unused capacity", "fmp", "random")
 JOB = f"{JUDGED} images, {EPOCHS} epochs"
 
 
+def jobs() -> dict[tuple[str, str, int | None], str]:
+    """All that is asked for, and what answers it."""
+    cuts = [("none", None), *((kind, p) for kind in KINDS for p in SHARES)]
+    return {(name, kind, p): JOB for name in JUDGES for kind, p in cuts}
+
+
+def told_before() -> set[str]:
+    """The victims whose rows still hold."""
+    return {row["victim"] for row in merged(TOLD, (), jobs())}
+
+
 def write(fresh: Sequence[Row]) -> None:
     """Writes both files."""
-    path = ROOT / "docs" / "ranking.json"
-    cuts = [("none", None), *((kind, p) for kind in KINDS for p in SHARES)]
-    jobs = {(name, kind, p): JOB for name in JUDGES for kind, p in cuts}
     told = [{**row, "job": JOB, "model": fingerprint(row["victim"])} for row in fresh]
-    rows = merged(path, told, jobs)
+    rows = merged(TOLD, told, jobs())
     text = "".join(json.dumps(row) + ",\n" for row in rows).removesuffix(",\n")
-    path.write_text(f"[\n{text}\n]\n", encoding="utf-8")
+    TOLD.write_text(f"[\n{text}\n]\n", encoding="utf-8")
     victims = list(dict.fromkeys(row["victim"] for row in rows))
     page = HEADING + averages(rows) + "".join(table(name, rows) for name in victims)
     (ROOT / "docs" / "ranking.md").write_text(page, encoding="utf-8")
