@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from headline_page import between, measured_in
 from ledger import fingerprint, merged
+from rates import between, measured_in
 from repairs import done
 from subjects import names
 from victims import ROOT

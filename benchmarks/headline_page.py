@@ -4,33 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import cache
-from statistics import fmean, median
 from typing import Any
 
 import torch
 from channel_ranking import coverage, oracle
 from headline import EPOCHS, FEW, METHODS, Method, retuned
+from headline_averages import GROUPS, costs, opened, summary
 from ledger import fingerprint, merged, rows_of
+from rates import between, measured_in, percent, shown
 from repairs import done
 from subjects import OUTSIDE, clean_subject, subject, victim_named
 from victims import CACHE, ROOT, VICTIMS
 
 from unbackdoor.channels import Mask
-from unbackdoor.measure import Rate, attack_rates
+from unbackdoor.measure import attack_rates
 from unbackdoor.run import Run
 
 TOLD = ROOT / "docs" / "headline.json"
-
-DEVELOPED_ON = ("clean-w16", "badnets-w16", "blended-w16", "sig-w16", "wanet-w16")
-DEVELOPED_ON += ("cifar10-blended-w32", "gtsrb-clean-w16", "gtsrb-badnets-w16", "gtsrb-blended-w16")
-DEVELOPED_ON += ("ftrojan-w16", "gtsrb-lf-w16", "cifar10-badnets-w32-short")
-"""Where FMP+ and its parameters were chosen."""
-
-OPENED_ONCE = ("lf-w16", "ssba-w16", "bpp-w16", "gtsrb-wanet-w16", "gtsrb-ssba-w16")
-OPENED_ONCE += ("gtsrb-ftrojan-w16", "gtsrb-bpp-w16")
-"""Held out, but measured before a later choice; all others were opened when it was made."""
 
 HEADING = """# The headline: does the repair work?
 
@@ -57,18 +48,20 @@ rate `gtsrb-blended-w16` kept 37.8, so the pace is found, too; without disturban
 answers for lessons `gtsrb-lf-w16` kept 57.1 and the zoo's `cifar10-badnets-w32-short`, of five
 epochs, 89.7, and `ftrojan-w16` was read right in 62.4 of 84.4, so images are disturbed and lessons
 are three quarters hard. The victims *opened once* took no part in any choice, but were measured
-before a later one: before images were disturbed `lf-w16` had 84.3 / 9.2 / 64.1 (ACC / ASR / RA),
+before a later one. Before images were disturbed `lf-w16` had 84.3 / 9.2 / 64.1 (ACC / ASR / RA),
 `ssba-w16` 84.2 / 1.8 / 82.2, `bpp-w16` 83.7 / 2.9 / 71.9, `gtsrb-wanet-w16` 96.7 / 0.1 / 96.5 and
 `gtsrb-ssba-w16` 96.1 / 0.1 / 92.6; before climbs were found from half of each batch, for time,
-`gtsrb-ftrojan-w16` had 96.9 / 0.0 / 96.8 and `gtsrb-bpp-w16` 95.7 / 0.0 / 95.0. The *held-out*
-ones were first measured when the method was as it is. `make ablations` takes the parts away one at
-a time. Tried by hand as well, with soft answers, on every fourth test image: ten epochs of plain
+`gtsrb-ftrojan-w16` had 96.9 / 0.0 / 96.8 and `gtsrb-bpp-w16` 95.7 / 0.0 / 95.0. The last change
+leaves `doubt` in the lessons of models that are sure, for clean models lost more than a point: the
+rows *doubt 0* are of FMP+ before it, and those of some victims are all there is. The *held-out*
+ones were planted and measured after it. `make ablations` takes the parts away one at a time.
+Tried by hand as well, with soft answers, on every fourth test image: ten epochs of plain
 SGD instead of sharpness-aware steps leave `badnets-w16` an ASR of 77.6, but `gtsrb-lf-w16` one of
 9.1; with half of the images disturbed, and climbs that turn 0.15 of the answers, `gtsrb-lf-w16`
 keeps 19.9, and 36.8 if no image is shaded: a disturbance of a trigger's kind counts most, others
 help.
 Averages are over victims poisoned at their attack's usual rate, but for those of a table of their
-own. `lira-w16` and the low rates came last, when the method had long been as it is.
+own. Limits are of the clean model that stood beside a victim when its row was first measured.
 
 Seconds are of one thread of a busy machine, each of one run: ratios of them are rough. On idle
 cores `benchmarks/repair_time.py` finds 1.38 for FMP+ (docs/performance.md).
@@ -115,28 +108,6 @@ def row(name: str, method: Method, told: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def opened(name: str) -> str:
-    """Whether, and when, a subject could have had a say in the method."""
-    if name in DEVELOPED_ON:
-        return "development"
-    return "opened once" if name in OPENED_ONCE else "held out"
-
-
-def measured_in(told: dict[str, Any]) -> dict[str, Any]:
-    """ACC, ASR and RA in percent, each with its 95 % interval."""
-    measured: dict[str, Any] = {}
-    for key in ("acc", "asr", "ra"):
-        rate = told[key] and Rate(told[key]["hits"], told[key]["total"])
-        measured[key] = rate and percent(rate.value)
-        measured[f"{key}_interval"] = rate and [percent(end) for end in rate.interval()]
-    return measured
-
-
-def percent(share: float) -> float:
-    """In percent, two digits."""
-    return round(100 * share, 2)
-
-
 def ra_limit(name: str) -> float | None:
     """The RA of the clean model of the same data and width on the stamped images."""
     kept = CACHE / "repairs" / name / "limit.json"
@@ -170,90 +141,6 @@ def covered(name: str, told: dict[str, Any]) -> float | None:
     return None if share is None else percent(share)
 
 
-def group_of(name: str) -> str:
-    """With which victims it is averaged."""
-    victim = victim_named(name)
-    return "low rate" if victim and "rate" in victim.params else opened(name)
-
-
-@dataclass
-class Summary:
-    """One method over several victims."""
-
-    label: str
-    told: list[dict[str, Any]]
-    before: dict[str, dict[str, Any]]
-    tuned: dict[str, dict[str, Any]]
-
-    def cells(self) -> list[str]:
-        """The row of the summary table."""
-        short = [row["ra_limit"] - row["ra"] for row in self.told if row["ra_limit"] is not None]
-        after = [row["asr_retuned"] for row in self.told if row["asr_retuned"] is not None]
-        times = [
-            row["seconds"] / self.tuned[row["victim"]]["seconds"]
-            for row in self.told
-            if row["victim"] in self.tuned
-        ]
-        lost = [self.before[row["victim"]]["acc"] - row["acc"] for row in self.told]
-        asr = [row["asr"] for row in self.told]
-        return [
-            self.label,
-            f"{fmean(lost):.2f}",
-            f"{fmean(asr):.2f}",
-            f"{max(asr):.2f}",
-            f"{sum(rate < LOW for rate in asr)} of {len(asr)}",
-            f"{fmean(short):.2f}" if short else "–",
-            f"{fmean(after):.1f}" if after else "–",
-            f"{median(times):.2f}" if times and self.label != "none" else "–",
-        ]
-
-
-LOW = 10
-"""An ASR that is worth counting, in percent."""
-COLUMNS = ("method", "ACC lost", "ASR", "highest ASR", f"ASR below {LOW}", "RA below limit")
-COLUMNS += ("ASR retuned", "time")
-SUMMARY = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|\n"
-
-
-def summary(told: Sequence[dict[str, Any]], group: str) -> str:
-    """The averages over victims of one group, as a markdown table."""
-    kept = [row for row in told if group_of(row["victim"]) == group and row["asr"] is not None]
-    by = {
-        label: {row["victim"]: row for row in kept if row["method"] == label}
-        for label in ("none", "fine_tuning")
-    }
-    lines = []
-    for method in METHODS:
-        mine = [r for r in kept if r["method"] == method.label and r["victim"] in by["none"]]
-        if mine:
-            cells = Summary(method.label, mine, by["none"], by["fine_tuning"]).cells()
-            lines.append(f"| {' | '.join(cells)} |\n")
-    return SUMMARY + "".join(lines)
-
-
-GROUPS = {
-    "Held-out victims": "held out",
-    "Victims opened once before": "opened once",
-    "Victims it was developed on": "development",
-    "Poisoned at a low rate (held out)": "low rate",
-}
-"""The headings of the summaries."""
-
-
-def costs(told: Sequence[dict[str, Any]]) -> str:
-    """ACC of the clean models, before and after each method."""
-    rows = [row for row in told if row["asr"] is None]
-    models = list(dict.fromkeys(row["victim"] for row in rows))
-    by = {(row["method"], row["victim"]): between(row, "acc") for row in rows}
-    lines = [
-        f"| {' | '.join([method.label, *(by.get((method.label, name), '–') for name in models)])} |"
-        for method in METHODS
-        if any((method.label, name) in by for name in models)
-    ]
-    head = f"| ACC | {' | '.join(models)} |\n{'|---' * (len(models) + 1)}|\n"
-    return head + "\n".join(lines) + "\n"
-
-
 TABLE = """| method | ACC | ASR | RA | coverage | ASR retuned | seconds |
 |---|---|---|---|---|---|---|
 """
@@ -267,19 +154,6 @@ def table(told: Sequence[dict[str, Any]]) -> str:
         f"{row['seconds']:.0f} |\n"
         for row in told
     )
-
-
-def between(row: dict[str, Any], key: str) -> str:
-    """A rate with its interval."""
-    if row[key] is None:
-        return "–"
-    low, high = row[f"{key}_interval"]
-    return f"{row[key]:.1f} ({low:.1f} to {high:.1f})"
-
-
-def shown(value: float | None) -> str:
-    """A number, or a dash."""
-    return "–" if value is None else f"{value:.1f}"
 
 
 def heading(name: str, told: Sequence[dict[str, Any]]) -> str:

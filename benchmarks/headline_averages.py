@@ -1,0 +1,114 @@
+"""The headline's averages, over victims by when they were opened, and what clean models lose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+from typing import Any
+
+from headline import METHODS
+from rates import between
+from subjects import victim_named
+
+DEVELOPED_ON = ("clean-w16", "badnets-w16", "blended-w16", "sig-w16", "wanet-w16")
+DEVELOPED_ON += ("cifar10-blended-w32", "gtsrb-clean-w16", "gtsrb-badnets-w16", "gtsrb-blended-w16")
+DEVELOPED_ON += ("ftrojan-w16", "gtsrb-lf-w16", "cifar10-badnets-w32-short")
+"""Where FMP+ and its parameters were chosen."""
+
+OPENED_ONCE = ("lf-w16", "ssba-w16", "bpp-w16", "gtsrb-wanet-w16", "gtsrb-ssba-w16")
+OPENED_ONCE += ("gtsrb-ftrojan-w16", "gtsrb-bpp-w16", "label_consistent-w16", "trojannn-w16")
+OPENED_ONCE += ("input_aware-w16", "badnets-all-to-all-w16", "lira-w16", "blind-w16")
+OPENED_ONCE += ("blended-1pc-w16",)
+"""Held out, but measured before a later choice; all others were opened when it was made."""
+
+
+def opened(name: str) -> str:
+    """Whether, and when, a subject could have had a say in the method."""
+    if name in DEVELOPED_ON:
+        return "development"
+    return "opened once" if name in OPENED_ONCE else "held out"
+
+
+def group_of(name: str) -> str:
+    """With which victims it is averaged."""
+    victim = victim_named(name)
+    return "low rate" if victim and "rate" in victim.params else opened(name)
+
+
+@dataclass
+class Summary:
+    """One method over several victims."""
+
+    label: str
+    told: list[dict[str, Any]]
+    before: dict[str, dict[str, Any]]
+    tuned: dict[str, dict[str, Any]]
+
+    def cells(self) -> list[str]:
+        """The row of the summary table."""
+        short = [row["ra_limit"] - row["ra"] for row in self.told if row["ra_limit"] is not None]
+        after = [row["asr_retuned"] for row in self.told if row["asr_retuned"] is not None]
+        times = [
+            row["seconds"] / self.tuned[row["victim"]]["seconds"]
+            for row in self.told
+            if row["victim"] in self.tuned
+        ]
+        lost = [self.before[row["victim"]]["acc"] - row["acc"] for row in self.told]
+        asr = [row["asr"] for row in self.told]
+        return [
+            self.label,
+            f"{fmean(lost):.2f}",
+            f"{fmean(asr):.2f}",
+            f"{max(asr):.2f}",
+            f"{sum(rate < LOW for rate in asr)} of {len(asr)}",
+            f"{fmean(short):.2f}" if short else "–",
+            f"{fmean(after):.1f}" if after else "–",
+            f"{median(times):.2f}" if times and self.label != "none" else "–",
+        ]
+
+
+LOW = 10
+"""An ASR that is worth counting, in percent."""
+COLUMNS = ("method", "ACC lost", "ASR", "highest ASR", f"ASR below {LOW}", "RA below limit")
+COLUMNS += ("ASR retuned", "time")
+SUMMARY = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|\n"
+
+
+def summary(told: Sequence[dict[str, Any]], group: str) -> str:
+    """The averages over victims of one group, as a markdown table."""
+    kept = [row for row in told if group_of(row["victim"]) == group and row["asr"] is not None]
+    by = {
+        label: {row["victim"]: row for row in kept if row["method"] == label}
+        for label in ("none", "fine_tuning")
+    }
+    lines = []
+    for method in METHODS:
+        mine = [r for r in kept if r["method"] == method.label and r["victim"] in by["none"]]
+        if mine:
+            cells = Summary(method.label, mine, by["none"], by["fine_tuning"]).cells()
+            lines.append(f"| {' | '.join(cells)} |\n")
+    return SUMMARY + "".join(lines)
+
+
+GROUPS = {
+    "Held-out victims": "held out",
+    "Victims opened once before": "opened once",
+    "Victims it was developed on": "development",
+    "Poisoned at a low rate (opened once)": "low rate",
+}
+"""The headings of the summaries."""
+
+
+def costs(told: Sequence[dict[str, Any]]) -> str:
+    """ACC of the clean models, before and after each method."""
+    rows = [row for row in told if row["asr"] is None]
+    models = list(dict.fromkeys(row["victim"] for row in rows))
+    by = {(row["method"], row["victim"]): between(row, "acc") for row in rows}
+    lines = [
+        f"| {' | '.join([method.label, *(by.get((method.label, name), '–') for name in models)])} |"
+        for method in METHODS
+        if any((method.label, name) in by for name in models)
+    ]
+    head = f"| ACC | {' | '.join(models)} |\n{'|---' * (len(models) + 1)}|\n"
+    return head + "\n".join(lines) + "\n"
