@@ -216,9 +216,6 @@ def write() -> None:
         for row in plan()
         if row.job.subject in there and (told := done(row.job)) is not None
     ]
-    jobs = {
-        (row.job.subject, row.choice, row.method, row.value): row.job.path.stem for row in plan()
-    }
     rows = merged(TOLD, fresh, jobs())
     TOLD.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     page = HEADING + "\n".join(table(choice, rows) for choice in TEXTS) + BY_HAND

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, median
 from typing import Any
 
 from headline import METHODS
 from rates import between
 from subjects import victim_named
+from victims import declared
 
 DEVELOPED_ON = ("clean-w16", "badnets-w16", "blended-w16", "sig-w16", "wanet-w16")
 DEVELOPED_ON += ("cifar10-blended-w32", "gtsrb-clean-w16", "gtsrb-badnets-w16", "gtsrb-blended-w16")
@@ -33,7 +34,8 @@ def opened(name: str) -> str:
 def group_of(name: str) -> str:
     """With which victims it is averaged."""
     victim = victim_named(name)
-    return "low rate" if victim and "rate" in victim.params else opened(name)
+    usual = declared(replace(victim, params={})).rate if victim and victim.attack != "clean" else 0
+    return "low rate" if victim and victim.params.get("rate", usual) < usual else opened(name)
 
 
 @dataclass

@@ -113,7 +113,9 @@ VICTIMS = (
     Victim("clean", data="gtsrb", seed=1, note="seed-1", epochs=12),
     Victim("trojannn", data="gtsrb", seed=1, epochs=12),
     Victim("input_aware", data="gtsrb", seed=1, epochs=12),
-    Victim("badnets", {"target": 3}, seed=1, note="target-3"),
+    Victim("adaptive_blend", {"rate": 0.02}, note="2pc"),
+    Victim("adaptive_patch", {"rate": 0.02}, note="2pc"),
+    Victim("ctrl", {"rate": 0.8}, note="80pc"),
 )
 
 
