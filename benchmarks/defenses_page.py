@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ledger import fingerprint, merged
-from rates import between, measured_in
+from rates import between, measured_in, triple
 from repairs import done
 from subjects import names
 from victims import ROOT
@@ -153,11 +153,6 @@ def overview(told: Sequence[dict[str, Any]]) -> str:
         mine = [cells.get((row.label, name), "–") for name in victims]
         text += f"| {row.label} | {' | '.join(mine)} |\n"
     return text
-
-
-def triple(row: dict[str, Any]) -> str:
-    """The three rates, without intervals."""
-    return " / ".join(f"{row[key]:.1f}" for key in ("acc", "asr", "ra"))
 
 
 TABLE = """| method | ACC | ASR | RA | DER | passes | seconds |

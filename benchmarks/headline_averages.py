@@ -8,7 +8,7 @@ from statistics import fmean, median
 from typing import Any
 
 from headline import METHODS
-from rates import between
+from rates import between, triple
 from subjects import victim_named
 from victims import declared
 
@@ -114,3 +114,25 @@ def costs(told: Sequence[dict[str, Any]]) -> str:
     ]
     head = f"| ACC | {' | '.join(models)} |\n{'|---' * (len(models) + 1)}|\n"
     return head + "\n".join(lines) + "\n"
+
+
+SHOWN = ("none", "fine_tuning", "ft_sam", "fmp_plus")
+BEFORE = "fmp_plus, doubt 0"
+
+
+def overview(told: Sequence[dict[str, Any]]) -> str:
+    """ACC / ASR / RA of every victim by the most telling methods, as a markdown table."""
+    text = f"| victim | {' | '.join(SHOWN)} | limit of RA |\n|---{'|---' * len(SHOWN)}|---|\n"
+    attacked = [row for row in told if row["asr"] is not None]
+    for group in GROUPS.values():
+        text += f"| **{group}** |{' |' * (len(SHOWN) + 1)}\n"
+        for name in dict.fromkeys(row["victim"] for row in attacked):
+            if group_of(name) == group:
+                by = {row["method"]: row for row in attacked if row["victim"] == name}
+                cells = [triple(by[method]) if method in by else "–" for method in SHOWN]
+                if cells[-1] == "–" and BEFORE in by:
+                    cells[-1] = f"*{triple(by[BEFORE])}*"
+                limit = by["none"]["ra_limit"]
+                cells.append("–" if limit is None else f"{limit:.1f}")
+                text += f"| {name} | {' | '.join(cells)} |\n"
+    return text

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from channel_ranking import coverage, oracle
 from headline import EPOCHS, FEW, METHODS, Method, retuned
-from headline_averages import GROUPS, costs, opened, summary
+from headline_averages import GROUPS, costs, opened, overview, summary
 from ledger import fingerprint, merged, rows_of
 from rates import between, measured_in, percent, shown
 from repairs import done
@@ -65,6 +65,13 @@ own. Limits are of the clean model that stood beside a victim when its row was f
 
 Seconds are of one thread of a busy machine, each of one run: ratios of them are rough. On idle
 cores `benchmarks/repair_time.py` finds 1.38 for FMP+ (docs/performance.md).
+
+"""
+
+
+OVERVIEW = """## All victims
+
+ACC / ASR / RA; in italics where FMP+ was measured with `doubt` 0 only, as it was before.
 
 """
 
@@ -179,7 +186,7 @@ def write(names: Iterable[str]) -> None:
     by_name = {name: [row for row in every if row["victim"] == name] for name, _ in jobs()}
     by_name = {name: told for name, told in by_name.items() if told}
     TOLD.write_text(json.dumps(every, indent=1) + "\n", encoding="utf-8")
-    page = HEADING.format(epochs=EPOCHS, few=FEW)
+    page = HEADING.format(epochs=EPOCHS, few=FEW) + OVERVIEW + overview(every) + "\n"
     for title, kind in GROUPS.items():
         page += f"## {title}\n\n{summary(every, kind)}\n"
     page += f"## What it costs a clean model\n\n{costs(every)}\n"

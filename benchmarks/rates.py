@@ -33,3 +33,8 @@ def between(row: dict[str, Any], key: str) -> str:
 def shown(value: float | None) -> str:
     """A number, or a dash."""
     return "–" if value is None else f"{value:.1f}"
+
+
+def triple(row: dict[str, Any]) -> str:
+    """The three rates, without intervals."""
+    return " / ".join(f"{row[key]:.1f}" for key in ("acc", "asr", "ra"))
