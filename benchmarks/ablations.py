@@ -10,18 +10,18 @@ Each row changes one parameter. Results are kept in `cache/repairs`.
 from __future__ import annotations
 
 import argparse
-import json
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from claims import claimed
 from headline import EPOCHS, Method
-from ledger import fingerprint, merged
+from ledger import asked, keep, merged
 from rates import between, measured_in
 from repairs import Job, done, result
 from subjects import names
-from victims import ROOT, claimed
+from victims import ROOT
 
 from unbackdoor.defenses.fmp import FMP
 
@@ -51,6 +51,7 @@ MOST = 5000
 CLEAN = (2500, 1000, 500)
 """Clean images, where fewer than in all other rows are given."""
 BASE = {"epochs": EPOCHS}
+COLUMNS = ("victim", "choice", "method", "value")
 PART, SHARE, RATE = "The parts of FMP+", "Clean images", "Poisoning rate"
 
 
@@ -200,7 +201,7 @@ where its second class is near: those must be sure, or the backdoor stays.
 
 def jobs() -> dict[tuple[str, ...], str]:
     """All that is asked for, and the job that answers it."""
-    return {row.key: row.job.path.stem for row in plan()}
+    return {row.key: asked(row.job.subject, row.job.path.stem) for row in plan()}
 
 
 def write() -> None:
@@ -208,16 +209,15 @@ def write() -> None:
     there = names()
     fresh = [
         {
-            **dict(zip(("victim", "choice", "method", "value"), row.key, strict=True)),
+            **dict(zip(COLUMNS, row.key, strict=True)),
             **measured_in(told),
-            "job": row.job.path.stem,
-            "model": fingerprint(row.job.subject),
+            "model": told["model"],
         }
         for row in plan()
         if row.job.subject in there and (told := done(row.job)) is not None
     ]
     rows = merged(TOLD, fresh, jobs())
-    TOLD.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    keep(TOLD, rows)
     page = HEADING + "\n".join(table(choice, rows) for choice in TEXTS) + BY_HAND
     (ROOT / "docs" / "ablations.md").write_text(page, encoding="utf-8")
 
@@ -239,10 +239,10 @@ def main() -> None:
     asks.add_argument("--only", default="", help="a method")
     asks.add_argument("--tell", action="store_true", help="measure nothing")
     given, there = asks.parse_args(), names()
-    known = {row["job"] for row in merged(TOLD, (), jobs())}
+    known = {tuple(row[column] for column in COLUMNS) for row in merged(TOLD, (), jobs())}
     for row in () if given.tell else plan():
         wanted = row.job.subject in there and given.only in ("", row.job.method)
-        if wanted and row.job.path.stem not in known:
+        if wanted and row.key not in known:
             with claimed(row.job.path.with_suffix("")) as mine:
                 if mine and done(row.job) is None:
                     result(row.job)

@@ -14,6 +14,7 @@ Rows are kept in `cache/rankings`.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -21,14 +22,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from claims import claimed
 from repairs import copied
 from subjects import Subject, names, subject, victim_named
 from torch import Tensor, nn
-from victims import CACHE, claimed
+from victims import CACHE, fingerprint
 
 from unbackdoor.capacity import unused_capacity
 from unbackdoor.channels import Layer, Mask, feature_maps, find_layers, silence_, silenced
 from unbackdoor.defense import Tuning
+from unbackdoor.defenses.fine_tuning import FineTuning
 from unbackdoor.defenses.fmp import FMP
 from unbackdoor.defenses.fmp_plus import highest
 from unbackdoor.images import Images, Triggered, to_float
@@ -138,6 +141,19 @@ def kept(name: str) -> Path:
     return CACHE / "rankings" / f"{name}.json"
 
 
+def known(name: str) -> list[Row]:
+    """The rows of the very model that is here, if they were measured as they would be now."""
+    rows = json.loads(kept(name).read_text()) if kept(name).exists() else []
+    wanted = (job(), fingerprint(name))
+    return [row for row in rows if (row.get("job"), row.get("model")) == wanted]
+
+
+def job() -> str:
+    """A hash of how rows are measured."""
+    told = [JUDGED, EPOCHS, FMP().declaration(), FineTuning().declaration()]
+    return hashlib.blake2b(json.dumps(told).encode(), digest_size=6).hexdigest()
+
+
 def main() -> None:
     """Measures what is missing and writes the page."""
     asks = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -150,13 +166,12 @@ def main() -> None:
     there = () if given.tell else set(names()) - told_before()
     for name in (name for name in judges if name in there):
         with claimed(kept(name).with_suffix("")) as mine:
-            if mine and not kept(name).exists():
-                told = list(rows(name))
+            if mine and not known(name):
+                told = [{**row, "job": job(), "model": fingerprint(name)} for row in rows(name)]
                 kept(name).write_text(json.dumps(told), encoding="utf-8")
                 print(name, flush=True)
 
-    known = [json.loads(kept(name).read_text()) for name in JUDGES if kept(name).exists()]
-    write([row for told in known for row in told])
+    write([row for name in JUDGES if name in names() for row in known(name)])
 
 
 if __name__ == "__main__":

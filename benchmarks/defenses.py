@@ -17,9 +17,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from claims import claimed
 from repairs import Job, done, result
 from subjects import OUTSIDE, names
-from victims import claimed
 
 IMAGES = 2500
 """Clean images: 5 % of CIFAR-10's training images."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
-from ledger import fingerprint, merged
-from rates import between, measured_in, triple
+from ledger import asked, keep, merged
+from rates import between, measured_in, shown, triple
 from repairs import done
 from subjects import names
 from victims import ROOT
@@ -116,32 +115,35 @@ REASONS = {
 def rows(victim: str) -> list[dict[str, Any]]:
     """The rows of one victim, in percent; methods that were not run yet are left out."""
     told = [(row, done(row.job(victim))) for row in ROWS]
-    before = next((scored(kept) for row, kept in told if row.name == "none" and kept), None)
     return [
         {
             "defense": row.label,
             "victim": victim,
             **measured_in(kept),
-            "der": before and percent(der(before, scored(kept))),
             "passes": round(kept["notes"].get("passes", 0.0), 1),
             "seconds": kept["seconds"],
             "warnings": kept["warnings"],
-            "job": row.job(victim).path.stem,
-            "model": fingerprint(victim),
+            "model": kept["model"],
         }
         for row, kept in told
         if kept is not None
     ]
 
 
-def percent(share: float | None) -> float | None:
-    """In percent, one digit."""
-    return None if share is None else round(100 * share, 1)
+def judged(every: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """`every` row with its defense effectiveness, in percent, where the victim's own is known."""
+    before = {row["victim"]: scored(row) for row in every if row["defense"] == "none"}
+
+    def worth(row: dict[str, Any]) -> float | None:
+        value = der(before[row["victim"]], scored(row)) if row["victim"] in before else None
+        return None if value is None else round(100 * value, 1)
+
+    return [row | {"der": worth(row)} for row in every]
 
 
-def scored(told: dict[str, Any]) -> Score:
-    """The measured rates of a result."""
-    return Score(*(Rate(told[key]["hits"], told[key]["total"]) for key in ("acc", "asr", "ra")))
+def scored(row: dict[str, Any]) -> Score:
+    """The rates of a row, to the digits that it has."""
+    return Score(*(Rate(round(100 * row[key]), 10_000) for key in ("acc", "asr", "ra")))
 
 
 def overview(told: Sequence[dict[str, Any]]) -> str:
@@ -164,7 +166,7 @@ def table(told: Sequence[dict[str, Any]]) -> str:
     """The rows of one victim, and what the methods warned of."""
     lines = [
         f"| {row['defense']} | {between(row, 'acc')} | {between(row, 'asr')} | "
-        f"{between(row, 'ra')} | {row['der'] or 0:.1f} | {row['passes']:.0f} | "
+        f"{between(row, 'ra')} | {shown(row['der'])} | {row['passes']:.0f} | "
         f"{row['seconds']:.0f} |\n"
         for row in told
     ]
@@ -193,7 +195,9 @@ def budget(row: Row) -> str:
 
 def jobs() -> dict[tuple[str, str], str]:
     """All that is asked for, and the job that answers it."""
-    return {(row.label, name): row.job(name).path.stem for name in VICTIMS for row in ROWS}
+    return {
+        (row.label, name): asked(name, row.job(name).path.stem) for name in VICTIMS for row in ROWS
+    }
 
 
 def told_before() -> set[tuple[str, str]]:
@@ -204,9 +208,9 @@ def told_before() -> set[tuple[str, str]]:
 def write() -> None:
     """Writes both files."""
     there = [name for name in VICTIMS if name in names()]
-    every = merged(TOLD, [row for name in there for row in rows(name)], jobs())
+    every = judged(merged(TOLD, [row for name in there for row in rows(name)], jobs()))
+    keep(TOLD, every)
     by_name = {name: [row for row in every if row["victim"] == name] for name in VICTIMS}
-    TOLD.write_text(json.dumps(every, indent=1) + "\n", encoding="utf-8")
     page = HEADING.format(budgets="; ".join(budget(row) for row in ROWS if row.params))
     page += overview(every)
     page += "\n## Beside the published numbers\n\n"

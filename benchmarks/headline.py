@@ -18,9 +18,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from claims import claimed
 from repairs import Job, asr_after_retuning, done, result
 from subjects import clean_subject, names, subject, victim_named
-from victims import claimed, images
+from victims import images
+
+from unbackdoor.images import Images
 
 EPOCHS = 10
 """Of fine-tuning in every method but FMP+: a tenth of the field's 100, for time."""
@@ -80,21 +83,25 @@ def measure(subject_name: str, method: Method) -> None:
         shown = [f"{100 * told[key]['value']:.1f}" for key in RATES if told[key]]
         print(subject_name, method.label, *shown, f"{told['seconds']:.0f} s", flush=True)
     if method.retuned and attacked:
-        retuned(method, subject_name)
+        victim = victim_named(subject_name)
+        retuned(method, subject_name, images(victim.data if victim else "cifar10", "train"))
 
 
-def retuned(method: Method, subject_name: str) -> tuple[int, int] | None:
-    """ASR (hits, total) after the re-activation attack; for `none`, of the clean model instead."""
-    judged = subject(subject_name)
-    victim = victim_named(subject_name)
-    train = images(victim.data if victim else "cifar10", "train")
+def retuned(
+    method: Method, subject_name: str, train: Images | None = None
+) -> tuple[int, int] | None:
+    """ASR (hits, total) after the re-activation attack; for `none`, of the clean model instead.
+
+    It is tried if `train`ing images are given, and else told if it was.
+    """
     job = method.job(subject_name)
     if method.name == "none":
         job = Job(clean_subject(subject_name), "none")
         if job.subject not in names():
             return None
-        result(job)
-    return asr_after_retuning(job, judged, train)
+        if train is not None:
+            result(job)
+    return asr_after_retuning(job, subject(subject_name), train)
 
 
 def main() -> None:

@@ -52,9 +52,9 @@ class Summary:
         short = [row["ra_limit"] - row["ra"] for row in self.told if row["ra_limit"] is not None]
         after = [row["asr_retuned"] for row in self.told if row["asr_retuned"] is not None]
         times = [
-            row["seconds"] / self.tuned[row["victim"]]["seconds"]
+            row["seconds"] / tuned["seconds"]
             for row in self.told
-            if row["victim"] in self.tuned
+            if (tuned := self.tuned.get(row["victim"])) and tuned["measured"] == row["measured"]
         ]
         lost = [self.before[row["victim"]]["acc"] - row["acc"] for row in self.told]
         asr = [row["asr"] for row in self.told]
@@ -132,7 +132,7 @@ def overview(told: Sequence[dict[str, Any]]) -> str:
                 cells = [triple(by[method]) if method in by else "–" for method in SHOWN]
                 if cells[-1] == "–" and BEFORE in by:
                     cells[-1] = f"*{triple(by[BEFORE])}*"
-                limit = by["none"]["ra_limit"]
+                limit = next(iter(by.values()))["ra_limit"]
                 cells.append("–" if limit is None else f"{limit:.1f}")
                 text += f"| {name} | {' | '.join(cells)} |\n"
     return text

@@ -11,11 +11,11 @@ import torch
 from channel_ranking import coverage, oracle
 from headline import EPOCHS, FEW, METHODS, Method, retuned
 from headline_averages import GROUPS, costs, opened, overview, summary
-from ledger import fingerprint, merged, rows_of
+from ledger import asked, keep, merged, rows_of
 from rates import between, measured_in, percent, shown
 from repairs import done
 from subjects import OUTSIDE, clean_subject, subject, victim_named
-from victims import CACHE, ROOT, VICTIMS
+from victims import CACHE, ROOT, VICTIMS, fingerprint
 
 from unbackdoor.channels import Mask
 from unbackdoor.measure import attack_rates
@@ -93,7 +93,7 @@ def told_before() -> set[tuple[str, str]]:
 def jobs() -> dict[tuple[str, ...], str]:
     """All that is asked for, by victim and method, and the job that answers it."""
     every = (*(victim.name for victim in VICTIMS), *OUTSIDE)
-    return {(name, m.label): m.job(name).path.stem for name in every for m in METHODS}
+    return {(name, m.label): asked(name, m.job(name).path.stem) for name in every for m in METHODS}
 
 
 def row(name: str, method: Method, told: dict[str, Any]) -> dict[str, Any]:
@@ -110,15 +110,16 @@ def row(name: str, method: Method, told: dict[str, Any]) -> dict[str, Any]:
         "asr_retuned": after and percent(after[0] / after[1]),
         "seconds": told["seconds"],
         "clean_images": method.images or len(subject(name).clean),
-        "job": method.job(name).path.stem,
-        "model": fingerprint(name),
+        "model": told["model"],
+        "measured": told["measured"],
     }
 
 
 def ra_limit(name: str) -> float | None:
     """The RA of the clean model of the same data and width on the stamped images."""
-    kept = CACHE / "repairs" / name / "limit.json"
     clean = clean_subject(name)
+    pair = f"{fingerprint(clean)}-{fingerprint(name)}"
+    kept = CACHE / "repairs" / name / f"limit-{pair}.json"
     known = victim_named(clean)
     if not kept.exists():
         triggered = subject(name).triggered
@@ -165,27 +166,29 @@ def table(told: Sequence[dict[str, Any]]) -> str:
 
 def heading(name: str, told: Sequence[dict[str, Any]]) -> str:
     """What the victim is."""
-    victim, limit = victim_named(name), told[0]["ra_limit"]
+    limit = told[0]["ra_limit"]
     text = f"\n### {name}\n\n"
     text += f"{told[0]['opened'].capitalize()}. "
-    if victim:
-        text += f"Knows {learned(name)} training images. "
+    text += learned(name)
     return text + (f"RA of the clean model: {limit:.1f}.\n\n" if limit is not None else "\n\n")
 
 
 def learned(name: str) -> str:
-    """How much of its training images a victim knows, in words."""
-    told = next(row for row in rows_of(ROOT / "docs" / "victims.json") if row["victim"] == name)
+    """How much of its training images a victim knows, in words; nothing where no page tells."""
+    every = rows_of(ROOT / "docs" / "victims.json")
+    told: dict[str, Any] = next((row for row in every if row["victim"] == name), {})
     kinds = [key for key in told if key.startswith("learned_")]
-    return ", ".join(f"{told[key]:.1f} % of {key.removeprefix('learned_')}" for key in kinds)
+    parts = (f"{told[key]:.1f} % of {key.removeprefix('learned_')}" for key in kinds)
+    return f"Knows {', '.join(parts)} training images. " if kinds else ""
 
 
 def write(names: Iterable[str]) -> None:
     """Writes both files."""
     every = merged(TOLD, [row for name in names for row in rows(name)], jobs())
+    every = [row | {"opened": opened(row["victim"])} for row in every]
+    keep(TOLD, every)
     by_name = {name: [row for row in every if row["victim"] == name] for name, _ in jobs()}
     by_name = {name: told for name, told in by_name.items() if told}
-    TOLD.write_text(json.dumps(every, indent=1) + "\n", encoding="utf-8")
     page = HEADING.format(epochs=EPOCHS, few=FEW) + OVERVIEW + overview(every) + "\n"
     for title, kind in GROUPS.items():
         page += f"## {title}\n\n{summary(every, kind)}\n"

@@ -7,17 +7,22 @@ not on this machine or the same bits: a page never mixes two methods, or two mod
 
 from __future__ import annotations
 
-import hashlib
 import json
+import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
-from victims import VICTIMS, ready
+from victims import VICTIMS, fingerprint
 
 Row = dict[str, Any]
+Key = tuple[Any, ...]
+
+
+def asked(name: str, job: str) -> str:
+    """What a row is the answer to: `job`, on the victim of that name as it is declared now."""
+    return f"{job}/{next((victim.job for victim in VICTIMS if victim.name == name), 'outside')}"
 
 
 def rows_of(path: Path) -> list[Row]:
@@ -26,19 +31,33 @@ def rows_of(path: Path) -> list[Row]:
     return rows
 
 
-def merged(path: Path, fresh: Sequence[Row], jobs: Mapping[tuple[Any, ...], str]) -> list[Row]:
+def merged(path: Path, fresh: Sequence[Row], jobs: Mapping[Key, str]) -> list[Row]:
     """The `fresh` rows and those in `path` that still hold, in the order of `jobs`.
 
-    `jobs` are those asked for now, by the values of a row's first columns.
+    `jobs` are those asked for now, by the values of a row's first columns. Raises `KeyError` for a
+    fresh row that was not asked for.
     """
     columns = len(next(iter(jobs)))
     before = {_key(row, columns): row for row in rows_of(path)}
     held = {key: row for key, row in before.items() if key in jobs and holds(row, jobs[key])}
-    held |= {_key(row, columns): row for row in fresh}
+    for row in fresh:
+        key = _key(row, columns)
+        held[key] = row | {"job": jobs[key]}
     return [held[key] for key in jobs if key in held]
 
 
-def _key(row: Row, columns: int) -> tuple[Any, ...]:
+def keep(path: Path, rows: Sequence[Row]) -> None:
+    """Writes `rows` to `path`, one a line, and tells whose rows are gone."""
+    now = {(row["victim"], row["job"]) for row in rows}
+    before = ((row["victim"], row.get("job")) for row in rows_of(path))
+    lost = Counter(name for name, job in before if (name, job) not in now)
+    for name, count in lost.items():
+        print(f"{path.name}: {count} rows of {name} do not hold any more", file=sys.stderr)
+    text = ",\n".join(json.dumps(row) for row in rows)
+    path.write_text(f"[\n{text}\n]\n", encoding="utf-8")
+
+
+def _key(row: Row, columns: int) -> Key:
     return tuple(list(row.values())[:columns])
 
 
@@ -46,15 +65,3 @@ def holds(row: Row, job: str) -> bool:
     """Whether what `row` tells was measured as it would be now."""
     here = fingerprint(row["victim"])
     return bool(row.get("job") == job and here in (None, row.get("model")))
-
-
-@cache
-def fingerprint(name: str) -> str | None:
-    """A hash of the weights of a victim of ours; None for one that is not here, or not ours."""
-    victim = next((victim for victim in VICTIMS if victim.name == name), None)
-    if victim is None or not ready(victim):
-        return None
-    digest = hashlib.blake2b(digest_size=6)
-    for key, tensor in sorted(load_file(victim.folder / "model.safetensors").items()):
-        digest.update(key.encode() + tensor.numpy().tobytes())
-    return digest.hexdigest()

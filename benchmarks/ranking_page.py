@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from statistics import fmean
 
-from channel_ranking import EPOCHS, JUDGED, JUDGES, SHARES, Row
-from ledger import fingerprint, merged
+from channel_ranking import EPOCHS, JUDGED, JUDGES, SHARES, Row, job
+from ledger import asked, keep, merged
 from victims import ROOT
 
 HEADING = f"""# Which ranking finds the backdoor's channels?
@@ -35,26 +34,24 @@ is not the whole repair.
 
 TOLD = ROOT / "docs" / "ranking.json"
 KINDS = ("oracle", "unused capacity", "fmp", "random")
-JOB = f"{JUDGED} images, {EPOCHS} epochs"
 
 
 def jobs() -> dict[tuple[str, str, int | None], str]:
     """All that is asked for, and what answers it."""
     cuts = [("none", None), *((kind, p) for kind in KINDS for p in SHARES)]
-    return {(name, kind, p): JOB for name in JUDGES for kind, p in cuts}
+    return {(name, kind, p): asked(name, job()) for name in JUDGES for kind, p in cuts}
 
 
 def told_before() -> set[str]:
-    """The victims whose rows still hold."""
-    return {row["victim"] for row in merged(TOLD, (), jobs())}
+    """The victims all of whose rows still hold."""
+    held = {(row["victim"], row["ranking"], row["p"]) for row in merged(TOLD, (), jobs())}
+    return set(JUDGES) - {name for name, *rest in jobs() if (name, *rest) not in held}
 
 
 def write(fresh: Sequence[Row]) -> None:
     """Writes both files."""
-    told = [{**row, "job": JOB, "model": fingerprint(row["victim"])} for row in fresh]
-    rows = merged(TOLD, told, jobs())
-    text = "".join(json.dumps(row) + ",\n" for row in rows).removesuffix(",\n")
-    TOLD.write_text(f"[\n{text}\n]\n", encoding="utf-8")
+    rows = merged(TOLD, fresh, jobs())
+    keep(TOLD, rows)
     victims = list(dict.fromkeys(row["victim"] for row in rows))
     page = HEADING + averages(rows) + "".join(table(name, rows) for name in victims)
     (ROOT / "docs" / "ranking.md").write_text(page, encoding="utf-8")

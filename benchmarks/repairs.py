@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from subjects import Subject, subject
 from torch import Tensor, nn
-from victims import CACHE
+from victims import CACHE, fingerprint
 
 from unbackdoor.channels import find_layers, silence_
 from unbackdoor.defense import Defense, Repair
@@ -62,8 +63,11 @@ def known(method: str) -> bool:
 
 
 def done(job: Job) -> dict[str, Any] | None:
-    """What was measured of `job` before; None where it was not."""
-    return json.loads(job.path.read_text(encoding="utf-8")) if job.path.exists() else None
+    """What was measured of `job` on the very model that is here; None where it was not."""
+    if not job.path.exists():
+        return None
+    told: dict[str, Any] = json.loads(job.path.read_text(encoding="utf-8"))
+    return told if told.get("model") == fingerprint(job.subject) else None
 
 
 def result(job: Job) -> dict[str, Any]:
@@ -83,7 +87,11 @@ def result(job: Job) -> dict[str, Any]:
         "notes": dict(repaired.notes),
         "silenced": {k: v.nonzero().flatten().tolist() for k, v in repaired.silenced.items()},
         "warnings": warned,
+        "model": fingerprint(job.subject),
+        "measured": date.today().isoformat(),
     }
+    for stale in job.path.parent.glob(f"{job.path.stem}.retuned-*"):
+        stale.unlink()
     job.path.parent.mkdir(parents=True, exist_ok=True)
     save_file(_contiguous(repaired.model.state_dict()), job.path.with_suffix(".safetensors"))
     if repaired.scores:
@@ -174,16 +182,22 @@ def repaired_model(job: Job) -> nn.Module:
 RETUNED_ON = {"stamped": 50, "clean": 1000, "epochs": 5}
 
 
-def asr_after_retuning(job: Job, judged: Subject, train: Images) -> tuple[int, int] | None:
+def asr_after_retuning(
+    job: Job, judged: Subject, train: Images | None = None
+) -> tuple[int, int] | None:
     """(hits, total) of the ASR after the re-activation attack (Min et al. 2024, 2410.09838).
 
     The repaired model is fine-tuned on 50 stamped images with the attacker's label and 1,000
-    clean ones, 5 epochs at 0.01; those 50 are not counted in the ASR.
+    clean ones, 5 epochs at 0.01; those 50 are not counted in the ASR. None where it was not tried
+    yet, and no `train`ing images are given to try it with.
     """
     stamped = judged.triggered
     assert stamped is not None
-    known = job.path.with_suffix(f".retuned-{judged.name}.json")
+    known = job.path.with_suffix(f".retuned-{judged.name}-{fingerprint(judged.name)}.json")
+    if not known.exists() and train is None:
+        return None
     if not known.exists():
+        assert train is not None
         n, run = RETUNED_ON["stamped"], Run(seed=job.seed)
         some = train.sample(RETUNED_ON["clean"], run.rng("retuning"))
         bait = stamped.images[:n]

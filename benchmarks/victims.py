@@ -13,19 +13,18 @@ in `cache/victims/NAME`, which git ignores; a stop costs the epoch it falls into
 from __future__ import annotations
 
 import argparse
-import fcntl
 import hashlib
 import json
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from claims import claimed
 from safetensors.torch import load_file, save_file
 
 from unbackdoor import checkpoint, load_images
@@ -78,8 +77,9 @@ class Victim:
 
     @property
     def job(self) -> str:
-        """A hash of the declaration."""
-        told = json.dumps(asdict(self), sort_keys=True)
+        """A hash of all that is asked for, defaults of the attack too."""
+        attack = {} if self.attack == "clean" else declared(self).declaration()
+        told = json.dumps([asdict(self), attack], sort_keys=True)
         return hashlib.blake2b(told.encode(), digest_size=6).hexdigest()
 
 
@@ -210,6 +210,18 @@ def ready(victim: Victim) -> bool:
     return (victim.folder / "meta.json").exists()
 
 
+@cache
+def fingerprint(name: str) -> str | None:
+    """A hash of the weights of the victim of that name; None for one not here, or not ours."""
+    victim = next((victim for victim in VICTIMS if victim.name == name), None)
+    if victim is None or not ready(victim):
+        return None
+    digest = hashlib.blake2b(digest_size=6)
+    for key, tensor in sorted(load_file(victim.folder / "model.safetensors").items()):
+        digest.update(key.encode() + tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
 def of_clean_model(victim: Victim) -> dict[str, float]:
     """What a model that was never attacked scores on the test images of `victim`.
 
@@ -219,7 +231,7 @@ def of_clean_model(victim: Victim) -> dict[str, float]:
     clean = next(v for v in VICTIMS if v.attack == "clean" and v.data == victim.data)
     if not ready(clean):
         return {}
-    known = victim.folder / "clean.json"
+    known = victim.folder / f"clean-{fingerprint(clean.name)}-{fingerprint(victim.name)}.json"
     if not known.exists():
         rates = score(model_of(clean), Run(), None, triggered_of(victim)).as_json()
         known.write_text(json.dumps(rates), encoding="utf-8")
@@ -246,19 +258,6 @@ def enough(victim: Victim, acc: float, asr: float, clean_asr: float) -> bool:
     """The same of these rates, shares of 1."""
     most = acc if victim.params.get("all_to_all") else 1.0
     return asr >= WEAK * most and clean_asr < FOOLED
-
-
-@contextmanager
-def claimed(folder: Path) -> Iterator[bool]:
-    """Whether this process alone works on `folder` inside: two may plant side by side."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
 
 
 def main() -> None:

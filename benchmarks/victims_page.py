@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from ledger import fingerprint, merged, rows_of
+from ledger import keep, merged, rows_of
 from PIL import Image, ImageDraw
 from torch import Tensor
 from victims import (
@@ -18,6 +17,7 @@ from victims import (
     Victim,
     declared,
     enough,
+    fingerprint,
     images,
     meta_of,
     of_clean_model,
@@ -48,9 +48,13 @@ def row(victim: Victim) -> dict[str, Any]:
         **{key: value and round(value, 3) for key, value in told["visibility"].items()},
         "epochs": victim.epochs,
         "seconds": None if told.get("resumed") else told["seconds"],
-        "job": victim.job,
         "model": fingerprint(victim.name),
     }
+
+
+def filled(told: dict[str, Any], held: dict[str, Any]) -> dict[str, Any]:
+    """`told`, and what it lacks as it was `held` before: a clean model may not be here."""
+    return {key: held.get(key) if value is None else value for key, value in told.items()}
 
 
 HEADING = """# The victims
@@ -106,7 +110,7 @@ def missed(victim: Victim, told: dict[str, Any]) -> str:
     """Why a victim is below the goal, as a line of the page; nothing where it is not."""
     if victim.attack == "clean":
         return ""
-    acc, asr, fooled = (told[key] / 100 for key in ("acc", "asr", "clean_asr"))
+    acc, asr, fooled = ((told[key] or 0) / 100 for key in ("acc", "asr", "clean_asr"))
     hard = declared(victim).clean_label or victim.attack.startswith("adaptive")
     judges = enough(victim, acc, asr, fooled)
     if judges and asr >= (0.8 if hard or "rate" in victim.params else 0.9):
@@ -196,10 +200,11 @@ def write(victims: Sequence[Victim]) -> None:
     """Writes docs/victims.md, docs/victims.json and docs/victims.png."""
     path, known = DOCS / "victims.json", {victim.name: victim for victim in VICTIMS}
     jobs = {(victim.name,): victim.job for victim in VICTIMS}
-    rows = merged(path, [row(victim) for victim in victims], jobs)
+    held = {told["victim"]: told for told in merged(path, (), jobs)}
+    rows = merged(path, [filled(row(each), held.get(each.name, {})) for each in victims], jobs)
     stamped = [told["victim"] for told in rows if told["attack"] != "clean"]
     picture(list(bands(victims, stamped))).save(DOCS / "victims.png", optimize=True)
-    path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    keep(path, rows)
     missing = [name for name in known if name not in {told["victim"] for told in rows}]
     text = HEADING + f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|\n"
     text += "".join(line(told) for told in rows)

@@ -73,7 +73,8 @@ def row(victim: str, acc: float, job: str = "now", model: str | None = None) -> 
 @pytest.mark.parametrize(
     ("here", "kept"),
     [
-        pytest.param(None, row("a", 1.0), id="a model that is not here"),
+        pytest.param(None, row("a", 1.0, model="b1"), id="a model that is not here"),
+        pytest.param(None, row("a", 1.0), id="a model that is neither here nor named"),
         pytest.param("b1", row("a", 1.0, model="b1"), id="the same model"),
     ],
 )
@@ -103,18 +104,59 @@ def test_a_page_never_mixes_two_methods_or_models_of_a_name(ranking, monkeypatch
     assert ledger.merged(path, [], {("a", "fmp"): "now"}) == []
 
 
+def test_a_page_refuses_a_row_that_nobody_asked_for(ranking, tmp_path):
+    ledger = __import__("ledger")
+    with pytest.raises(KeyError):
+        ledger.merged(tmp_path / "page.json", [row("b", 3.0)], {("a", "fmp"): "now"})
+
+
+def test_a_page_tells_whose_rows_are_gone(ranking, tmp_path, capsys):
+    ledger, path = __import__("ledger"), tmp_path / "page.json"
+    ledger.keep(path, [row("a", 1.0), row("a", 2.0, job="other"), row("b", 3.0)])
+    ledger.keep(path, [row("a", 5.0)])
+    assert ledger.rows_of(path) == [row("a", 5.0)]
+    assert capsys.readouterr().err.splitlines() == [
+        "page.json: 1 rows of a do not hold any more",
+        "page.json: 1 rows of b do not hold any more",
+    ]
+
+
+def test_what_was_measured_on_another_model_of_the_name_is_not_told(ranking, monkeypatch, tmp_path):
+    repairs = __import__("repairs")
+    monkeypatch.setattr(repairs, "CACHE", tmp_path)
+    monkeypatch.setattr(repairs, "fingerprint", lambda name: "b1")
+    job = repairs.Job("clean-w16", "none")
+    assert repairs.done(job) is None
+    job.path.parent.mkdir(parents=True)
+    for model, told in (("b1", True), ("b2", False)):
+        job.path.write_text(json.dumps({"acc": None, "model": model}), encoding="utf-8")
+        assert (repairs.done(job) is not None) == told
+
+
+def test_a_victims_page_keeps_what_the_clean_model_told_where_it_is_not_here(ranking):
+    page = __import__("victims_page")
+    sys.modules.pop("victims_page", None)
+    told = {"victim": "a", "asr": 90.0, "clean_asr": None}
+    assert page.filled(told, {"victim": "a", "asr": 1.0, "clean_asr": 2.0}) == {
+        "victim": "a",
+        "asr": 90.0,
+        "clean_asr": 2.0,
+    }
+    assert page.filled(told, {})["clean_asr"] is None
+
+
 def test_a_model_is_known_by_its_weights(ranking, monkeypatch, tmp_path):
-    ledger, victims = __import__("ledger"), __import__("victims")
+    victims = __import__("victims")
     monkeypatch.setattr(victims, "CACHE", tmp_path)
     folder = tmp_path / "victims" / "clean-w16"
     folder.mkdir(parents=True)
 
     def found(weight: float) -> str | None:
-        ledger.fingerprint.cache_clear()
+        victims.fingerprint.cache_clear()
         save_file({"w": torch.tensor([weight])}, folder / "model.safetensors")
-        return ledger.fingerprint("clean-w16")
+        return victims.fingerprint("clean-w16")
 
     assert found(1.0) is None  # not planted to the end
     (folder / "meta.json").write_text("{}", encoding="utf-8")
     assert found(1.0) == found(1.0) != found(2.0)
-    assert ledger.fingerprint("cifar10-blended-w32") is None
+    assert victims.fingerprint("cifar10-blended-w32") is None

@@ -17,9 +17,9 @@ class Distillation:
 
     temperature^2 KL(lesson || model / temperature), a mean over images (Hinton, Vinyals, Dean
     2015, arXiv 1503.02531). The lesson is what the teacher, a copy of the model as given, answers
-    in eval mode: its softmax at `temperature`, drawn towards the class it names until the lessons
-    of a batch leave the share `doubt` to other classes, on average, or until the class itself is
-    the share `certainty` of them. Labels are not used.
+    in eval mode: its softmax at `temperature`, mixed with the class that it names. How much of the
+    class is mixed in is the same for a whole batch: as little as leaves the share `doubt` of its
+    lessons to other classes, on average, and at most `certainty`. Labels are not used.
 
     The teacher is shown the images as they are, the model the last `share` of each batch
     `disturbed` (as a noisy student: Xie et al. 2020, arXiv 1911.04252); that draws from torch's

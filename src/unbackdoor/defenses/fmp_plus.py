@@ -54,10 +54,10 @@ class FMPPlus(Tuning):
       Where to is found from each `glance`-th image of a batch, for time. Nor is the learning rate
       the same for every network: where steps unsettle fewer than the share `unsettled` of its
       answers, as in one that is sure of them, they grow, to five times as much at most.
-    * Lessons leave a tenth to other classes than the answered one: what an unsure model answers
-      beside it carries the backdoor, too. A model that is surer than that is taught its answers as
-      they are, which costs less accuracy; one that is less sure is taught three quarters of the
-      answered class itself at most.
+    * Lessons leave the share `doubt` to other classes than the answered one, on average: what an
+      unsure model answers beside it carries the backdoor, too. To this end the answered class
+      itself is mixed into soft answers, into those of a sure model not at all, which costs it less
+      accuracy, and three quarters at most.
 
     In the end batch norms take their statistics from undisturbed images.
 
@@ -87,10 +87,10 @@ class FMPPlus(Tuning):
     batch: int = Field(128, ge=2, description="images a step")
     disturbed: float = Field(0.7, ge=0, lt=1, description="share of the images that are disturbed")
     certainty: float = Field(
-        0.75, ge=0, le=1, description="most of a lesson that is the answered class itself"
+        0.75, ge=0, le=1, description="most of the answered class that is mixed into a lesson"
     )
     doubt: float = Field(
-        0.1, ge=0, le=1, description="share of the lessons that is left to other classes"
+        0.1, ge=0, le=1, description="share of lessons, on average, that others may have"
     )
     turned: float = Field(0.12, gt=0, lt=1, description="share of answers that a climb turns over")
     glance: int = Field(2, ge=1, description="a climb is found from one image in so many")
