@@ -90,7 +90,7 @@ class FMPPlus(Tuning):
         0.75, ge=0, le=1, description="most of the answered class that is mixed into a lesson"
     )
     doubt: float = Field(
-        0.1, ge=0, le=1, description="share of lessons, on average, that others may have"
+        0.1, ge=0, le=1, description="share of the lessons that is left to other classes, at most"
     )
     turned: float = Field(0.12, gt=0, lt=1, description="share of answers that a climb turns over")
     glance: int = Field(2, ge=1, description="a climb is found from one image in so many")
