@@ -55,7 +55,8 @@ before a later one. Before images were disturbed `lf-w16` had 84.3 / 9.2 / 64.1 
 leaves `doubt` in the lessons of models that are sure, for clean models lost more than a point: the
 rows *doubt 0* are of FMP+ before it, and those of some victims are all there is. Tried by hand on
 every second test image of a `badnets-w16` planted anew (84.3 / 95.7 / 3.9): 83.2 / 1.6 / 82.8, with
-`doubt` 0 83.2 / 1.5 / 82.7. The *held-out* ones were planted and measured after it. `make ablations` takes the parts away one at a time.
+`doubt` 0 83.2 / 1.5 / 82.7. The *held-out* ones were planted and measured after it.
+`make ablations` takes the parts away one at a time.
 Tried by hand as well, with soft answers, on every fourth test image: ten epochs of plain
 SGD instead of sharpness-aware steps leave `badnets-w16` an ASR of 77.6, but `gtsrb-lf-w16` one of
 9.1; with half of the images disturbed, and climbs that turn 0.15 of the answers, `gtsrb-lf-w16`
