@@ -114,7 +114,6 @@ VICTIMS = (
     Victim("trojannn", data="gtsrb", seed=1, epochs=12),
     Victim("input_aware", data="gtsrb", seed=1, epochs=12),
     Victim("adaptive_blend", {"rate": 0.02}, note="2pc"),
-    Victim("adaptive_patch", {"rate": 0.02}, note="2pc"),
     Victim("ctrl", {"rate": 0.8}, note="80pc"),
 )
 
