@@ -56,8 +56,8 @@ class FMPPlus(Tuning):
       answers, as in one that is sure of them, they grow, to five times as much at most.
     * Lessons leave the share `doubt` to other classes than the answered one, on average: what an
       unsure model answers beside it carries the backdoor, too. To this end the answered class
-      itself is mixed into soft answers, into those of a sure model not at all, which costs it less
-      accuracy, and three quarters at most.
+      itself is mixed into soft answers, into those of a sure model not at all, and three quarters
+      at most.
 
     In the end batch norms take their statistics from undisturbed images.
 
