@@ -14,7 +14,6 @@ Rows are kept in `cache/rankings`.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +25,7 @@ from claims import claimed
 from repairs import copied
 from subjects import Subject, names, subject, victim_named
 from torch import Tensor, nn
-from victims import CACHE, fingerprint
+from victims import CACHE, digest, fingerprint
 
 from unbackdoor.capacity import unused_capacity
 from unbackdoor.channels import Layer, Mask, feature_maps, find_layers, silence_, silenced
@@ -150,8 +149,7 @@ def known(name: str) -> list[Row]:
 
 def job() -> str:
     """A hash of how rows are measured."""
-    told = [JUDGED, EPOCHS, FMP().declaration(), FineTuning().declaration()]
-    return hashlib.blake2b(json.dumps(told).encode(), digest_size=6).hexdigest()
+    return digest([JUDGED, EPOCHS, FMP().declaration(), FineTuning().declaration()])
 
 
 def main() -> None:

@@ -77,9 +77,19 @@ COLUMNS += ("ASR retuned", "time")
 SUMMARY = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|\n"
 
 
-def summary(told: Sequence[dict[str, Any]], group: str) -> str:
-    """The averages over victims of one group, as a markdown table."""
-    kept = [row for row in told if group_of(row["victim"]) == group and row["asr"] is not None]
+def means(told: Sequence[dict[str, Any]]) -> str:
+    """The averages over all victims but those of a low rate, and over those of FMP+ as it is."""
+    kept = [row for row in told if group_of(row["victim"]) != "low rate"]
+    as_it_is = {row["victim"] for row in kept if row["method"] == "fmp_plus"}
+    text = f"## Means over all victims\n\n{summary(kept)}\n"
+    text += "## Means over those that FMP+ as it is was tried on\n\n"
+    return text + summary([row for row in kept if row["victim"] in as_it_is]) + "\n"
+
+
+def summary(told: Sequence[dict[str, Any]], group: str = "") -> str:
+    """The averages over victims, of one group if it is named, as a markdown table."""
+    attacked = [row for row in told if row["asr"] is not None]
+    kept = [row for row in attacked if group in ("", group_of(row["victim"]))]
     by = {
         label: {row["victim"]: row for row in kept if row["method"] == label}
         for label in ("none", "fine_tuning")
@@ -106,13 +116,15 @@ def costs(told: Sequence[dict[str, Any]]) -> str:
     """ACC of the clean models, before and after each method."""
     rows = [row for row in told if row["asr"] is None]
     models = list(dict.fromkeys(row["victim"] for row in rows))
-    by = {(row["method"], row["victim"]): between(row, "acc") for row in rows}
-    lines = [
-        f"| {' | '.join([method.label, *(by.get((method.label, name), '–') for name in models)])} |"
-        for method in METHODS
-        if any((method.label, name) in by for name in models)
-    ]
-    head = f"| ACC | {' | '.join(models)} |\n{'|---' * (len(models) + 1)}|\n"
+    by = {(row["method"], row["victim"]): row for row in rows}
+    lines = []
+    for method in METHODS:
+        mine = [by.get((method.label, name)) for name in models]
+        lost = [by["none", row["victim"]]["acc"] - row["acc"] for row in mine if row]
+        if lost:
+            cells = [between(row, "acc") if row else "–" for row in mine]
+            lines.append(f"| {' | '.join([method.label, *cells, f'{fmean(lost):.2f}'])} |")
+    head = f"| ACC | {' | '.join(models)} | lost on average |\n{'|---' * (len(models) + 2)}|\n"
     return head + "\n".join(lines) + "\n"
 
 

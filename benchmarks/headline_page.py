@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from channel_ranking import coverage, oracle
 from headline import EPOCHS, FEW, METHODS, Method, retuned
-from headline_averages import GROUPS, costs, opened, overview, summary
+from headline_averages import GROUPS, costs, means, opened, overview, summary
 from ledger import asked, keep, merged, rows_of
 from rates import between, measured_in, percent, shown
 from repairs import done
@@ -192,6 +192,7 @@ def write(names: Iterable[str]) -> None:
     by_name = {name: [row for row in every if row["victim"] == name] for name, _ in jobs()}
     by_name = {name: told for name, told in by_name.items() if told}
     page = HEADING.format(epochs=EPOCHS, few=FEW) + OVERVIEW + overview(every) + "\n"
+    page += means(every)
     for title, kind in GROUPS.items():
         page += f"## {title}\n\n{summary(every, kind)}\n"
     page += f"## What it costs a clean model\n\n{costs(every)}\n"

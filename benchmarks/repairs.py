@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import time
 import warnings
@@ -17,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from subjects import Subject, subject
 from torch import Tensor, nn
-from victims import CACHE, fingerprint
+from victims import CACHE, digest, fingerprint
 
 from unbackdoor.channels import find_layers, silence_
 from unbackdoor.defense import Defense, Repair
@@ -47,8 +46,7 @@ class Job:
     @property
     def path(self) -> Path:
         """Where the result is kept."""
-        told = json.dumps([asdict(self), self.declaration(), FORMAT], sort_keys=True)
-        key = hashlib.blake2b(told.encode(), digest_size=6).hexdigest()
+        key = digest([asdict(self), self.declaration(), FORMAT])
         return CACHE / "repairs" / self.subject / f"{self.method}-{key}.json"
 
     def declaration(self) -> Mapping[str, Any]:
@@ -194,10 +192,9 @@ def asr_after_retuning(
     stamped = judged.triggered
     assert stamped is not None
     known = job.path.with_suffix(f".retuned-{judged.name}-{fingerprint(judged.name)}.json")
-    if not known.exists() and train is None:
-        return None
     if not known.exists():
-        assert train is not None
+        if train is None:
+            return None
         n, run = RETUNED_ON["stamped"], Run(seed=job.seed)
         some = train.sample(RETUNED_ON["clean"], run.rng("retuning"))
         bait = stamped.images[:n]

@@ -79,8 +79,13 @@ class Victim:
     def job(self) -> str:
         """A hash of all that is asked for, defaults of the attack too."""
         attack = {} if self.attack == "clean" else declared(self).declaration()
-        told = json.dumps([asdict(self), attack], sort_keys=True)
-        return hashlib.blake2b(told.encode(), digest_size=6).hexdigest()
+        return digest([asdict(self), attack])
+
+
+def digest(told: Any) -> str:
+    """A hash of plain JSON values."""
+    text = json.dumps(told, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 
 VICTIMS = (
