@@ -66,6 +66,33 @@ def test_the_rankings_page_averages_what_each_victim_lost(ranking):
     assert "| oracle | 64 | 50 | 87.0 / 20.0 / 50.0 | 87.0 / 1.0 / 50.0 |" in page.table("b", rows)
 
 
+def test_the_headline_tells_what_clean_models_lost_on_average(ranking):
+    page = __import__("headline_averages")
+    for name in ("headline_averages", "headline"):
+        sys.modules.pop(name, None)
+
+    def row(victim, method, acc):
+        interval = [acc - 1, acc + 1]
+        return {
+            "victim": victim,
+            "method": method,
+            "acc": acc,
+            "acc_interval": interval,
+            "asr": None,
+        }
+
+    rows = [
+        row("a", "none", 80.0),
+        row("b", "none", 90.0),
+        row("a", "fmp_plus", 79.5),
+        row("b", "fmp_plus", 88.0),
+        row("b", "ft_sam", 89.0),
+    ]
+    told = page.costs(rows)
+    assert "| fmp_plus | 79.5 (78.5 to 80.5) | 88.0 (87.0 to 89.0) | 1.25 |" in told
+    assert "| ft_sam | – | 89.0 (88.0 to 90.0) | 1.00 |" in told
+
+
 def row(victim: str, acc: float, job: str = "now", model: str | None = None) -> dict[str, object]:
     return {"victim": victim, "method": "fmp", "acc": acc, "job": job, "model": model}
 
