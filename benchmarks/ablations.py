@@ -42,8 +42,6 @@ PARTS: dict[str, tuple[Any, ...]] = {
     "lr": (0.005,),
 }
 """FMP+ without a part (no disturbances, no climbs, soft answers, hard ones), or milder."""
-SURE = {"doubt": 0.0}
-"""Lessons of every model as sure as `certainty` says: so it was when the parts were told apart."""
 JUDGES = ("badnets-w16", "blended-w16", "gtsrb-lf-w16", "cifar10-badnets-w32-short")
 JUDGES += ("clean-w16", "gtsrb-clean-w16")
 """Where the parts of FMP+ are told apart; all of them had a say in it."""
@@ -89,18 +87,16 @@ def plan() -> Iterator[Row]:
         yield tuning(RATE, name)
         yield random_channels(RATE, name, 64)
         yield Row(RATE, "fmp_plus", "–", Method("", "fmp_plus").job(name))
-        yield Row(RATE, "fmp_plus", "doubt 0", Method("", "fmp_plus", SURE).job(name))
 
 
 def parts() -> Iterator[Row]:
     """FMP+ as it is, and without one of its parts."""
     for name in JUDGES:
         yield Row(PART, "fmp_plus", "defaults", Method("", "fmp_plus").job(name))
-        yield Row(PART, "fmp_plus", "doubt 0", Method("", "fmp_plus", SURE).job(name))
         for key, values in PARTS.items():
             for value in values:
-                job = Method("", "fmp_plus", {**SURE, key: value}).job(name)
-                yield Row(PART, "fmp_plus", f"doubt 0, {key} {value:.3g}", job)
+                job = Method("", "fmp_plus", {key: value}).job(name)
+                yield Row(PART, "fmp_plus", f"{key} {value:.3g}", job)
 
 
 def change(choice: str, name: str, value: Any) -> Row:
@@ -145,7 +141,7 @@ Victims of `docs/victims.md` and one from elsewhere; percent, with 95 % interval
 TEXTS = {
     PART: """No disturbances (`disturbed` 0), no climbs (`turned` 0.001), lessons of soft answers
 alone or of the answered class alone (`certainty`), sharper ones (`temperature` 1), half the
-learning rate (`lr`): told apart when lessons were as sure for every model (`doubt` 0).
+learning rate (`lr`).
 """,
     "eps": f"""How far a pixel of an adversarial image may move. FMP as in the paper, but {EPOCHS}
 epochs of fine-tuning, here and in all tables below.
@@ -159,12 +155,11 @@ epochs of fine-tuning, here and in all tables below.
 BY_HAND = """
 ## What else was tried for clean models
 
-With lessons as sure for every model (`doubt` 0) clean models lost 1.2 and 1.3 points, where 1 was
-the goal; much of what gave some back woke a backdoor. Tried by hand, no command repeats it; percent
-of every second test image: ACC of `clean-w16` and `gtsrb-clean-w16`, ASR of
-`cifar10-badnets-w32-short` and `gtsrb-lf-w16`.
+Clean models lose a little more than a point; much of what gave some back woke a backdoor. Tried by
+hand, no command repeats it; percent of every second test image: ACC of `clean-w16` and
+`gtsrb-clean-w16`, ASR of `cifar10-badnets-w32-short` and `gtsrb-lf-w16`.
 
-| FMP+, doubt 0 | ACC, CIFAR-10 | ACC, GTSRB | ASR, BadNets short | ASR, LF |
+| FMP+ | ACC, CIFAR-10 | ACC, GTSRB | ASR, BadNets short | ASR, LF |
 |---|---|---|---|---|
 | no repair | 84.8 | 97.3 | 91.5 | 100.0 |
 | as it is | 83.5 | 95.9 | 6.3 | 8.1 |
@@ -179,24 +174,27 @@ of every second test image: ACC of `clean-w16` and `gtsrb-clean-w16`, ASR of
 | pace 2.5 at most | – | 96.1 | – | 8.0 |
 | pace 1 | – | 95.8 | – | 13.9 |
 
-The same of the other half, of a `clean-w16` planted anew, means of two seeds (`doubt` 0.1 on GTSRB
-of three; seeds differ by 0.3 at most on CIFAR-10, by 0.6 on GTSRB). An image's lesson is doubtful
-where its second class is near: those must be sure, or the backdoor stays. On all test images the
-gain of `doubt` 0.1 is smaller (the first table; docs/headline.md).
+The same of the other half, of a `clean-w16` planted anew, means of two seeds (they differ by 0.3 at
+most on CIFAR-10, by 0.6 on GTSRB). An image's lesson is doubtful where its second class is near:
+those must be sure, or the backdoor stays. *A tenth of doubt*: only as much of the answered class
+is mixed into the lessons of a batch as leaves a tenth to other classes, which teaches a sure model
+soft answers. It was FMP+ for a while, and was taken out again, for on all test images it made no
+difference: ten victims lost 0.64 points of ACC, and 0.64 without; ASR was 1.9 and 2.0, after
+retuning 27.4 and 28.3; `clean-w16` and `gtsrb-clean-w16` lost 0.8 and 1.4, and 0.9 and 1.3.
 
 | FMP+ | ACC, CIFAR-10 | ACC, GTSRB | ASR, BadNets short |
 |---|---|---|---|
 | no repair | 84.90 | 96.82 | 92.3 |
-| doubt 0 | 83.71 | 95.43 | – |
-| **doubt 0.1** | 84.00 | 95.74 | – |
-| doubt 0, certainty 0.5 | 84.09 | – | – |
-| doubt 0, certainty 0 | – | 95.73 | – |
-| doubt 0, sure only where the second class is 0.3 behind | – | – | 30.4 |
-| doubt 0, the label in place of the answered class | 83.97 | – | – |
-| doubt 0, norms apart for disturbed images | 83.86 | 95.70 | – |
-| doubt 0, the mean of the weights over the second half | 83.75 | 95.60 | – |
-| doubt 0, the teacher asked about the mirror image, too | 83.87 | – | – |
-| doubt 0, without climbs | 83.78 | 95.34 | – |
+| as it is | 83.71 | 95.43 | – |
+| a tenth of doubt | 84.00 | 95.74 | – |
+| certainty 0.5 | 84.09 | – | – |
+| certainty 0 | – | 95.73 | – |
+| sure only where the second class is 0.3 behind | – | – | 30.4 |
+| the label in place of the answered class | 83.97 | – | – |
+| norms apart for disturbed images | 83.86 | 95.70 | – |
+| the mean of the weights over the second half | 83.75 | 95.60 | – |
+| the teacher asked about the mirror image, too | 83.87 | – | – |
+| without climbs | 83.78 | 95.34 | – |
 """
 
 

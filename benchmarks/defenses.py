@@ -69,7 +69,6 @@ ROWS = (
     Row("mcr", {**TUNED, "copy_epochs": 5}),
     Row("neural_cleanse", {"search_epochs": 20, "search_images": 300, "patience": 2, **TUNED}),
     Row("sau", {"epochs": 3, "batch": 64}),
-    Row("fmp_plus", {"doubt": 0.0}, ", doubt 0"),
 )
 """The cheap first: a run that is stopped has these for all victims."""
 

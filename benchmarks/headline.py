@@ -67,8 +67,6 @@ METHODS = (
     Method("random_pruning", "random_pruning", TUNED),
     Method("fmp_plus, 500 images", "fmp_plus", {}, FEW),
     Method("ft_sam, 500 images", "ft_sam", {"epochs": 10 * EPOCHS}, FEW),
-    Method("fmp_plus, doubt 0", "fmp_plus", {"doubt": 0.0}, retuned=True),
-    Method("fmp_plus, doubt 0, 500 images", "fmp_plus", {"doubt": 0.0}, FEW),
 )
 """The most telling first: a run that is stopped has these for all subjects."""
 

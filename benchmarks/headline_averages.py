@@ -78,12 +78,9 @@ SUMMARY = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|\n"
 
 
 def means(told: Sequence[dict[str, Any]]) -> str:
-    """The averages over all victims but those of a low rate, and over those of FMP+ as it is."""
+    """The averages over all victims but those of a low rate."""
     kept = [row for row in told if group_of(row["victim"]) != "low rate"]
-    as_it_is = {row["victim"] for row in kept if row["method"] == "fmp_plus"}
-    text = f"## Means over all victims\n\n{summary(kept)}\n"
-    text += "## Means over those that FMP+ as it is was tried on\n\n"
-    return text + summary([row for row in kept if row["victim"] in as_it_is]) + "\n"
+    return f"## Means over all victims\n\n{summary(kept)}\n"
 
 
 def summary(told: Sequence[dict[str, Any]], group: str = "") -> str:
@@ -129,7 +126,6 @@ def costs(told: Sequence[dict[str, Any]]) -> str:
 
 
 SHOWN = ("none", "fine_tuning", "ft_sam", "fmp_plus")
-BEFORE = "fmp_plus, doubt 0"
 
 
 def overview(told: Sequence[dict[str, Any]]) -> str:
@@ -142,8 +138,6 @@ def overview(told: Sequence[dict[str, Any]]) -> str:
             if group_of(name) == group:
                 by = {row["method"]: row for row in attacked if row["victim"] == name}
                 cells = [triple(by[method]) if method in by else "–" for method in SHOWN]
-                if cells[-1] == "–" and BEFORE in by:
-                    cells[-1] = f"*{triple(by[BEFORE])}*"
                 limit = next(iter(by.values()))["ra_limit"]
                 cells.append("–" if limit is None else f"{limit:.1f}")
                 text += f"| {name} | {' | '.join(cells)} |\n"

@@ -67,32 +67,6 @@ def test_a_share_of_the_lesson_is_the_class_that_the_teacher_names():
     torch.testing.assert_close(lessons.lesson[0], expected)
 
 
-def test_lessons_of_an_unsure_teacher_leave_no_more_doubt_than_asked_for():
-    x, y = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.zeros(2, dtype=torch.int64)
-
-    def doubted(scale: float, certainty: float) -> float:
-        teacher = two([[scale, 0.0], [0.0, scale]])
-        lessons = Distillation(teacher, 1.0, certainty, doubt=0.1)
-        lessons(teacher, x, y)
-        torch.testing.assert_close(lessons.lesson.sum(1), torch.ones(2))
-        return float(1 - lessons.lesson.amax(1).mean())
-
-    def undrawn(scale: float) -> float:
-        return float(1 - torch.softmax(scale * x, 1).amax(1).mean())
-
-    assert undrawn(1.0) > 0.1 > undrawn(5.0)
-    assert doubted(1.0, certainty=1.0) == pytest.approx(0.1)
-    assert doubted(1.0, certainty=0.2) == pytest.approx(0.8 * undrawn(1.0))  # as sure as allowed
-    assert doubted(5.0, certainty=1.0) == pytest.approx(undrawn(5.0))  # surer than asked: as it is
-
-
-def test_a_teacher_without_any_doubt_is_followed():
-    teacher, x = two([[1e4, 0.0], [0.0, 1e4]]), torch.tensor([[1.0, 0.0]])
-    lessons = Distillation(teacher, 1.0, certainty=1.0)
-    lessons(teacher, x, torch.zeros(1, dtype=torch.int64))
-    assert lessons.lesson.tolist() == [[1.0, 0.0]]
-
-
 def shown_to(net: nn.Module) -> list[torch.Tensor]:
     seen: list[torch.Tensor] = []
     net.register_forward_pre_hook(lambda _, args: seen.append(args[0]))

@@ -17,9 +17,8 @@ class Distillation:
 
     temperature^2 KL(lesson || model / temperature), a mean over images (Hinton, Vinyals, Dean
     2015, arXiv 1503.02531). The lesson is what the teacher, a copy of the model as given, answers
-    in eval mode: its softmax at `temperature`, mixed with the class that it names. How much of the
-    class is mixed in is the same for a whole batch: as little as leaves the share `doubt` of its
-    lessons to other classes, on average, and at most `certainty`. Labels are not used.
+    in eval mode: its softmax at `temperature`, of which the share `certainty` is given to the
+    class it names. Labels are not used.
 
     The teacher is shown the images as they are, the model the last `share` of each batch
     `disturbed` (as a noisy student: Xie et al. 2020, arXiv 1911.04252); that draws from torch's
@@ -35,12 +34,11 @@ class Distillation:
         teacher: nn.Module,
         temperature: float,
         certainty: float = 0.0,
-        doubt: float = 0.0,
         share: float = 0.0,
         glance: int = 1,
     ) -> None:
         self.teacher, self.temperature = copy.deepcopy(teacher), temperature
-        self.certainty, self.doubt, self.share, self.glance = certainty, doubt, share, glance
+        self.certainty, self.share, self.glance = certainty, share, glance
         self.asked: Tensor | None = None
         self.shown = self.lesson = self.calm = self.unsettled = self.turned = torch.empty(0)
 
@@ -62,18 +60,13 @@ class Distillation:
         with in_mode(self.teacher, train=False):
             soft = self._told(self.teacher, x).exp()
         named = F.one_hot(soft.argmax(1), soft.shape[1]).to(soft)
-        self.lesson = torch.lerp(soft, named, self._certainty(soft))
+        self.lesson = torch.lerp(soft, named, self.certainty)
         # The calm ones come first: a glance always meets one.
         calm = len(x) - int(self.share * len(x))
         self.asked, self.shown = x, x.clone()
         self.calm = torch.arange(len(x), device=x.device) < calm
         if calm < len(x):
             self.shown[calm:] = disturbed(x[calm:])
-
-    def _certainty(self, soft: Tensor) -> Tensor:
-        doubted = 1 - soft.amax(1).mean()
-        sure = 1 - self.doubt / doubted.clamp_min(torch.finfo(soft.dtype).tiny)
-        return sure.clamp(0, self.certainty)
 
     def _told(self, model: nn.Module, x: Tensor) -> Tensor:
         return F.log_softmax(model(x).float() / self.temperature, dim=1)

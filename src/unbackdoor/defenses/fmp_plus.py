@@ -54,10 +54,8 @@ class FMPPlus(Tuning):
       Where to is found from each `glance`-th image of a batch, for time. Nor is the learning rate
       the same for every network: where steps unsettle fewer than the share `unsettled` of its
       answers, as in one that is sure of them, they grow, to five times as much at most.
-    * Lessons leave the share `doubt` to other classes than the answered one, on average: what an
-      unsure model answers beside it carries the backdoor, too. To this end the answered class
-      itself is mixed into soft answers, into those of a sure model not at all, and three quarters
-      at most.
+    * Three quarters of each lesson are the answered class itself: what an unsure model answers
+      beside it carries the backdoor, too.
 
     In the end batch norms take their statistics from undisturbed images.
 
@@ -73,10 +71,10 @@ class FMPPlus(Tuning):
         "arXiv 1911.04252"
     )
     limits: ClassVar[str] = (
-        "left LF on GTSRB, and BadNets in a model of five epochs, at an ASR of 7 and 8 %; four "
-        "clean models lost 0.6 to 1.4 points of ACC, poisoned ones up to 2.2; a learning rate of "
-        "0.1 broke a small model; retuning on a few stamped images can bring the backdoor back, as "
-        "with other repairs"
+        "left LF on GTSRB, and BadNets in a model of five epochs, at an ASR of 8 %; clean models "
+        "lost 0.9 and 1.3 points of ACC, poisoned ones up to 2.2; a learning rate of 0.1 broke a "
+        "small model; retuning on a few stamped images can bring the backdoor back, as with other "
+        "repairs"
     )
 
     p: int = Field(0, ge=0, description="one channel in p is pruned from each layer; 0: none")
@@ -88,10 +86,7 @@ class FMPPlus(Tuning):
     batch: int = Field(128, ge=2, description="images a step")
     disturbed: float = Field(0.7, ge=0, lt=1, description="share of the images that are disturbed")
     certainty: float = Field(
-        0.75, ge=0, le=1, description="most of the answered class that is mixed into a lesson"
-    )
-    doubt: float = Field(
-        0.1, ge=0, le=1, description="share of the lessons that is left to other classes, at most"
+        0.75, ge=0, le=1, description="share of a lesson that is the answered class itself"
     )
     turned: float = Field(0.12, gt=0, lt=1, description="share of answers that a climb turns over")
     glance: int = Field(2, ge=1, description="a climb is found from one image in so many")
@@ -101,9 +96,7 @@ class FMPPlus(Tuning):
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model`, taught by what it was; before that, its idle channels silenced if asked for."""
-        lessons = Distillation(
-            model, self.temperature, self.certainty, self.doubt, self.disturbed, self.glance
-        )
+        lessons = Distillation(model, self.temperature, self.certainty, self.disturbed, self.glance)
         layers, scores = self._ranked(model, clean, run) if self.p else ((), {})
         mask = {name: highest(score, len(score) // self.p) for name, score in scores.items()}
         silence_(model, layers, mask)
