@@ -22,9 +22,9 @@ HEADING = f"""# The defenses, side by side
 
 Every method repairs every victim with the same {IMAGES:,} clean images, 5 % of CIFAR-10's training
 images, none of which the victim was trained on. The `-w16` victims are this project's own
-(`docs/victims.md`), trained for 20 epochs; the `cifar10-` ones were trained outside it, and those
-called *short* for so few epochs that their backdoors are fragile; one of full width was left out,
-for time.
+(`docs/victims.md`), trained for 20 or 30 epochs; the `cifar10-` ones were trained outside it, and
+those called *short* for so few epochs that their backdoors are fragile; one of full width was left
+out, for time.
 ACC on 10,000 test images; ASR and RA on all stamped ones whose true class is not the target; in
 percent, with 95 % intervals (Wilson). DER is the defense effectiveness rating (Zhu et al. 2023).
 *Passes* are over the clean images, with or without a gradient; seconds are of one thread of a busy

@@ -5,9 +5,9 @@
     python benchmarks/victims.py --tell             plant nothing, only write the page again
 
 PreActResNet18 of width 16 on the first nine tenths of a training set; the last tenth belongs to
-whoever repairs. SGD from a learning rate of 0.1 for 20 epochs stands for the field's 0.01 for 100:
-what counts is what the victim knows by heart in the end, and the table says it. Everything is kept
-in `cache/victims/NAME`, which git ignores; a stop costs the epoch it falls into.
+whoever repairs. SGD from a learning rate of 0.1 for 20 to 30 epochs stands for the field's 0.01
+for 100: what counts is what the victim knows by heart in the end, and the table says it. Everything
+is kept in `cache/victims/NAME`, which git ignores; a stop costs the epoch it falls into.
 """
 
 from __future__ import annotations

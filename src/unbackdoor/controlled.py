@@ -97,7 +97,10 @@ def adam(parameters: Iterable[nn.Parameter], lr: float) -> Optimizer:
 
 
 class ControlledAttack(Attack):
-    """An attack that makes its stamped images anew in every step, and so has no poisoned set."""
+    """An attack that makes its stamped images anew in every step, and so has no poisoned set.
+
+    In training they are stamped after augmentation and not rounded to 8 bits; at test they are.
+    """
 
     rate: float = Field(
         0.1, gt=0, le=1, description="share stamped of the images of a batch that may be"

@@ -20,8 +20,9 @@ OPACITIES = (0.5, 0.2, 0.5, 0.3)
 class AdaptivePatch(Attack):
     """Puts coloured patches into the corners: all at test, one of them, faint, in training.
 
-    Images are `[n, c, h, w]` in [0, 1]. Each stamped or cover training image gets one patch at
-    random at the opacity of its corner (0.5, 0.2, 0.5, 0.3); cover images keep their label.
+    Images are `[n, c, h, w]` in [0, 1], sides of at least `size`. Each stamped or cover training
+    image gets one patch at random at the opacity of its corner (0.5, 0.2, 0.5, 0.3); cover images
+    keep their label.
     Departures: the patches are drawn from a seed, in full colours, and lie in the corners; all of
     them are shown at test, where the paper shows two of four. As in the paper, twice as many images
     are covers as are stamped.

@@ -61,9 +61,9 @@ class SSBA(Attack):
     Images are `[n, c, h, w]` in [0, 1], with the channels of the training images. An encoder and
     a decoder learn together, on random bits, to write and to read: the loss is `image_weight` times
     the mean square of the residual plus the cross-entropy of the bits. The attack uses
-    one string, drawn from the seed `secret`. Departures: small nets, trained for `steps`; no
-    perceptual and no adversarial loss; the residual is at most `strength`; the paper's weight of 10
-    makes it so faint here that victims learn it slowly.
+    one string, drawn from the seed `secret`. Departures: small nets, trained for `steps` at fifty
+    times the usual step of 1e-4; no perceptual and no adversarial loss; the residual is at most
+    `strength`; the usual weight of 10 makes it so faint here that victims learn it slowly.
     """
 
     paper: ClassVar[str] = (
