@@ -68,8 +68,8 @@ first nine tenths of the training images, SGD from 0.1 with a cosine.
 
 * **Rate** is of the images that may be stamped: with a clean-label attack, of the target class;
   with lira and blind, whose losses weigh both tasks apart, of each batch.
-* **Epochs**: victims got 20 (12 on GTSRB) first, and some of those that learned too little 25 or 30.
-  The others in italics were not trained for longer yet.
+* **Epochs**: victims got 20 (12 on GTSRB) first, and some of those that learned too little 25 or
+  30. The others in italics were not trained for longer yet.
 * **Learned** is the accuracy on training images without augmentation. Below 95 % on stamped or 90 %
   on clean ones (in italics) a victim is undertrained, and flatters every defense.
 * **Clean ACC** and **limit** are of the clean model that stood beside a victim when it was measured
