@@ -71,9 +71,9 @@ class FMPPlus(Tuning):
         "arXiv 1911.04252"
     )
     limits: ClassVar[str] = (
-        "left LF on GTSRB, and BadNets in a model of five epochs, at an ASR of 8 %; clean models "
-        "lost 0.9 and 1.3 points of ACC, poisoned ones up to 2.2; a learning rate of 0.1 broke a "
-        "small model; retuning on a few stamped images can bring the backdoor back, as with other "
+        "left LF on GTSRB, and BadNets in a model of five epochs, at an ASR of 8 %; four clean "
+        "models lost 0.5 to 1.3 points of ACC, poisoned ones up to 2.2; a learning rate of 0.1 broke "
+        "a small model; retuning on a few stamped images can bring the backdoor back, as with other "
         "repairs"
     )
 
