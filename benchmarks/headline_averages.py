@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, median
 from typing import Any
 
 from headline import METHODS
-from rates import between, triple
+from rates import between, shown, triple
 from subjects import victim_named
 from victims import declared
 
@@ -128,9 +128,13 @@ def costs(told: Sequence[dict[str, Any]]) -> str:
 SHOWN = ("none", "fine_tuning", "ft_sam", "fmp_plus")
 
 
-def overview(told: Sequence[dict[str, Any]]) -> str:
-    """ACC / ASR / RA of every victim by the most telling methods, as a markdown table."""
-    text = f"| victim | {' | '.join(SHOWN)} | limit of RA |\n|---{'|---' * len(SHOWN)}|---|\n"
+def overview(told: Sequence[dict[str, Any]], clean_asr: Mapping[str, float | None]) -> str:
+    """ACC / ASR / RA of every victim by the most telling methods, as a markdown table.
+
+    Beside them stands what a clean model has on the same stamped images: `clean_asr`, by victim,
+    and its RA.
+    """
+    text = f"| victim | {' | '.join(SHOWN)} | clean model |\n|---{'|---' * len(SHOWN)}|---|\n"
     attacked = [row for row in told if row["asr"] is not None]
     for group in GROUPS.values():
         text += f"| **{group}** |{' |' * (len(SHOWN) + 1)}\n"
@@ -139,6 +143,6 @@ def overview(told: Sequence[dict[str, Any]]) -> str:
                 by = {row["method"]: row for row in attacked if row["victim"] == name}
                 cells = [triple(by[method]) if method in by else "–" for method in SHOWN]
                 limit = next(iter(by.values()))["ra_limit"]
-                cells.append("–" if limit is None else f"{limit:.1f}")
+                cells.append(f"{shown(clean_asr.get(name))} / {shown(limit)}")
                 text += f"| {name} | {' | '.join(cells)} |\n"
     return text

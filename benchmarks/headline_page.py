@@ -94,7 +94,8 @@ with half of the images disturbed, and climbs that turn 0.15 of the answers, `gt
 
 OVERVIEW = """## All victims
 
-ACC / ASR / RA.
+ACC / ASR / RA; of the clean model ASR / RA on the same stamped images, which no repair can be asked
+to pass: LF's triggers are made on a clean model, and fool another one, too.
 
 """
 
@@ -196,10 +197,15 @@ def heading(name: str, told: Sequence[dict[str, Any]]) -> str:
     return text + (f"RA of the clean model: {limit:.1f}.\n\n" if limit is not None else "\n\n")
 
 
+@cache
+def planted() -> dict[str, dict[str, Any]]:
+    """What docs/victims.json tells, by victim."""
+    return {row["victim"]: row for row in rows_of(ROOT / "docs" / "victims.json")}
+
+
 def learned(name: str) -> str:
     """How much of its training images a victim knows, in words; nothing where no page tells."""
-    every = rows_of(ROOT / "docs" / "victims.json")
-    told: dict[str, Any] = next((row for row in every if row["victim"] == name), {})
+    told = planted().get(name, {})
     kinds = [key for key in told if key.startswith("learned_")]
     parts = (f"{told[key]:.1f} % of {key.removeprefix('learned_')}" for key in kinds)
     return f"Knows {', '.join(parts)} training images. " if kinds else ""
@@ -212,7 +218,8 @@ def write(names: Iterable[str]) -> None:
     keep(TOLD, every)
     by_name = {name: [row for row in every if row["victim"] == name] for name, _ in jobs()}
     by_name = {name: told for name, told in by_name.items() if told}
-    page = HEADING.format(epochs=EPOCHS, few=FEW) + OVERVIEW + overview(every) + "\n"
+    clean_asr = {name: told["clean_asr"] for name, told in planted().items()}
+    page = HEADING.format(epochs=EPOCHS, few=FEW) + OVERVIEW + overview(every, clean_asr) + "\n"
     page += means(every)
     for title, kind in GROUPS.items():
         page += f"## {title}\n\n{summary(every, kind)}\n"
