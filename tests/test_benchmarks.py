@@ -93,6 +93,20 @@ def test_the_headline_tells_what_clean_models_lost_on_average(ranking):
     assert "| ft_sam | – | 89.0 (88.0 to 90.0) | 1.00 |" in told
 
 
+def test_the_headline_shows_what_a_clean_model_has_on_the_same_images(ranking):
+    page = __import__("headline_averages")
+    for name in ("headline_averages", "headline"):
+        sys.modules.pop(name, None)
+    rates = {"acc": 80.0, "asr": 13.4, "ra": 62.9, "method": "fmp_plus"}
+    rows = [
+        rates | {"victim": "a", "ra_limit": 62.6},
+        rates | {"victim": "b", "ra_limit": None},
+    ]
+    told = page.overview(rows, {"a": 9.3})
+    assert "| a | – | – | – | 80.0 / 13.4 / 62.9 | 9.3 / 62.6 |" in told
+    assert "| b | – | – | – | 80.0 / 13.4 / 62.9 | – / – |" in told
+
+
 def row(victim: str, acc: float, job: str = "now", model: str | None = None) -> dict[str, object]:
     return {"victim": victim, "method": "fmp", "acc": acc, "job": job, "model": model}
 
