@@ -58,7 +58,7 @@ def write(fresh: Sequence[Row]) -> None:
 
 
 def averages(rows: Sequence[Row]) -> str:
-    """The table over all victims."""
+    """The means over the victims that were measured."""
     head = (
         "ranking",
         "p",
@@ -70,8 +70,11 @@ def averages(rows: Sequence[Row]) -> str:
         "ASR",
         "below 10",
     )
-    text = "## All victims\n\nPruned alone first, then fine-tuned; *below 10* is how many victims"
-    text += f" have an ASR below 10 %.\n\n{line(head)}{line(['---'] * len(head))}"
+    missing = [name for name in JUDGES if name not in {row["victim"] for row in rows}]
+    text = "## Means over victims\n\nPruned alone first, then fine-tuned; *below 10* is how many"
+    text += " victims have an ASR below 10 %."
+    text += f" Not measured yet: {', '.join(missing)}." if missing else ""
+    text += f"\n\n{line(head)}{line(['---'] * len(head))}"
     before = {row["victim"]: row["pruned"]["acc"] for row in rows if row["ranking"] == "none"}
     for kind, p in dict.fromkeys((row["ranking"], row["p"]) for row in rows):
         some = [row for row in rows if (row["ranking"], row["p"]) == (kind, p)]
