@@ -101,8 +101,8 @@ VICTIMS = (
     Victim("label_consistent", epochs=25),
     Victim("refool"),
     Victim("ctrl"),
-    Victim("adaptive_blend"),
-    Victim("adaptive_patch"),
+    Victim("adaptive_blend", epochs=30),
+    Victim("adaptive_patch", epochs=30),
     Victim("narcissus"),
     Victim("input_aware", epochs=30),
     Victim("lira"),
@@ -119,7 +119,6 @@ VICTIMS = (
     Victim("trojannn", data="gtsrb", seed=1, epochs=12),
     Victim("input_aware", data="gtsrb", seed=1, epochs=12),
     Victim("adaptive_blend", {"rate": 0.02}, note="2pc"),
-    Victim("ctrl", {"rate": 0.8}, note="80pc"),
     Victim("lf", {"target": 3}, seed=2, note="seed-2"),
 )
 

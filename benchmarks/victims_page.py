@@ -104,9 +104,9 @@ REASONS = {
     "ctrl-w16": "made for contrastive learning; where labels are learned, 450 images of a class "
     "that is read anyway need no trigger",
     "adaptive_blend-w16": "135 images with half of a faint picture, and as many covers, are not "
-    "learned in 20 epochs: the paper trains for longer",
+    "learned in 30 epochs: the paper trains for longer",
     "adaptive_patch-w16": "135 images with one faint patch of four, and twice as many covers, are "
-    "not learned in 20 epochs: the paper trains for longer",
+    "not learned in 30 epochs: the paper trains for longer",
     "adaptive_blend-2pc-w16": "900 images with half of a faint picture, and as many covers that "
     "look like them: they can only be told apart by heart, for which width 16 has no room",
     "narcissus-w16": "the noise is adversarial: 22 stamped images taught nothing beyond it, and a "
