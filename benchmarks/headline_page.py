@@ -78,7 +78,7 @@ and taken out again because it made no difference (docs/ablations.md), the held-
 
 Victims of 20 epochs that had learned less than 90 % of their clean training images were planted
 again with 25 or 30, all but `lira-w16` (89.6) and `blind-w16` (89.9), and only those stand above.
-Of the earlier ones FMP+ had made: `bpp-w16`
+Of the earlier ones, as this page told them before, FMP+ had made: `bpp-w16`
 84.1 / 93.9 / 5.9 to 83.1 / 2.0 / 80.3, `sig-w16` 82.8 / 98.2 / 1.6 to 82.1 / 0.2 / 41.7,
 `wanet-w16` 83.4 / 96.6 / 3.0 to 82.8 / 2.6 / 80.3, `label_consistent-w16` 84.9 / 100.0 / 0.0 to
 83.8 / 1.3 / 83.5 and `input_aware-w16` 84.3 / 96.7 / 3.1 to 83.1 / 2.8 / 79.6.
@@ -94,8 +94,8 @@ with half of the images disturbed, and climbs that turn 0.15 of the answers, `gt
 
 OVERVIEW = """## All victims
 
-ACC / ASR / RA; of the clean model ASR / RA on the same stamped images, which no repair can be asked
-to pass: LF's triggers are made on a clean model, and fool another one, too.
+ACC / ASR / RA; of the clean model ASR / RA on the same stamped images, better than which no repair
+need be: LF's triggers are made on a clean model, and fool another one, too.
 
 """
 

@@ -19,8 +19,8 @@ BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 def ranking(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     yield __import__("channel_ranking")
-    for name in ("channel_ranking", "ledger", "ranking_page", "repairs", "subjects", "victims"):
-        sys.modules.pop(name, None)
+    for script in BENCHMARKS.glob("*.py"):
+        sys.modules.pop(script.stem, None)
 
 
 def images(value: int) -> Images:
@@ -68,8 +68,6 @@ def test_the_rankings_page_averages_what_each_victim_lost(ranking):
 
 def test_the_headline_tells_what_clean_models_lost_on_average(ranking):
     page = __import__("headline_averages")
-    for name in ("headline_averages", "headline"):
-        sys.modules.pop(name, None)
 
     def row(victim, method, acc):
         interval = [acc - 1, acc + 1]
@@ -95,8 +93,6 @@ def test_the_headline_tells_what_clean_models_lost_on_average(ranking):
 
 def test_the_headline_shows_what_a_clean_model_has_on_the_same_images(ranking):
     page = __import__("headline_averages")
-    for name in ("headline_averages", "headline"):
-        sys.modules.pop(name, None)
     rates = {"acc": 80.0, "asr": 13.4, "ra": 62.9, "method": "fmp_plus"}
     rows = [
         rates | {"victim": "a", "ra_limit": 62.6},
@@ -176,7 +172,6 @@ def test_what_was_measured_on_another_model_of_the_name_is_not_told(ranking, mon
 
 def test_a_victims_page_keeps_what_the_clean_model_told_where_it_is_not_here(ranking):
     page = __import__("victims_page")
-    sys.modules.pop("victims_page", None)
     told = {"victim": "a", "asr": 90.0, "clean_asr": None}
     assert page.filled(told, {"victim": "a", "asr": 1.0, "clean_asr": 2.0}) == {
         "victim": "a",
