@@ -137,9 +137,9 @@ Victims of `docs/victims.md` and one from elsewhere; percent, with 95 % interval
 * What carries FMP+ is the disturbances, and on the victim of five epochs hard lessons. Climbs
   hardly matter for ASR and RA, nor for how it lasts: without them `blended-w16` has 61.5 after the
   re-activation attack, with them 58.2 (tried by hand).
-* No choice of those below makes FMP reach its headline on BadNets and Blended: at 5,000 clean images
-  its ASR is 7 to 44 %, now above and now below that of fine-tuning alone or of as many random
-  channels, and follows no parameter.
+* No choice of those below makes FMP reach its headline on BadNets and Blended: at 5,000 clean
+  images its ASR is 7 to 44 %, now above and now below that of fine-tuning alone or of as many
+  random channels, and follows no parameter.
 
 """
 TEXTS = {
@@ -155,8 +155,8 @@ were measured at different times, and show what a repetition is worth.
     "p": "One channel in p of each layer is pruned.\n",
     "ranking_images": "Clean images that adversarial ones are made of.\n",
     "hold": "Whether pruned channels stay silent while the rest is fine-tuned.\n",
-    SHARE: """Fewer clean images get as many steps. On BPP FMP does better than both controls with any
-number of images; label-consistent outlasts all three.
+    SHARE: """Fewer clean images get as many steps. On BPP FMP does better than both controls with
+any number of images; label-consistent outlasts all three.
 """,
     RATE: "Victims of their own: 10 %, and as the name says.\n",
 }
