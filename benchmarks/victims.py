@@ -108,7 +108,7 @@ VICTIMS = (
     Victim("lira", epochs=25),
     Victim("blind", epochs=25),
     Victim("trojannn"),
-    Victim("badnets", {"all_to_all": True}, note="all-to-all"),
+    Victim("badnets", {"all_to_all": True}, note="all-to-all", epochs=30),
     Victim("badnets", {"rate": 0.01}, note="1pc"),
     Victim("blended", {"rate": 0.01}, note="1pc", epochs=30),
     Victim("blended", {"rate": 0.005}, note="0.5pc", epochs=30),
