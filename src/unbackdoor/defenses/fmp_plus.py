@@ -73,7 +73,7 @@ class FMPPlus(Tuning):
     limits: ClassVar[str] = (
         "left one LF on CIFAR-10 at an ASR of 13 %, where a clean model had 9 %, LF on GTSRB, and "
         "BadNets in a model of five epochs, at 8 %; four clean models lost 0.5 to 1.3 points of "
-        "ACC, poisoned ones up to 2.2; a learning rate of 0.1 broke a small model; retuning on a "
+        "ACC, poisoned ones up to 2.3; a learning rate of 0.1 broke a small model; retuning on a "
         "few stamped images can bring the backdoor back, as with other repairs"
     )
 
