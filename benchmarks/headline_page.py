@@ -95,8 +95,8 @@ and `gtsrb-bpp-w16` (90.0). Only the new ones stand above; FT-SAM does better on
 | gtsrb-badnets-w16 | 97.2 / 93.0 / 6.9 | 96.8 / 0.0 / 96.9 |
 | gtsrb-bpp-w16 | 96.5 / 88.2 / 11.6 | 95.6 / 0.0 / 95.1 |
 
-`trojannn-w16` was planted again from the same seed: all its rows came out the same to the last
-count. (Only its limit moved, which is of another clean model.)
+`trojannn-w16` was planted again from the same seed: ACC, ASR, RA and ASR retuned of every repair
+came out the same to the last count. (What is of the clean model moved: it is another one.)
 
 Tried by hand as well, with soft answers, on every fourth test image: ten epochs of plain SGD
 instead of sharpness-aware steps leave `badnets-w16` an ASR of 77.6, but `gtsrb-lf-w16` one of 9.1;

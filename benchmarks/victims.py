@@ -5,7 +5,7 @@
     python benchmarks/victims.py --tell             plant nothing, only write the page again
 
 PreActResNet18 of width 16 on the first nine tenths of a training set; the last tenth belongs to
-whoever repairs. SGD from a learning rate of 0.1 for 20 to 30 epochs stands for the field's 0.01
+whoever repairs. SGD from a learning rate of 0.1 for 12 to 30 epochs stands for the field's 0.01
 for 100: what counts is what the victim knows by heart in the end, and the table says it. Everything
 is kept in `cache/victims/NAME`, which git ignores; a stop costs the epoch it falls into.
 """
@@ -46,10 +46,9 @@ WEAK = 0.8
 """A victim with an ASR below this is told of in docs/victims.md, and judges nothing."""
 FOOLED = 0.5
 """Nor does one whose trigger sends more of a clean model's images to the target."""
-PAPERS_FIVE = ("badnets", "blended", "lf", "ssba", "wanet")
-BESIDE_THEM = ("ftrojan", "bpp", "refool")
-LONGER = {"badnets": 20, "bpp": 30}
-"""Epochs on GTSRB of those that 12 do not teach enough."""
+ON_GTSRB = {"badnets": 20, "blended": 12, "lf": 12, "ssba": 12, "wanet": 12}
+ON_GTSRB |= {"ftrojan": 12, "bpp": 30, "refool": 12}
+"""Epochs of each attack on GTSRB: the five of the FMP paper, and three beside them."""
 
 
 @dataclass(frozen=True)
@@ -115,10 +114,7 @@ VICTIMS = (
     Victim("blended", {"rate": 0.01}, note="1pc", epochs=30),
     Victim("blended", {"rate": 0.005}, note="0.5pc", epochs=30),
     Victim("clean", data="gtsrb", epochs=12),
-    *(
-        Victim(attack, data="gtsrb", epochs=LONGER.get(attack, 12))
-        for attack in (*PAPERS_FIVE, *BESIDE_THEM)
-    ),
+    *(Victim(attack, data="gtsrb", epochs=epochs) for attack, epochs in ON_GTSRB.items()),
     Victim("clean", seed=1, note="seed-1"),
     Victim("clean", data="gtsrb", seed=1, note="seed-1", epochs=12),
     Victim("trojannn", data="gtsrb", seed=1, epochs=12),
