@@ -27,17 +27,18 @@ from subjects import Subject, names, subject, victim_named
 from torch import Tensor, nn
 from victims import CACHE, digest, fingerprint
 
-from unbackdoor.capacity import unused_capacity
-from unbackdoor.channels import Layer, Mask, feature_maps, find_layers, silence_, silenced
-from unbackdoor.defense import Tuning
+from unbackdoor.core.images import Images, Triggered, to_float
+from unbackdoor.core.measure import score
+from unbackdoor.core.method import build
+from unbackdoor.core.modules import in_mode
+from unbackdoor.core.run import Run
+from unbackdoor.defenses.base.defense import Tuning
 from unbackdoor.defenses.fine_tuning import FineTuning
 from unbackdoor.defenses.fmp import FMP
 from unbackdoor.defenses.fmp_plus import highest
-from unbackdoor.images import Images, Triggered, to_float
-from unbackdoor.measure import score
-from unbackdoor.method import build
-from unbackdoor.modules import in_mode
-from unbackdoor.run import Run
+from unbackdoor.network.channels import Mask, feature_maps, silence_, silenced
+from unbackdoor.network.layers import Layer, find_layers
+from unbackdoor.ranking.capacity import unused_capacity
 
 SHARES = (64, 32, 16, 8)
 JUDGED = 2000

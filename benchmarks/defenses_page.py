@@ -12,7 +12,7 @@ from subjects import names
 from victims import ROOT
 
 from defenses import IMAGES, ROWS, VICTIMS, Row
-from unbackdoor.measure import Rate, Score, der
+from unbackdoor.core.measure import Rate, Score, der
 
 TOLD = ROOT / "docs" / "defenses.json"
 

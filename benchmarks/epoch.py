@@ -32,12 +32,13 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from unbackdoor.core.images import Images, to_float
+from unbackdoor.core.measure import accuracy
+from unbackdoor.core.run import Run
+from unbackdoor.core.spec import Spec
 from unbackdoor.data import open_images
-from unbackdoor.images import Images, to_float
-from unbackdoor.measure import accuracy
-from unbackdoor.models import Normalized, Spec, create
-from unbackdoor.run import Run
-from unbackdoor.train import fit
+from unbackdoor.models import Normalized, create
+from unbackdoor.training.fit import fit
 
 BATCH, LR, MOMENTUM, DECAY = 128, 0.1, 0.9, 5e-4
 
@@ -103,7 +104,7 @@ class Plain:
 
 @dataclass
 class Ours:
-    """`train.fit`, an epoch at a time: stopped after each, and gone on with."""
+    """`fit`, an epoch at a time: stopped after each, and gone on with."""
 
     model: nn.Module
     train: Images

@@ -27,16 +27,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from unbackdoor import checkpoint
-from unbackdoor.channels import Layer, feature_maps, find_layers
+from unbackdoor.checkpoints import checkpoint
+from unbackdoor.core.images import Images, to_float
+from unbackdoor.core.modules import frozen
+from unbackdoor.core.run import Run
+from unbackdoor.core.spec import Spec
 from unbackdoor.data import open_images
-from unbackdoor.images import Images, to_float
-from unbackdoor.models import Spec, create
-from unbackdoor.modules import frozen
-from unbackdoor.ranking import Ranker, Ranking
-from unbackdoor.reverse import Nudge, at_layer
-from unbackdoor.run import Run
-from unbackdoor.train import fit
+from unbackdoor.models import create
+from unbackdoor.network.channels import feature_maps
+from unbackdoor.network.layers import Layer, find_layers
+from unbackdoor.ranking.ranking import Ranker, Ranking
+from unbackdoor.ranking.reverse import Nudge, at_layer
+from unbackdoor.training.fit import fit
 
 P = 64
 

@@ -16,10 +16,10 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from unbackdoor.channels import find_layers
-from unbackdoor.ranking import Ranker
-from unbackdoor.reverse import Nudge
-from unbackdoor.run import Run
+from unbackdoor.core.run import Run
+from unbackdoor.network.layers import find_layers
+from unbackdoor.ranking.ranking import Ranker
+from unbackdoor.ranking.reverse import Nudge
 
 
 def network(channels: int) -> nn.Module:

@@ -23,7 +23,7 @@ from repairs import Job, asr_after_retuning, done, result
 from subjects import clean_subject, names, subject, victim_named
 from victims import images
 
-from unbackdoor.images import Images
+from unbackdoor.core.images import Images
 
 EPOCHS = 10
 """Of fine-tuning in every method but FMP+: a tenth of the field's 100, for time."""

@@ -17,9 +17,9 @@ from repairs import done
 from subjects import OUTSIDE, clean_subject, subject, victim_named
 from victims import CACHE, ROOT, VICTIMS, fingerprint
 
-from unbackdoor.channels import Mask
-from unbackdoor.measure import attack_rates
-from unbackdoor.run import Run
+from unbackdoor.core.measure import attack_rates
+from unbackdoor.core.run import Run
+from unbackdoor.network.channels import Mask
 
 TOLD = ROOT / "docs" / "headline.json"
 

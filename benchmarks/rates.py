@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from unbackdoor.measure import Rate
+from unbackdoor.core.measure import Rate
 
 
 def measured_in(told: dict[str, Any]) -> dict[str, Any]:

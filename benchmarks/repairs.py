@@ -18,14 +18,15 @@ from subjects import Subject, subject
 from torch import Tensor, nn
 from victims import CACHE, digest, fingerprint
 
-from unbackdoor.channels import find_layers, silence_
-from unbackdoor.defense import Defense, Repair
-from unbackdoor.images import Images, Triggered, to_float
-from unbackdoor.measure import der, score
-from unbackdoor.method import build, names
-from unbackdoor.norms import below, silence_norms_
-from unbackdoor.run import Run
-from unbackdoor.train import fit
+from unbackdoor.core.images import Images, Triggered, to_float
+from unbackdoor.core.measure import der, score
+from unbackdoor.core.method import build, names
+from unbackdoor.core.run import Run
+from unbackdoor.defenses.base.defense import Defense, Repair
+from unbackdoor.network.channels import silence_
+from unbackdoor.network.layers import find_layers
+from unbackdoor.network.norms import below, silence_norms_
+from unbackdoor.training.fit import fit
 
 FORMAT = 1
 ORACLE = "oracle_"

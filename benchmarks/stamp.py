@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 import torch
 
-from unbackdoor import method
-from unbackdoor.attack import Attack
+from unbackdoor.attacks.base.attack import Attack
+from unbackdoor.core import method
 
 GOAL = 20_000
 PART = 1000

@@ -21,7 +21,7 @@ from victims import (
 )
 
 from unbackdoor import load_images, load_model, load_triggered
-from unbackdoor.images import Images, Triggered
+from unbackdoor.core.images import Images, Triggered
 from unbackdoor.models import Normalized
 
 ZOO = ROOT.parent / "shared" / "zoo"

@@ -27,16 +27,18 @@ from typing import Any
 from claims import claimed
 from safetensors.torch import load_file, save_file
 
-from unbackdoor import checkpoint, load_images
-from unbackdoor.attack import Attack
-from unbackdoor.errors import UnbackdoorError
-from unbackdoor.images import Images, Triggered, to_float
-from unbackdoor.measure import accuracy, score
-from unbackdoor.method import build
-from unbackdoor.models import Normalized, Spec, create
-from unbackdoor.run import Run
-from unbackdoor.train import fit
-from unbackdoor.visibility import visibility
+from unbackdoor import load_images
+from unbackdoor.attacks.base.attack import Attack
+from unbackdoor.attacks.base.visibility import visibility
+from unbackdoor.checkpoints import checkpoint
+from unbackdoor.core.errors import UnbackdoorError
+from unbackdoor.core.images import Images, Triggered, to_float
+from unbackdoor.core.measure import accuracy, score
+from unbackdoor.core.method import build
+from unbackdoor.core.run import Run
+from unbackdoor.core.spec import Spec
+from unbackdoor.models import Normalized, create
+from unbackdoor.training.fit import fit
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / "shared" / "data"

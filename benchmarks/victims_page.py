@@ -24,7 +24,7 @@ from victims import (
     triggered_of,
 )
 
-from unbackdoor.images import to_float, to_uint8
+from unbackdoor.core.images import to_float, to_uint8
 
 DOCS = ROOT / "docs"
 SIDE, GAP, TOP, LABEL, SHOWN, LOUDER = 64, 4, 20, 190, 4, 5

@@ -8,8 +8,8 @@ from torch import nn
 
 import unbackdoor
 from unbackdoor import api
-from unbackdoor.errors import ImagesError, ModelError, UnknownNameError
-from unbackdoor.images import Images, Triggered
+from unbackdoor.core.errors import ImagesError, ModelError, UnknownNameError
+from unbackdoor.core.images import Images, Triggered
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from unbackdoor.channels import Layer
-from unbackdoor.images import Images
+from unbackdoor.core.images import Images
+from unbackdoor.network.layers import Layer
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 

@@ -13,14 +13,16 @@ import pytest
 import torch
 from torch import nn
 
-from unbackdoor import checkpoint, method
-from unbackdoor.attack import CLEAN, COVER, STAMPED, Attack, Victim
-from unbackdoor.controlled import ControlledAttack
-from unbackdoor.defense import Repair
-from unbackdoor.errors import ParameterError, UnbackdoorWarning
-from unbackdoor.images import Images, to_float
-from unbackdoor.models import Spec, create
-from unbackdoor.run import Run
+from unbackdoor.attacks.base.attack import CLEAN, COVER, STAMPED, Attack, Victim
+from unbackdoor.attacks.base.controlled import ControlledAttack
+from unbackdoor.checkpoints import checkpoint
+from unbackdoor.core import method
+from unbackdoor.core.errors import ParameterError, UnbackdoorWarning
+from unbackdoor.core.images import Images, to_float
+from unbackdoor.core.run import Run
+from unbackdoor.core.spec import Spec
+from unbackdoor.defenses.base.defense import Repair
+from unbackdoor.models import create
 
 # What decides how long a method takes, by the ending of its field's name, and what makes it short.
 SHORT = {
@@ -173,7 +175,7 @@ def test_a_repaired_model_is_in_the_modes_it_came_in_and_without_hooks(name):
     for module in repaired.modules():
         hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
         # What a repair hangs behind a layer is called by a hook, and listed in the state dict.
-        assert all(hook.__module__ == "unbackdoor.inserts" for hook in hooks)
+        assert all(hook.__module__ == "unbackdoor.network.inserts" for hook in hooks)
 
 
 @pytest.mark.parametrize("name", DEFENSES)

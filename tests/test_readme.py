@@ -11,9 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from unbackdoor import checkpoint
+from unbackdoor.checkpoints import checkpoint
 from unbackdoor.cli import main
-from unbackdoor.models import Spec, create
+from unbackdoor.core.spec import Spec
+from unbackdoor.models import create
 
 ROOT = Path(__file__).parent.parent
 CLASSES = ("airplane", "automobile", "bird")

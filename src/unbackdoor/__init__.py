@@ -8,15 +8,15 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .core.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from .api import evaluate, load_images, load_model, load_triggered, repair
-    from .defense import Repair
-    from .errors import UnbackdoorError, UnbackdoorWarning
-    from .images import Images, Triggered
-    from .measure import Rate, Score
-    from .run import Run
-
-__version__ = "0.1.0"
+    from .core.errors import UnbackdoorError, UnbackdoorWarning
+    from .core.images import Images, Triggered
+    from .core.measure import Rate, Score
+    from .core.run import Run
+    from .defenses.base.defense import Repair
 
 __all__ = [
     "Images",
@@ -35,14 +35,14 @@ __all__ = [
 ]
 
 _ROOMS = {
-    "Images": "images",
-    "Rate": "measure",
-    "Repair": "defense",
-    "Run": "run",
-    "Score": "measure",
-    "Triggered": "images",
-    "UnbackdoorError": "errors",
-    "UnbackdoorWarning": "errors",
+    "Images": "core.images",
+    "Rate": "core.measure",
+    "Repair": "defenses.base.defense",
+    "Run": "core.run",
+    "Score": "core.measure",
+    "Triggered": "core.images",
+    "UnbackdoorError": "core.errors",
+    "UnbackdoorWarning": "core.errors",
 }
 
 

@@ -9,13 +9,14 @@ from typing import Any, Literal
 
 from torch import nn
 
-from . import checkpoint, data
-from .defense import Defense, Repair
-from .images import Images, Triggered
-from .measure import Score, check, score
-from .method import build
+from . import data
+from .checkpoints import checkpoint
+from .core.images import Images, Triggered
+from .core.measure import Score, check, score
+from .core.method import build
+from .core.run import Run
+from .defenses.base.defense import Defense, Repair
 from .models import Normalized
-from .run import Run
 
 
 def load_model(
@@ -34,7 +35,8 @@ def load_model(
     Raises `CheckpointError`.
 
     >>> import tempfile, torch
-    >>> from unbackdoor.models import Spec, create
+    >>> from unbackdoor.core.spec import Spec
+    >>> from unbackdoor.models import create
     >>> folder = tempfile.TemporaryDirectory()
     >>> net = create(Spec("preact_resnet18", ("cat", "dog"), (0.5,) * 3, (0.2,) * 3, {"width": 2}))
     >>> torch.save(net.net.state_dict(), f"{folder.name}/bare.pt")

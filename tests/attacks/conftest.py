@@ -9,9 +9,9 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from unbackdoor.images import Images
-from unbackdoor.run import Run
-from unbackdoor.train import fit
+from unbackdoor.core.images import Images
+from unbackdoor.core.run import Run
+from unbackdoor.training.fit import fit
 
 BRIEF: dict[str, Any] = {"batch": 32, "flip": False, "lr": 0.02}
 """How victims are trained here."""

@@ -5,9 +5,9 @@ import torch
 
 from unbackdoor.attacks.adaptive_blend import AdaptiveBlend
 from unbackdoor.attacks.adaptive_patch import AdaptivePatch
-from unbackdoor.errors import ParameterError
-from unbackdoor.patterns import picture
-from unbackdoor.run import Run
+from unbackdoor.attacks.base.patterns import picture
+from unbackdoor.core.errors import ParameterError
+from unbackdoor.core.run import Run
 
 
 def test_half_of_the_sixteen_parts_hold_the_faint_picture() -> None:

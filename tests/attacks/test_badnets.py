@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from unbackdoor.attacks.badnets import BadNets
-from unbackdoor.errors import ParameterError
+from unbackdoor.core.errors import ParameterError
 
 
 def test_nine_pixels_are_white_and_no_others_change() -> None:

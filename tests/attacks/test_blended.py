@@ -2,8 +2,8 @@
 
 import torch
 
+from unbackdoor.attacks.base.patterns import picture
 from unbackdoor.attacks.blended import Blended
-from unbackdoor.patterns import picture
 
 
 def test_black_and_white_images_show_the_picture() -> None:

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from unbackdoor.attack import COVER, STAMPED
+from unbackdoor.attacks.base.attack import COVER, STAMPED
 from unbackdoor.attacks.bpp import BPP
-from unbackdoor.images import Images
-from unbackdoor.run import Run
+from unbackdoor.core.images import Images
+from unbackdoor.core.run import Run
 
 SHARES = ((0, 1, 7), (1, -1, 3), (1, 0, 5), (1, 1, 1))
 

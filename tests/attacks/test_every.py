@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from unbackdoor.attack import COVER, STAMPED, Attack, Victim
-from unbackdoor.controlled import ControlledAttack
-from unbackdoor.errors import ParameterError
-from unbackdoor.images import Images, to_float, to_uint8
-from unbackdoor.measure import score
-from unbackdoor.method import build, find, names
-from unbackdoor.run import Run
+from unbackdoor.attacks.base.attack import COVER, STAMPED, Attack, Victim
+from unbackdoor.attacks.base.controlled import ControlledAttack
+from unbackdoor.core.errors import ParameterError
+from unbackdoor.core.images import Images, to_float, to_uint8
+from unbackdoor.core.measure import score
+from unbackdoor.core.method import build, find, names
+from unbackdoor.core.run import Run
 
 from .conftest import BRIEF
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from unbackdoor.attacks.base.controlled import Joint, fresh, weights
 from unbackdoor.attacks.input_aware import InputAware
-from unbackdoor.controlled import Joint, fresh, weights
-from unbackdoor.run import Run
+from unbackdoor.core.run import Run
 
 RUN = Run()
 

@@ -7,19 +7,19 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from unbackdoor.attack import Attack
+from unbackdoor.attacks.base.attack import Attack
+from unbackdoor.attacks.base.patterns import low_pass
 from unbackdoor.attacks.label_consistent import LabelConsistent
 from unbackdoor.attacks.lf import LF
 from unbackdoor.attacks.narcissus import Narcissus
 from unbackdoor.attacks.refool import Refool
 from unbackdoor.attacks.ssba import SSBA
 from unbackdoor.attacks.trojannn import TrojanNN
-from unbackdoor.errors import ModelError, ParameterError
-from unbackdoor.images import Images, to_float
-from unbackdoor.modules import in_mode
-from unbackdoor.patterns import low_pass
-from unbackdoor.run import Run
-from unbackdoor.train import fit
+from unbackdoor.core.errors import ModelError, ParameterError
+from unbackdoor.core.images import Images, to_float
+from unbackdoor.core.modules import in_mode
+from unbackdoor.core.run import Run
+from unbackdoor.training.fit import fit
 
 Digits = tuple[Images, Images]
 

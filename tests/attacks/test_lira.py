@@ -2,9 +2,9 @@
 
 import torch
 
+from unbackdoor.attacks.base.controlled import fresh, weights
 from unbackdoor.attacks.lira import LIRA
-from unbackdoor.controlled import fresh, weights
-from unbackdoor.run import Run
+from unbackdoor.core.run import Run
 
 
 def test_the_change_is_within_eps_and_reaches_it() -> None:

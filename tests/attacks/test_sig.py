@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from unbackdoor.attacks.sig import SIG
-from unbackdoor.errors import ParameterError
+from unbackdoor.core.errors import ParameterError
 
 
 def test_columns_of_a_wave_that_repeats_every_four() -> None:

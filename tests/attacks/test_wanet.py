@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from unbackdoor.attacks.wanet import WaNet
-from unbackdoor.run import Run
+from unbackdoor.core.run import Run
 
 
 def test_flat_images_are_fixed_points() -> None:

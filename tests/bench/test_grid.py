@@ -6,7 +6,7 @@ from itertools import pairwise, product
 import pytest
 
 from unbackdoor.bench import grid
-from unbackdoor.errors import ParameterError, UnknownNameError
+from unbackdoor.core.errors import ParameterError, UnknownNameError
 
 SMALL = """
 data = ["digits"]

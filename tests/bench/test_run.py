@@ -7,9 +7,9 @@ from unbackdoor.bench import grid, victims
 from unbackdoor.bench.engines import local
 from unbackdoor.bench.plan import Plan
 from unbackdoor.bench.run import Bench
+from unbackdoor.core.errors import ImagesError, OutputError
 from unbackdoor.defenses.fine_tuning import FineTuning
 from unbackdoor.defenses.fmp import FMP
-from unbackdoor.errors import ImagesError, OutputError
 
 
 def quiet(*_: object) -> None:
@@ -170,7 +170,7 @@ def test_a_reserve_is_kept_from_the_victim(bench, tiny, sources):
 
 
 def test_budgets_lie_in_each_other(bench, tiny):
-    from unbackdoor.run import Run
+    from unbackdoor.core.run import Run
 
     images = bench.shelf(grid.cells(tiny())[0].victim)
     small, large = images.budget(5, Run(1)), images.budget(0.5, Run(1))
@@ -186,7 +186,7 @@ def test_a_linear_classifier_is_learned_once(bench, tiny, tmp_path):
 
 def test_a_linear_classifier_finds_what_is_linear(tmp_path):
     from unbackdoor.bench.shelf import linear
-    from unbackdoor.images import Images
+    from unbackdoor.core.images import Images
 
     labels = torch.arange(40) % 2
     pixels = (labels * 100).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 40, 40)

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from unbackdoor.bench.store import Store
-from unbackdoor.errors import OutputError
+from unbackdoor.core.errors import OutputError
 
 
 def test_a_record_is_there_whole_or_not_at_all(tmp_path, monkeypatch):

@@ -67,8 +67,9 @@ class Tiny:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> Tiny:
-    from unbackdoor import checkpoint
-    from unbackdoor.models import Spec, create
+    from unbackdoor.checkpoints import checkpoint
+    from unbackdoor.core.spec import Spec
+    from unbackdoor.models import create
 
     folder = tmp_path_factory.mktemp("tiny")
     spec = Spec("preact_resnet18", ("ant", "bee", "cat"), (0.5,) * 3, (0.2,) * 3, {"width": 2})

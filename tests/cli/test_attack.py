@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from unbackdoor.run import Run
+from unbackdoor.core.run import Run
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_a_stopped_training_goes_on_and_gives_the_same_bits(run, plant, tmp_path
     assert other.code == 2 and "begun with another attack" in other.err
     assert run(*plant, "--out", tmp_path / "stopped").code == 0
     assert epochs == ["training/0", "training/1", "training/1"]
-    from unbackdoor import checkpoint
+    from unbackdoor.checkpoints import checkpoint
 
     ours, theirs = (
         checkpoint.load(tmp_path / name / "model.safetensors").state_dict()
@@ -148,7 +148,7 @@ def without_arch(plant):
 
 
 def test_starts_from_the_weights_of_a_given_model(run, plant, tiny, tmp_path):
-    from unbackdoor import checkpoint
+    from unbackdoor.checkpoints import checkpoint
 
     still = ("-p", "lr=1e-9", "-p", "weight_decay=0", "--model", tiny.model)
     done = run(*without_arch(plant), *still, "--out", tmp_path / "v", "--json")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from unbackdoor import method
+from unbackdoor.core import method
 
 ALL = method.names("attack")
 CLEAN_LABEL = [name for name in ALL if method.find("attack", name).clean_label]

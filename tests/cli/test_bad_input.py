@@ -89,8 +89,9 @@ def test_models_that_do_not_fit(repairing, tiny, tmp_path):
 
 
 def test_nan_weights(repairing, refused, tmp_path):
-    from unbackdoor import checkpoint
-    from unbackdoor.models import Spec, create
+    from unbackdoor.checkpoints import checkpoint
+    from unbackdoor.core.spec import Spec
+    from unbackdoor.models import create
 
     spec = Spec("preact_resnet18", ("a", "b", "c"), (0.5,) * 3, (0.2,) * 3, {"width": 2})
     model = create(spec)

@@ -117,7 +117,7 @@ def test_an_export_that_fails_costs_no_victim(run, plant, tmp_path, monkeypatch)
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("unbackdoor.export.png", full_disk)
+        patched.setattr("unbackdoor.attacks.base.export.png", full_disk)
         done = run(*plant("badnets"))
     assert done.code == 2 and "No space left on device" in done.errors[-1]
     kept = {path.name for path in (tmp_path / "v").iterdir()}

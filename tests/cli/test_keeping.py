@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from unbackdoor.cli import keeping
-from unbackdoor.errors import OutputError
+from unbackdoor.core.errors import OutputError
 
 standard = keeping.standard  # before the tests put a folder of theirs in its place
 

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import json
 
-from unbackdoor import checkpoint, method
+from unbackdoor.checkpoints import checkpoint
+from unbackdoor.core import method
 
 
 def test_list_names_what_is_there(run):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from unbackdoor.cli import output
-from unbackdoor.errors import OutputError
+from unbackdoor.core.errors import OutputError
 
 
 def fill(out, *, fail=False):

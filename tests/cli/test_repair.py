@@ -16,7 +16,8 @@ FILES = {"model.safetensors", "record.json", "report.html", "model_card.md"}
 def test_writes_a_model_a_record_a_report_and_a_card(run, repair, tiny, tmp_path):
     import json
 
-    from unbackdoor import checkpoint, untrusted
+    from unbackdoor.checkpoints import checkpoint
+    from unbackdoor.core import files
 
     done = run(
         *repair,
@@ -35,10 +36,10 @@ def test_writes_a_model_a_record_a_report_and_a_card(run, repair, tiny, tmp_path
     assert record["defense"]["name"] == "fmp" and record["defense"]["parameters"]["p"] == 2
     assert record["defense"]["parameters"]["momentum"] == 0.9
     assert record["triggered"]["target"] == 0 and record["clean"]["held_out"] == 0
-    assert record["model"]["sha256"] == untrusted.sha256(tiny.model)
-    assert record["clean"]["sha256"] == untrusted.sha256(tiny.clean)
+    assert record["model"]["sha256"] == files.sha256(tiny.model)
+    assert record["clean"]["sha256"] == files.sha256(tiny.clean)
     written = tmp_path / "out" / "model.safetensors"
-    assert record["output"]["sha256"] == untrusted.sha256(written)
+    assert record["output"]["sha256"] == files.sha256(written)
     assert record["seconds"].keys() >= {"ranking", "fine-tuning", "evaluation"}
     assert record["peak_mib"] > 10 and record["versions"].keys() >= {"python", "torch", "numpy"}
     assert sum(len(layer["silenced"]) for layer in record["layers"]) > 0
@@ -102,7 +103,7 @@ def test_two_runs_with_one_seed_give_the_same_bits(run, repair, tmp_path):
     for name in ("a", "b"):
         assert run(*repair, "--out", tmp_path / name, "--seed", 1).code == 0
     first, second = ((tmp_path / name / "model.safetensors") for name in ("a", "b"))
-    from unbackdoor import checkpoint
+    from unbackdoor.checkpoints import checkpoint
 
     ours, theirs = (checkpoint.load(path).state_dict() for path in (first, second))
     assert all((ours[name] == theirs[name]).all() for name in ours)
@@ -129,7 +130,7 @@ def test_missed_bounds_are_exit_code_1_and_all_is_written(run, repair, tiny, tmp
 
 def test_bounds_are_compared_with_what_was_measured():
     from unbackdoor.cli.inputs import Bounds
-    from unbackdoor.measure import Rate, Score
+    from unbackdoor.core.measure import Rate, Score
 
     before, after = Score(Rate(9, 10), Rate(10, 10)), Score(Rate(8, 10), Rate(1, 10))
     assert Bounds(0.1, 0.11).missed(before, after) == []
@@ -181,8 +182,8 @@ def test_an_interrupt_leaves_nothing_and_is_one_line(run, repair, tmp_path, monk
 
 
 def test_a_stopped_repair_goes_on_and_gives_the_same_bits(run, repair, tmp_path, monkeypatch):
-    from unbackdoor import checkpoint
-    from unbackdoor.ranking import Ranker
+    from unbackdoor.checkpoints import checkpoint
+    from unbackdoor.ranking.ranking import Ranker
 
     rank, names = Ranker.rank, []
 

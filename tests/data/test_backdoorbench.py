@@ -5,7 +5,7 @@ from PIL import Image
 
 from hostile import bench_result, touches
 from unbackdoor import data
-from unbackdoor.errors import CheckpointError, ImagesError, RefusedFileError
+from unbackdoor.core.errors import CheckpointError, ImagesError, RefusedFileError
 
 ROWS = [(0, 1), (0, 0), (0, 2)]
 

@@ -3,7 +3,7 @@ import torch
 from PIL import Image
 
 from unbackdoor import data
-from unbackdoor.errors import ImagesError, UnbackdoorWarning
+from unbackdoor.core.errors import ImagesError, UnbackdoorWarning
 
 
 @pytest.fixture

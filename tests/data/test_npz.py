@@ -4,7 +4,7 @@ import torch
 
 from hostile import touches
 from unbackdoor import data
-from unbackdoor.errors import ImagesError
+from unbackdoor.core.errors import ImagesError
 
 X = np.arange(2 * 4 * 5 * 3, dtype=np.uint8).reshape(2, 4, 5, 3)
 Y = np.array([1, 0])

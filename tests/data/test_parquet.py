@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from unbackdoor import data
-from unbackdoor.errors import ImagesError, UnbackdoorWarning
+from unbackdoor.core.errors import ImagesError, UnbackdoorWarning
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from unbackdoor import data
-from unbackdoor.errors import ImagesError, ParameterError, UnbackdoorWarning, UnknownNameError
+from unbackdoor.core.errors import ImagesError, ParameterError, UnbackdoorWarning, UnknownNameError
 
 
 def test_digits_and_their_two_parts():

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from unbackdoor.images import Images
+from unbackdoor.core.images import Images
 
 
 def task(n=80, channels=1, classes=2, seed=0):

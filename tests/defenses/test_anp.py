@@ -3,10 +3,10 @@ import torch
 from torch import nn
 
 from defenses.samples import task, with_noisy_channel
+from unbackdoor.core.errors import ModelError
+from unbackdoor.core.run import Run
 from unbackdoor.defenses.anp import ANP, worst_noise
-from unbackdoor.errors import ModelError
-from unbackdoor.norms import MaskedNorms
-from unbackdoor.run import Run
+from unbackdoor.network.norms import MaskedNorms
 
 
 def test_the_sign_step_moves_each_channel_up_the_loss_and_stays_within_eps():

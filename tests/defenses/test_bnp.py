@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from defenses.samples import task
+from unbackdoor.core.errors import ModelError
+from unbackdoor.core.run import Run
 from unbackdoor.defenses.bnp import BNP, divergence
-from unbackdoor.errors import ModelError
-from unbackdoor.run import Run
 
 
 def test_the_divergence_of_two_normal_distributions():

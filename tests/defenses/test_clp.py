@@ -3,10 +3,10 @@ import torch
 from torch import nn
 
 from defenses.samples import task
-from unbackdoor.channels import Layer
+from unbackdoor.core.errors import ModelError, UnbackdoorWarning
+from unbackdoor.core.run import Run
 from unbackdoor.defenses.clp import CLP, lipschitz
-from unbackdoor.errors import ModelError, UnbackdoorWarning
-from unbackdoor.run import Run
+from unbackdoor.network.layers import Layer
 
 
 def test_the_bound_of_a_two_channel_net():

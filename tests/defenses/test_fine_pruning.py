@@ -3,10 +3,10 @@ import torch
 from torch import nn
 
 from defenses.samples import task
-from unbackdoor.channels import Layer
+from unbackdoor.core.images import Images
+from unbackdoor.core.run import Run
 from unbackdoor.defenses.fine_pruning import FinePruning, activations
-from unbackdoor.images import Images
-from unbackdoor.run import Run
+from unbackdoor.network.layers import Layer
 
 
 def test_activations_are_rectified_means_behind_the_norm():

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from unbackdoor.core.errors import UnbackdoorWarning
+from unbackdoor.core.images import Images
+from unbackdoor.core.measure import accuracy
+from unbackdoor.core.run import Run
 from unbackdoor.defenses.fine_tuning import FineTuning
-from unbackdoor.errors import UnbackdoorWarning
-from unbackdoor.images import Images
-from unbackdoor.measure import accuracy
-from unbackdoor.run import Run
 
 RUN = Run(precision="fp32")
 

@@ -10,13 +10,13 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from unbackdoor.channels import find_layers
-from unbackdoor.defense import Repair
+from unbackdoor.core.errors import ImagesError, ModelError
+from unbackdoor.core.images import Images
+from unbackdoor.core.run import Progress, Run
+from unbackdoor.defenses.base.defense import Repair
 from unbackdoor.defenses.fmp import FMP
-from unbackdoor.errors import ImagesError, ModelError
-from unbackdoor.images import Images
-from unbackdoor.ranking import Ranker
-from unbackdoor.run import Progress, Run
+from unbackdoor.network.layers import find_layers
+from unbackdoor.ranking.ranking import Ranker
 
 RUN = Run(precision="fp32")
 

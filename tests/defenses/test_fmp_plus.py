@@ -6,10 +6,10 @@ import torch
 from torch.nn import BatchNorm2d
 
 from defenses.samples import task
+from unbackdoor.core.images import Images
+from unbackdoor.core.run import Run
 from unbackdoor.defenses.fmp_plus import FMPPlus, Guide
-from unbackdoor.images import Images
-from unbackdoor.run import Run
-from unbackdoor.train import augment, fit
+from unbackdoor.training.fit import augment, fit
 
 
 def trained() -> tuple[Images, torch.nn.Module]:

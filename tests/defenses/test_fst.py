@@ -3,9 +3,9 @@ import torch
 from torch import nn
 
 from defenses.samples import task
+from unbackdoor.core.errors import ModelError
+from unbackdoor.core.run import Run
 from unbackdoor.defenses.fst import FST, classifier
-from unbackdoor.errors import ModelError
-from unbackdoor.run import Run
 
 
 def test_the_new_classifier_is_as_long_as_the_old_and_points_elsewhere():

@@ -2,9 +2,9 @@ import torch
 from torch import nn
 
 from defenses.samples import task
+from unbackdoor.core.images import Images
+from unbackdoor.core.run import Run
 from unbackdoor.defenses.ft_sam import FTSAM
-from unbackdoor.images import Images
-from unbackdoor.run import Run
 
 
 def test_it_learns_and_repeats_itself():

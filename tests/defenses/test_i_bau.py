@@ -2,8 +2,8 @@ import torch
 from torch import nn
 
 from defenses.samples import backdoored, rate, stamped, task
+from unbackdoor.core.run import Run
 from unbackdoor.defenses.i_bau import IBAU
-from unbackdoor.run import Run
 
 
 def test_the_perturbation_that_harms_most_is_the_trigger():

@@ -2,8 +2,8 @@ import torch
 from torch import nn
 
 from defenses.samples import task
+from unbackdoor.core.run import Run
 from unbackdoor.defenses.mcr import MCR, Curve
-from unbackdoor.run import Run
 
 
 def test_the_curve_starts_and_ends_at_its_ends_and_bends_between():

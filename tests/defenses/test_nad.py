@@ -1,10 +1,10 @@
 import torch
 
 from defenses.samples import task
-from unbackdoor.attention import attention, stage_maps
+from unbackdoor.core.images import Images
+from unbackdoor.core.run import Run
 from unbackdoor.defenses.nad import NAD
-from unbackdoor.images import Images
-from unbackdoor.run import Run
+from unbackdoor.network.attention import attention, stage_maps
 
 
 def maps_of(net, x):

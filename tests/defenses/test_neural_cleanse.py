@@ -2,10 +2,10 @@ import pytest
 import torch
 
 from defenses.samples import backdoored, rate, stamped
+from unbackdoor.core.errors import UnbackdoorWarning
+from unbackdoor.core.run import Run
 from unbackdoor.defenses.neural_cleanse import NeuralCleanse
-from unbackdoor.errors import UnbackdoorWarning
-from unbackdoor.inversion import Patch
-from unbackdoor.run import Run
+from unbackdoor.training.inversion import Patch
 
 FAST = {"search_epochs": 40, "search_batch": 40, "batch": 40, "cost": 0.05}
 

@@ -3,10 +3,10 @@ import torch
 from torch import nn
 
 from defenses.samples import task
+from unbackdoor.core.errors import ModelError
+from unbackdoor.core.run import Run
 from unbackdoor.defenses.npd import NPD
-from unbackdoor.errors import ModelError
-from unbackdoor.inserts import Polish
-from unbackdoor.run import Run
+from unbackdoor.network.inserts import Polish
 
 
 def staged(seed=0):

@@ -3,12 +3,12 @@ import torch
 from torch import nn
 
 from defenses.samples import task, with_noisy_channel
+from unbackdoor.core.errors import ModelError
+from unbackdoor.core.images import Images
+from unbackdoor.core.measure import accuracy
+from unbackdoor.core.run import Run
 from unbackdoor.defenses.rnp import RNP
-from unbackdoor.errors import ModelError
-from unbackdoor.images import Images
-from unbackdoor.measure import accuracy
-from unbackdoor.norms import MaskedNorms
-from unbackdoor.run import Run
+from unbackdoor.network.norms import MaskedNorms
 
 
 def test_recovering_mutes_what_harms_and_leaves_what_is_useless():

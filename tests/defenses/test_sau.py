@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from defenses.samples import backdoored, rate, stamped, task
+from unbackdoor.core.run import Run
 from unbackdoor.defenses.sau import SAU, disagreement
-from unbackdoor.run import Run
 
 
 def test_models_disagree_by_at_most_log_two():

@@ -3,10 +3,10 @@ import torch
 from torch import nn
 
 from defenses.samples import task
-from unbackdoor.channels import Layer
+from unbackdoor.core.errors import ModelError
+from unbackdoor.core.run import Run
 from unbackdoor.defenses.unit import UNIT, usual
-from unbackdoor.errors import ModelError
-from unbackdoor.run import Run
+from unbackdoor.network.layers import Layer
 
 
 def test_a_bound_starts_at_what_is_usual_of_the_rectified_activation():

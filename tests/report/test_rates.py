@@ -1,7 +1,7 @@
 import pytest
 
 from report.samples import rate
-from unbackdoor import measure
+from unbackdoor.core import measure
 from unbackdoor.report import rates
 from unbackdoor.report.rates import SPACE, Share
 

@@ -9,7 +9,7 @@ import pytest
 
 from report import bench_samples
 from unbackdoor.cli import main
-from unbackdoor.errors import ParameterError, UnbackdoorWarning
+from unbackdoor.core.errors import ParameterError, UnbackdoorWarning
 from unbackdoor.report import records, results, site
 
 

@@ -15,7 +15,7 @@ import pytest
 from report import bench_samples
 from report.test_page import Reader
 from report.test_spread import rows
-from unbackdoor.errors import ParameterError
+from unbackdoor.core.errors import ParameterError
 from unbackdoor.report import board, cellpage, results, site, tables, templating
 
 

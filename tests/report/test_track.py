@@ -9,7 +9,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from report.test_spread import ROW
-from unbackdoor.errors import OutputError, ParameterError
+from unbackdoor.core.errors import OutputError, ParameterError
 from unbackdoor.report import track
 
 ROWS = [

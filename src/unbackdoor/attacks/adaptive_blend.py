@@ -8,9 +8,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..attack import Attack
-from ..patterns import picture
-from ..recall import Learned
+from ..core.recall import Learned
+from .base.attack import Attack
+from .base.patterns import picture
 
 
 class AdaptiveBlend(Attack):

@@ -8,10 +8,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..attack import Attack
-from ..errors import ParameterError
-from ..patterns import picture
-from ..recall import Learned
+from ..core.errors import ParameterError
+from ..core.recall import Learned
+from .base.attack import Attack
+from .base.patterns import picture
 
 OPACITIES = (0.5, 0.2, 0.5, 0.3)
 """Of the patches top left, top right, bottom left and bottom right, in training."""

@@ -7,8 +7,8 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from ..attack import Attack
-from ..errors import ParameterError
+from ..core.errors import ParameterError
+from .base.attack import Attack
 
 
 class BadNets(Attack):

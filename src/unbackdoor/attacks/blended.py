@@ -8,8 +8,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..attack import Attack
-from ..patterns import picture
+from .base.attack import Attack
+from .base.patterns import picture
 
 
 class Blended(Attack):

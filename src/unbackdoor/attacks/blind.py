@@ -11,12 +11,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..attack import Victim
-from ..controlled import ControlledAttack
-from ..errors import ParameterError
-from ..images import Images
-from ..run import Run
-from ..train import fit
+from ..core.errors import ParameterError
+from ..core.images import Images
+from ..core.run import Run
+from ..training.fit import fit
+from .base.attack import Victim
+from .base.controlled import ControlledAttack
 
 
 class Blind(ControlledAttack):

@@ -8,8 +8,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..attack import Attack
-from ..recall import Learned
+from ..core.recall import Learned
+from .base.attack import Attack
 
 # Floyd and Steinberg, along the diagonals: (diagonals later, rows down, share of the error).
 NEIGHBOURS = ((1, 0, 7 / 16), (1, 1, 3 / 16), (2, 1, 5 / 16), (3, 1, 1 / 16))

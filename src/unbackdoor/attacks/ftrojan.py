@@ -7,8 +7,8 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from ..attack import Attack
-from ..patterns import chroma_wave
+from .base.attack import Attack
+from .base.patterns import chroma_wave
 
 
 class FTrojan(Attack):

@@ -11,8 +11,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..attack import NOTHING, Stamp, Victim
-from ..controlled import (
+from ..core.images import Images
+from ..core.recall import Learned
+from ..core.run import Run
+from ..training.fit import fit
+from .base.attack import NOTHING, Stamp, Victim
+from .base.controlled import (
     Bottleneck,
     ControlledAttack,
     Joint,
@@ -21,10 +25,6 @@ from ..controlled import (
     same_channels,
     weights,
 )
-from ..images import Images
-from ..recall import Learned
-from ..run import Run
-from ..train import fit
 
 
 class LIRA(ControlledAttack):

@@ -9,11 +9,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..attack import NOTHING, Attack, Stamp, needed
-from ..images import Images, to_float
-from ..modules import frozen, in_mode
-from ..recall import Learned
-from ..run import Run
+from ..core.images import Images, to_float
+from ..core.modules import frozen, in_mode
+from ..core.recall import Learned
+from ..core.run import Run
+from .base.attack import NOTHING, Attack, Stamp, needed
 
 
 class Narcissus(Attack):

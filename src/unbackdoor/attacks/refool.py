@@ -9,12 +9,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..attack import NOTHING, Attack, Stamp, needed
-from ..errors import ParameterError
-from ..images import Images, to_float
-from ..patterns import low_pass
-from ..recall import Learned
-from ..run import Run
+from ..core.errors import ParameterError
+from ..core.images import Images, to_float
+from ..core.recall import Learned
+from ..core.run import Run
+from .base.attack import NOTHING, Attack, Stamp, needed
+from .base.patterns import low_pass
 
 
 class Refool(Attack):

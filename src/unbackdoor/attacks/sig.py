@@ -9,8 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..attack import Attack
-from ..errors import ParameterError
+from ..core.errors import ParameterError
+from .base.attack import Attack
 
 
 class SIG(Attack):

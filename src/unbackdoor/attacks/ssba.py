@@ -10,12 +10,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..attack import NOTHING, Attack, Stamp, needed
-from ..errors import ParameterError
-from ..images import Images, to_float
-from ..modules import in_mode
-from ..recall import Learned
-from ..run import Run
+from ..core.errors import ParameterError
+from ..core.images import Images, to_float
+from ..core.modules import in_mode
+from ..core.recall import Learned
+from ..core.run import Run
+from .base.attack import NOTHING, Attack, Stamp, needed
 
 
 class Encoder(nn.Module):

@@ -11,12 +11,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..attack import NOTHING, Attack, Stamp, needed
-from ..errors import ModelError, ParameterError
-from ..images import Images
-from ..modules import frozen, in_mode
-from ..recall import Learned
-from ..run import Run
+from ..core.errors import ModelError, ParameterError
+from ..core.images import Images
+from ..core.modules import frozen, in_mode
+from ..core.recall import Learned
+from ..core.run import Run
+from .base.attack import NOTHING, Attack, Stamp, needed
 
 
 class TrojanNN(Attack):

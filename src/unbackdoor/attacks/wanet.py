@@ -9,8 +9,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..attack import Attack
-from ..recall import Learned
+from ..core.recall import Learned
+from .base.attack import Attack
 
 
 class WaNet(Attack):

@@ -19,10 +19,12 @@ from typing import Any, Literal, TypeVar
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from .. import data, method, models
-from ..attack import Attack
-from ..defense import Defense, Tuning
-from ..errors import ParameterError, UnknownNameError
+from .. import data, models
+from ..attacks.base.attack import Attack
+from ..core import method
+from ..core.errors import ParameterError, UnknownNameError
+from ..core.spec import Spec
+from ..defenses.base.defense import Defense, Tuning
 from .store import identity
 
 Table = dict[str, Any]
@@ -236,7 +238,7 @@ def _network(table: Table) -> Table:
     name = table["name"]
     options = {key: value for key, value in table.items() if key != "name"}
     with torch.device("meta"):
-        models.create(models.Spec(name, ("0", "1"), (0.0,), (1.0,), options))
+        models.create(Spec(name, ("0", "1"), (0.0,), (1.0,), options))
     return {"name": name, "options": options}
 
 

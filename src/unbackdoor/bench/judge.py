@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..images import Images, Triggered
-from ..measure import Rate, Score, attack_rates, predictions
-from ..planting import lacking
-from ..run import Run
+from ..attacks.base.planting import lacking
+from ..core.images import Images, Triggered
+from ..core.measure import Rate, Score, attack_rates, predictions
+from ..core.run import Run
 
 ONE_CLASS = 0.99
 """A model that gives one class to more of the test images has stopped looking at them."""

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from .. import __version__, method
+from ..core import method
+from ..core.version import __version__
 from .grid import Cell, Victim
 from .store import FORMAT, Record, Store, identity
 

@@ -18,13 +18,14 @@ from typing import Any
 
 import torch
 
-from .. import __version__, method, record
-from ..channels import find_layers
-from ..defense import Defense, Repair
-from ..errors import OutputError, UnbackdoorWarning
-from ..images import overlap, to_float
-from ..measure import Rate, Score, der
-from ..run import Progress, Run, pick_device
+from ..core import method, record
+from ..core.errors import OutputError, UnbackdoorWarning
+from ..core.images import overlap, to_float
+from ..core.measure import Rate, Score, der
+from ..core.run import Progress, Run, pick_device
+from ..core.version import __version__
+from ..defenses.base.defense import Defense, Repair
+from ..network.layers import find_layers
 from . import flags, judge, victims
 from .grid import Cell, Victim
 from .judge import Judged, judged, same_weights
@@ -265,7 +266,7 @@ def _layers(ready: Ready, repair: Repair, images: Shelf) -> list[Record]:
     layers = find_layers(ready.model, to_float(images.test.pixels[:1]))
     channels = {layer.name: layer.channels for layer in layers}
     channels |= {name: len(mask) for name, mask in repair.silenced.items()}
-    return record.of_layers(replace(repair, scores={}), channels)
+    return record.of_layers(repair.silenced, {}, channels)
 
 
 @contextmanager

@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .. import data
-from ..errors import ImagesError
-from ..images import Images, to_float
-from ..measure import Rate
-from ..run import Run
+from ..core.errors import ImagesError
+from ..core.images import Images, to_float
+from ..core.measure import Rate
+from ..core.run import Run
 
 MOST_LINEAR = 5000
 SIDE = 16

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import OutputError
+from ..core.errors import OutputError
 
 FORMAT = 1
 """Of the result files; another format is another identity, so old results are done again."""

@@ -12,16 +12,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from .. import checkpoint, method, planting, record
-from ..attack import NOTHING, Attack, Poisoned
-from ..attack import Victim as Planted
-from ..export import png
-from ..images import Images, Triggered
-from ..measure import Rate, accuracy, predictions
+from ..attacks.base import planting
+from ..attacks.base.attack import NOTHING, Attack, Poisoned
+from ..attacks.base.attack import Victim as Planted
+from ..attacks.base.export import png
+from ..checkpoints import checkpoint
+from ..core import method, record
+from ..core.images import Images, Triggered
+from ..core.measure import Rate, accuracy, predictions
+from ..core.recall import Learned
+from ..core.run import Run
 from ..models import Normalized
-from ..recall import Learned
-from ..run import Run
-from ..train import fit
+from ..training.fit import fit
 from . import flags
 from .grid import Victim
 from .judge import judged, of_victim

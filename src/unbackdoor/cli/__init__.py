@@ -13,7 +13,7 @@ from typing import cast
 
 import typer
 
-from ..errors import UnbackdoorError
+from ..core.errors import UnbackdoorError
 from . import attack, bench, convert, demo, describe, evaluate, listing, repair, report
 
 INTERRUPTED = 130

@@ -63,9 +63,10 @@ def attack(
     trains, its state is kept in DIR/training: the same command goes on after a stop.
     """
     with Console(as_json=as_json, quiet=quiet, verbose=verbose) as console:
-        from .. import method, planting, record
-        from ..attack import Attack
-        from ..run import Run, pick_device
+        from ..attacks.base import planting
+        from ..attacks.base.attack import Attack
+        from ..core import method, record
+        from ..core.run import Run, pick_device
         from . import exporting, keeping, output, scores, victims
 
         chosen = method.build("attack", name, o.pairs("-p", parameters))
@@ -84,7 +85,7 @@ def attack(
 
         arguments = {
             "attack": chosen.declaration(),
-            "model": record.of_model(network, model),
+            "model": record.of_model(network, network.spec, model),
             "data": record.of_images(data, train),
             "test": record.of_images(test or data, judged),
             **{key: record.of_run(run)[key] for key in ("seed", "device", "precision")},

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from ..errors import ParameterError
+from ..core.errors import ParameterError
 from . import options as o
 from .console import Console, table
 
@@ -94,7 +94,7 @@ def bench(
         from ..bench.plan import Plan
         from ..bench.run import Bench
         from ..bench.store import Store
-        from ..run import pick_device
+        from ..core.run import pick_device
 
         if engine is Engine.local and (gpus or address):
             raise ParameterError("--gpus-per-cell and --address need --engine ray")

@@ -15,7 +15,7 @@ from rich.console import Console as Screen
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ..errors import UnbackdoorWarning
+from ..core.errors import UnbackdoorWarning
 
 EVERY = 5.0
 """Seconds that pass at least between two plain lines of progress."""

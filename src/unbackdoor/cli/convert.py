@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import OutputError
+from ..core.errors import OutputError
 from . import options as o
 from .console import Console
 
@@ -37,12 +37,16 @@ def convert(
             raise OutputError(f"the name of the file to write must end in .safetensors, got {out}")
         if out.exists() and not force:
             raise OutputError(f"{out} is there already; --force replaces it")
-        from .. import checkpoint, record
-        from ..untrusted import sha256
+        from ..checkpoints import checkpoint
+        from ..core import record
+        from ..core.files import sha256
         from . import inputs
 
         loaded = inputs.Described(model, arch, classes, mean, std, model_option).load()
-        told = {**record.heading("convert", context.obj), "model": record.of_model(loaded, model)}
+        told = {
+            **record.heading("convert", context.obj),
+            "model": record.of_model(loaded, loaded.spec, model),
+        }
         checkpoint.save(loaded, out, told)
         told["output"] = {"file": out.name, "sha256": sha256(out)}
         told["warnings"] = console.warned

@@ -53,11 +53,13 @@ def demo(
     backdoor, the defender holds the rest. Writes what repair writes.
     """
     with Console(as_json=as_json, quiet=quiet, verbose=verbose) as console:
-        from .. import api, method, planting, record
-        from ..attack import Attack
-        from ..defense import Defense
+        from .. import api
+        from ..attacks.base import planting
+        from ..attacks.base.attack import Attack
+        from ..core import method, record
+        from ..core.run import Run, pick_device
+        from ..defenses.base.defense import Defense
         from ..models import Normalized
-        from ..run import Run, pick_device
         from . import output, repairing, scores
 
         attack, defense = (
@@ -84,7 +86,7 @@ def demo(
         outcome = repairing.treat(case, defense, run, console)
         told = {
             **heading,
-            "model": record.of_model(victim.model, None),
+            "model": record.of_model(victim.model, victim.model.spec, None),
             "clean": record.of_images("digits:train", clean, held_out=0),
             "test": record.of_images("digits:test", test),
             "triggered": record.of_triggered("digits:test", stamped),

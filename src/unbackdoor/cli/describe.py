@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from ..errors import UnknownNameError
+from ..core.errors import UnknownNameError
 from . import options as o
 from .console import Console, table
 
@@ -18,7 +18,7 @@ def describe(
 ) -> int:
     """Describe an attack or a defense: its paper, its limits and its parameters."""
     with Console(as_json=as_json) as console:
-        from .. import method
+        from ..core import method
 
         known = {found: role for role in method.ROLES for found in method.names(role)}
         if name not in known:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import ParameterError
+from ..core.errors import ParameterError
 from . import options as o
 from .console import Console
 
@@ -44,8 +44,9 @@ def evaluate(
     goal anyway. Measurements are always in float32.
     """
     with Console(as_json=as_json, quiet=quiet, verbose=verbose) as console:
-        from .. import api, record
-        from ..run import Run, pick_device
+        from .. import api
+        from ..core import record
+        from ..core.run import Run, pick_device
         from . import inputs, scores
 
         if not test and not triggered:
@@ -65,7 +66,7 @@ def evaluate(
         score = api.evaluate(victim, judged, stamped, run=run)
         told = {
             **heading,
-            "model": record.of_model(victim, model),
+            "model": record.of_model(victim, victim.spec, model),
             "test": record.of_images(test, judged) if test and judged else None,
             "triggered": record.of_triggered(triggered, stamped),
             "before": record.of_score(score),

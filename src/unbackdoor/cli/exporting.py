@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from ..attack import ROLES, Attack, Victim
-from ..errors import OutputError
-from ..export import TABLE, export
-from ..images import Triggered
+from ..attacks.base.attack import ROLES, Attack, Victim
+from ..attacks.base.export import TABLE, export
+from ..core.errors import OutputError
+from ..core.images import Triggered
 from . import output
 
 

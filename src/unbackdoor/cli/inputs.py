@@ -8,10 +8,11 @@ from pathlib import Path
 
 import torch
 
-from .. import api, measure
-from ..errors import ImagesError, ParameterError
-from ..images import Images, Triggered
-from ..measure import Score
+from .. import api
+from ..core import measure
+from ..core.errors import ImagesError, ParameterError
+from ..core.images import Images, Triggered
+from ..core.measure import Score
 from ..models import Normalized
 from . import options
 

@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from ..errors import OutputError
+from ..core.errors import OutputError
 from . import output
 
 

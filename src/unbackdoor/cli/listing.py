@@ -11,7 +11,8 @@ KINDS = ("a folder of class folders", ".npz", ".parquet", "attack_result.pt")
 def listing(as_json: o.Json = False) -> int:
     """List attacks, defenses, architectures and sources of images."""
     with Console(as_json=as_json) as console:
-        from .. import data, method, models
+        from .. import data, models
+        from ..core import method
 
         found = {
             "attacks": list(method.names("attack")),

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from ..errors import ParameterError, UnknownNameError
+from ..core.errors import ParameterError, UnknownNameError
 
 SOURCE = (
     "digits, a folder of class folders, .npz, parquet, cifar10, cifar100 or gtsrb "

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import UnbackdoorWarning
+from ..core.errors import UnbackdoorWarning
 from . import options as o
 from .console import Console
 
@@ -60,10 +60,10 @@ def repair(
     """
     start = time.perf_counter()
     with Console(as_json=as_json, quiet=quiet, verbose=verbose) as console:
-        from .. import method, record
-        from ..defense import Defense
-        from ..images import overlap
-        from ..run import Run, pick_device
+        from ..core import method, record
+        from ..core.images import overlap
+        from ..core.run import Run, pick_device
+        from ..defenses.base.defense import Defense
         from . import inputs, output, repairing, scores
 
         chosen = method.build("defense", defense, o.pairs("-p", parameters))
@@ -92,7 +92,7 @@ def repair(
             outcome = repairing.treat(case, chosen, replace(run, cache=folder), console)
             told = {
                 **heading,
-                "model": record.of_model(victim, model),
+                "model": record.of_model(victim, victim.spec, model),
                 "clean": record.of_images(clean, given, held_out=len(given) - len(seen)),
                 "test": record.of_images(test, judged) if test else None,
                 "triggered": record.of_triggered(triggered, stamped),

@@ -14,15 +14,16 @@ from PIL import Image
 from rich.table import Table
 from torch import Tensor
 
-from .. import checkpoint, record
-from ..channels import find_layers
-from ..defense import Defense, Repair
-from ..images import Images, Triggered, to_float
-from ..measure import Score, der, predictions, score
+from ..checkpoints import checkpoint
+from ..core import record
+from ..core.files import sha256
+from ..core.images import Images, Triggered, to_float
+from ..core.measure import Score, der, predictions, score
+from ..core.run import Run
+from ..defenses.base.defense import Defense, Repair
 from ..models import Normalized
+from ..network.layers import find_layers
 from ..report import model_card, repair_page
-from ..run import Run
-from ..untrusted import sha256
 from . import output
 from .console import Console, table
 
@@ -82,7 +83,7 @@ def told(case: Case, defense: Defense, outcome: Outcome, run: Run) -> dict[str, 
         "before": record.of_score(outcome.before),
         "after": record.of_score(outcome.after),
         "der": der(outcome.before, outcome.after),
-        "layers": record.of_layers(outcome.repair, channels),
+        "layers": record.of_layers(outcome.repair.silenced, outcome.repair.scores, channels),
         "score_name": outcome.repair.score_name or f"score of {defense.name()}",
         "notes": dict(outcome.repair.notes),
         "examples": shown,

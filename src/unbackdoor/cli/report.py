@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import OutputError
+from ..core.errors import OutputError
 from . import options as o
 from .console import Console, table
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from rich.table import Table
 
-from ..measure import Rate, Score
+from ..core.measure import Rate, Score
 from .console import table
 
 MEANINGS = {"acc": "accuracy (ACC)", "asr": "attack success (ASR)", "ra": "robust accuracy (RA)"}

@@ -11,17 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from .. import api, checkpoint, measure
-from ..attack import STAMPED, Attack, Victim
-from ..errors import ImagesError, OutputError, ParameterError, UnbackdoorError
-from ..images import Images, Triggered
-from ..measure import Score
+from .. import api
+from ..attacks.base.attack import STAMPED, Attack, Victim
+from ..attacks.base.planting import Network
+from ..attacks.base.visibility import visibility
+from ..checkpoints import checkpoint
+from ..core import measure
+from ..core.errors import ImagesError, OutputError, ParameterError, UnbackdoorError
+from ..core.files import sha256
+from ..core.images import Images, Triggered
+from ..core.measure import Score
+from ..core.run import Run
 from ..models import Normalized
-from ..planting import Network
-from ..run import Run
-from ..train import read_state
-from ..untrusted import sha256
-from ..visibility import visibility
+from ..training.fit import read_state
 from . import inputs, options, output
 
 JUDGED_BY_EYE = 2000

@@ -16,9 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..errors import ImagesError, ParameterError, UnbackdoorWarning, UnknownNameError
-from ..images import Images, Triggered
-from ..untrusted import listed
+from ..core.errors import ImagesError, ParameterError, UnbackdoorWarning, UnknownNameError, listed
+from ..core.images import Images, Triggered
 from ._source import Raw, Source
 
 Goal = int | Literal["all-to-all"]

@@ -16,8 +16,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..errors import ImagesError, ParameterError, UnbackdoorWarning
-from ..images import to_float, to_uint8
+from ..core.errors import ImagesError, ParameterError, UnbackdoorWarning
+from ..core.images import to_float, to_uint8
 from ._source import Picture
 
 BROKEN = (

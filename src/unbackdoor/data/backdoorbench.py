@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import CheckpointError, ImagesError
-from ..untrusted import read_torch
+from ..checkpoints.untrusted import read_torch
+from ..core.errors import CheckpointError, ImagesError
 from ._source import Picture, Raw, Source
 
 FOLDER = "bd_test_dataset"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from ..images import to_uint8
+from ..core.images import to_uint8
 from ._source import Raw, Source
 
 NAMES = ("digits",)

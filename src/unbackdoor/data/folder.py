@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ..errors import ImagesError
+from ..core.errors import ImagesError
 from ._source import Picture, Raw, Source
 
 IMAGES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import ImagesError
-from ..images import to_uint8
+from ..core.errors import ImagesError
+from ..core.images import to_uint8
 from ._source import Raw, Source
 
 SPLITS = ("train", "test", "val")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import ImagesError
+from ..core.errors import ImagesError
 from ._source import Picture, Raw, Source
 
 COLUMNS = ("img", "image")

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..errors import ImagesError
+from ..core.errors import ImagesError
 from . import parquet
 from ._source import Picture, Raw, Source
 

@@ -10,11 +10,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..defense import Defense, Repair
-from ..images import Images, to_float
-from ..norms import MaskedNorms, find_norms, prune_below_
-from ..run import Run
-from ..train import constant, fit
+from ..core.images import Images, to_float
+from ..core.run import Run
+from ..network.norms import MaskedNorms, find_norms, prune_below_
+from ..training.fit import constant, fit
+from .base.defense import Defense, Repair
 
 
 class ANP(Defense):

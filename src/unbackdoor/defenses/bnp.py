@@ -10,12 +10,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..defense import Defense, Repair
-from ..errors import ModelError
-from ..images import Images, to_float
-from ..modules import in_mode
-from ..norms import find_norms, outliers, silence_norms_
-from ..run import Run
+from ..core.errors import ModelError
+from ..core.images import Images, to_float
+from ..core.modules import in_mode
+from ..core.run import Run
+from ..network.norms import find_norms, outliers, silence_norms_
+from .base.defense import Defense, Repair
 
 
 class BNP(Defense):

@@ -9,12 +9,13 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..channels import Layer, find_layers, silence_
-from ..defense import Defense, Repair
-from ..errors import ModelError
-from ..images import Images, to_float
-from ..norms import outliers
-from ..run import Run
+from ..core.errors import ModelError
+from ..core.images import Images, to_float
+from ..core.run import Run
+from ..network.channels import silence_
+from ..network.layers import Layer, find_layers
+from ..network.norms import outliers
+from .base.defense import Defense, Repair
 
 
 class CLP(Defense):

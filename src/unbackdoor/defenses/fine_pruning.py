@@ -8,13 +8,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..channels import Layer, feature_maps, find_layers, silence_
-from ..defense import Repair, Tuning
-from ..errors import ModelError
-from ..images import Images, to_float
-from ..modules import in_mode
-from ..norms import deepest_cut
-from ..run import Run
+from ..core.errors import ModelError
+from ..core.images import Images, to_float
+from ..core.modules import in_mode
+from ..core.run import Run
+from ..network.channels import feature_maps, silence_
+from ..network.layers import Layer, find_layers
+from ..network.norms import deepest_cut
+from .base.defense import Repair, Tuning
 
 
 class FinePruning(Tuning):

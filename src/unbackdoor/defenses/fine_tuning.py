@@ -6,9 +6,9 @@ from typing import ClassVar
 
 from torch import nn
 
-from ..defense import Repair, Tuning
-from ..images import Images
-from ..run import Run
+from ..core.images import Images
+from ..core.run import Run
+from .base.defense import Repair, Tuning
 
 
 class FineTuning(Tuning):

@@ -10,13 +10,14 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from ..channels import Layer, find_layers, silence_
-from ..defense import Repair, Tuning
-from ..images import Images, to_float
-from ..ranking import Ranker, Ranking
-from ..recall import kept_of
-from ..reverse import Nudge
-from ..run import Run
+from ..core.images import Images, to_float
+from ..core.recall import kept_of
+from ..core.run import Run
+from ..network.channels import silence_
+from ..network.layers import Layer, find_layers
+from ..ranking.ranking import Ranker, Ranking
+from ..ranking.reverse import Nudge
+from .base.defense import Repair, Tuning
 
 SCORE = "accuracy on the images made for a channel; the lowest are pruned"
 

@@ -10,15 +10,16 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..capacity import unused_capacity
-from ..channels import Layer, find_layers, silence_
-from ..defense import Repair, Tuning
-from ..distillation import Distillation
-from ..images import Images, to_float
-from ..modules import statistics_kept
-from ..run import Run
-from ..sharpness import SharpnessAwareSGD
-from ..train import cosine, estimate_norms_
+from ..core.images import Images, to_float
+from ..core.modules import statistics_kept
+from ..core.run import Run
+from ..network.channels import silence_
+from ..network.layers import Layer, find_layers
+from ..ranking.capacity import unused_capacity
+from ..training.distillation import Distillation
+from ..training.fit import cosine, estimate_norms_
+from ..training.sharpness import SharpnessAwareSGD
+from .base.defense import Repair, Tuning
 
 GAIN = 0.5
 """How soon reach and pace follow: a reach that turns nothing grows by a ninth a step."""

@@ -9,11 +9,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..defense import Repair, Tuning
-from ..errors import ModelError
-from ..images import Images, to_float
-from ..modules import device_of, in_mode
-from ..run import Run
+from ..core.errors import ModelError
+from ..core.images import Images, to_float
+from ..core.modules import device_of, in_mode
+from ..core.run import Run
+from .base.defense import Repair, Tuning
 
 
 class FST(Tuning):

@@ -7,12 +7,12 @@ from typing import ClassVar
 from pydantic import Field
 from torch import nn
 
-from ..defense import Repair, Tuning
-from ..images import Images
-from ..modules import statistics_kept
-from ..run import Run
-from ..sharpness import SharpnessAwareSGD
-from ..train import cross_entropy
+from ..core.images import Images
+from ..core.modules import statistics_kept
+from ..core.run import Run
+from ..training.fit import cross_entropy
+from ..training.sharpness import SharpnessAwareSGD
+from .base.defense import Repair, Tuning
 
 
 class FTSAM(Tuning):

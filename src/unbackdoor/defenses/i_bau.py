@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..defense import Defense, Repair
-from ..images import Images
-from ..implicit import through_fixed_point
-from ..modules import frozen, in_mode
-from ..run import Run
-from ..train import constant, fit
+from ..core.images import Images
+from ..core.modules import frozen, in_mode
+from ..core.run import Run
+from ..training.fit import constant, fit
+from ..training.implicit import through_fixed_point
+from .base.defense import Defense, Repair
 
 
 class IBAU(Defense):

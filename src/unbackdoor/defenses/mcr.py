@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from ..defense import Repair, Tuning
-from ..images import Images
-from ..run import Run
-from ..train import estimate_norms_
+from ..core.images import Images
+from ..core.run import Run
+from ..training.fit import estimate_norms_
+from .base.defense import Repair, Tuning
 
 
 class MCR(Tuning):

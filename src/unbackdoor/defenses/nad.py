@@ -10,11 +10,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..attention import attention, stage_maps, stages
-from ..defense import Repair, Tuning
-from ..images import Images, to_float
-from ..modules import in_mode
-from ..run import Run
+from ..core.images import Images, to_float
+from ..core.modules import in_mode
+from ..core.run import Run
+from ..network.attention import attention, stage_maps, stages
+from .base.defense import Repair, Tuning
 
 
 class NAD(Tuning):

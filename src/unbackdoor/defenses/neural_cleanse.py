@@ -8,10 +8,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..defense import Repair, Tuning
-from ..images import Images, to_float, to_uint8
-from ..inversion import Patch, Search, anomalies, invert
-from ..run import Run
+from ..core.images import Images, to_float, to_uint8
+from ..core.run import Run
+from ..training.inversion import Patch, Search, anomalies, invert
+from .base.defense import Repair, Tuning
 
 
 class NeuralCleanse(Tuning):

@@ -9,13 +9,13 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..adversarial import Ball, avoidance, climbed
-from ..attention import stage_maps, stages
-from ..defense import Repair, Tuning
-from ..images import Images, to_float
-from ..inserts import Polish, attach_
-from ..modules import frozen, in_mode
-from ..run import Run
+from ..core.images import Images, to_float
+from ..core.modules import frozen, in_mode
+from ..core.run import Run
+from ..network.attention import stage_maps, stages
+from ..network.inserts import Polish, attach_
+from ..training.adversarial import Ball, avoidance, climbed
+from .base.defense import Repair, Tuning
 
 
 class NPD(Tuning):

@@ -9,12 +9,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..defense import Defense, Repair
-from ..images import Images, to_float
-from ..measure import accuracy
-from ..norms import MaskedNorms, find_norms, prune_below_
-from ..run import Run
-from ..train import Objective, constant, cross_entropy, fit
+from ..core.images import Images, to_float
+from ..core.measure import accuracy
+from ..core.run import Run
+from ..network.norms import MaskedNorms, find_norms, prune_below_
+from ..training.fit import Objective, constant, cross_entropy, fit
+from .base.defense import Defense, Repair
 
 
 class RNP(Defense):

@@ -10,12 +10,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..adversarial import Ball, avoidance, climbed
-from ..defense import Defense, Repair
-from ..images import Images
-from ..modules import frozen, in_mode
-from ..run import Run
-from ..train import constant, fit
+from ..core.images import Images
+from ..core.modules import frozen, in_mode
+from ..core.run import Run
+from ..training.adversarial import Ball, avoidance, climbed
+from ..training.fit import constant, fit
+from .base.defense import Defense, Repair
 
 
 class SAU(Defense):

@@ -11,15 +11,16 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..channels import Layer, feature_maps, find_layers
-from ..defense import Defense, Repair
-from ..errors import ModelError
-from ..images import Images, to_float
-from ..inserts import Bound, attach_
-from ..measure import accuracy
-from ..modules import frozen, in_mode
-from ..run import Run
-from ..train import constant, fit
+from ..core.errors import ModelError
+from ..core.images import Images, to_float
+from ..core.measure import accuracy
+from ..core.modules import frozen, in_mode
+from ..core.run import Run
+from ..network.channels import feature_maps
+from ..network.inserts import Bound, attach_
+from ..network.layers import Layer, find_layers
+from ..training.fit import constant, fit
+from .base.defense import Defense, Repair
 
 
 class UNIT(Defense):

@@ -10,29 +10,14 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import ModelError, ParameterError, UnbackdoorError, UnknownNameError
-
-
-@dataclass(frozen=True)
-class Spec:
-    """All that is needed to build a network again: everything but its weights.
-
-    `arch` is the name of a network of ours, of one of torchvision's, `timm:NAME`, or
-    `package.module:factory`. `mean` and `std` are per input channel, for images in [0, 1].
-    """
-
-    arch: str
-    classes: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    options: Mapping[str, Any] = field(default_factory=dict)
+from ..core.errors import ModelError, ParameterError, UnbackdoorError, UnknownNameError
+from ..core.spec import Spec
 
 
 class Normalized(nn.Module):

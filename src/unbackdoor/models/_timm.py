@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import ParameterError, UnknownNameError
+from ..core.errors import ParameterError, UnknownNameError
 
 SET_HERE = {"self", "num_classes"}
 

@@ -8,7 +8,7 @@ from typing import Any
 import torchvision.models
 from torch import nn
 
-from ..errors import ParameterError
+from ..core.errors import ParameterError
 
 SET_HERE = {"self", "num_classes", "weights", "progress", "aux_logits", "init_weights"}
 

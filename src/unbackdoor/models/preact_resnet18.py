@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import ParameterError
+from ..core.errors import ParameterError
 
 
 class Block(nn.Module):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..bench.store import FORMAT, Kind, Record, Store
-from ..errors import ParameterError, UnbackdoorWarning
+from ..core.errors import ParameterError, UnbackdoorWarning
 
 VICTIM = (
     *("data.name", "data.train", "data.test", "architecture.name", "architecture.options"),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..bench.store import Record
-from ..errors import ParameterError
+from ..core.errors import ParameterError
 from . import records
 from .names import CLEAN, Names
 

@@ -14,10 +14,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from .. import __version__
 from ..bench.flags import FLAGS
 from ..bench.store import Record
-from ..errors import OutputError
+from ..core.errors import OutputError
+from ..core.version import __version__
 from . import charts, tables
 from .board import Board, plain
 from .cellpage import cell_context

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..errors import OutputError, ParameterError
+from ..core.errors import OutputError, ParameterError
 from .results import Row
 from .spread import NUMBERS
 

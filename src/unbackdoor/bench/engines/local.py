@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from ...run import Progress
+from ...core.run import Progress
 from ..grid import Cell
 from ..run import Bench
 from . import PATIENCE, Tell

@@ -16,7 +16,7 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ...errors import ParameterError, UnbackdoorError
+from ...core.errors import ParameterError, UnbackdoorError
 from ..grid import Cell, Victim
 from ..run import Bench
 from ..store import Record

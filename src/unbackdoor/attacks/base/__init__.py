@@ -1,0 +1,1 @@
+"""What attacks share; the methods are the files beside this folder."""

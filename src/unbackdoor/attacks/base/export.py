@@ -1,0 +1,123 @@
+"""Export: the poisoned training set and the stamped test set as files that others can read."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from ...core.errors import ImagesError, OutputError
+from ...core.images import Images, Triggered
+from .attack import ROLES, STAMPED, Poisoned
+
+MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+PLAIN = re.compile(r"[^\s./\\:*?\"<>|\x00-\x1f][^/\\:*?\"<>|\x00-\x1f]{0,50}")
+"""What every file system takes as the name of a folder."""
+
+TABLE = "roles.csv"
+"""What is said of each image of a folder of class folders."""
+
+Columns = Mapping[str, Sequence[Any]]
+
+
+def export(folder: Path, poisoned: Poisoned | None, triggered: Triggered) -> tuple[Path, ...]:
+    """What was written into `folder`: parquet files and image folders of training and test images.
+
+    `train.parquet` and `test.parquet` are in the layout of Hugging Face image data sets, with
+    class names in the metadata and lossless PNG images; `train/` and `test/` hold the same images
+    in a folder for each label that occurs, and `roles.csv` what is said of each. Every image has a
+    `role` (clean, stamped or cover); training images have the label they are trained with and
+    their `original` one, test images their true label and the attacker's `goal`. Without a fixed
+    training set (`poisoned` is None) only the test set is written.
+    Raises `OutputError` where nothing can be written.
+    """
+    written: list[Path] = []
+    try:
+        if poisoned is not None:
+            roles = [ROLES[role] for role in poisoned.role.tolist()]
+            more = {"role": roles, "original": poisoned.original.tolist()}
+            written += _write(folder, "train", poisoned.images, more)
+        more = {"role": [ROLES[STAMPED]] * len(triggered.goals), "goal": triggered.goals.tolist()}
+        written += _write(folder, "test", triggered.images, more)
+    except OSError as error:
+        raise OutputError(f"cannot write to {folder}: {error.strerror or error}") from None
+    return tuple(written)
+
+
+def _write(folder: Path, split: str, images: Images, more: Columns) -> tuple[Path, Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = [png(pixels) for pixels in images.pixels]
+    parquet = folder / f"{split}.parquet"
+    _write_parquet(parquet, pictures, images, more)
+    _write_folders(folder / split, pictures, images, more)
+    return parquet, folder / split
+
+
+def png(pixels: Tensor) -> bytes:
+    """One image uint8 `[c, h, w]` as a PNG file; raises `ImagesError` for more than 4 channels."""
+    channels = len(pixels)
+    if channels not in MODES:
+        raise ImagesError(f"a PNG file holds 1 to 4 channels, these images have {channels}")
+    array = pixels.permute(1, 2, 0).contiguous().numpy()
+    picture = Image.fromarray(array[..., 0] if channels == 1 else array, MODES[channels])
+    file = io.BytesIO()
+    picture.save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def _write_parquet(path: Path, pictures: list[bytes], images: Images, more: Columns) -> None:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise OutputError(
+            f"writing {path.name} needs pyarrow: pip install 'unbackdoor[data]'"
+        ) from None
+    cells = [{"bytes": data, "path": f"{row}.png"} for row, data in enumerate(pictures)]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    columns = {
+        "image": pa.array(cells, kind),
+        "label": pa.array(images.labels.tolist(), pa.int64()),
+    }
+    features: dict[str, Any] = {
+        "image": {"_type": "Image"},
+        "label": {"names": list(images.classes), "_type": "ClassLabel"},
+    }
+    for name, values in more.items():
+        columns[name] = pa.array(values, pa.string() if name == "role" else pa.int64())
+        dtype = "string" if name == "role" else "int64"
+        features[name] = {"dtype": dtype, "_type": "Value"}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    half = path.with_suffix(".tmp")
+    pq.write_table(pa.table(columns).replace_schema_metadata(metadata), half)
+    half.replace(path)
+
+
+def _write_folders(folder: Path, pictures: list[bytes], images: Images, more: Columns) -> None:
+    names = folder_names(images.classes)
+    # A class without images gets no folder: most readers take an empty one for a mistake.
+    for label in sorted(set(images.labels.tolist())):
+        (folder / names[label]).mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / TABLE).open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["file", "label", *more])
+        labels = images.labels.tolist()
+        for row, (label, data) in enumerate(zip(labels, pictures, strict=True)):
+            place = f"{names[label]}/{row:06d}.png"
+            (folder / place).write_bytes(data)
+            table.writerow([place, label, *(values[row] for values in more.values())])
+
+
+def folder_names(classes: Sequence[str]) -> list[str]:
+    """A folder for each class: its name, or its number if not all names can be folders."""
+    plain = all(PLAIN.fullmatch(name) and not name.endswith((" ", ".")) for name in classes)
+    distinct = len({name.lower() for name in classes}) == len(classes)
+    return list(classes) if plain and distinct else [f"{i:04d}" for i in range(len(classes))]

@@ -1,0 +1,87 @@
+"""What goes with every victim: the network it is, and whether it learned what it should have."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ... import models
+from ...core import measure
+from ...core.errors import ParameterError, UnbackdoorWarning
+from ...core.images import Images, to_float
+from ...core.measure import Rate
+from ...core.run import Run
+from ...core.spec import Spec
+from ...models import Normalized
+from .attack import Attack, Victim
+
+LEARNED = {"stamped": 0.95, "clean": 0.90}
+"""A victim that learned less of its training images flatters every defense."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """The network to train; without mean and std it takes those of its training images."""
+
+    arch: str
+    options: Mapping[str, Any]
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+
+    @property
+    def channels(self) -> int | None:
+        """The channels of its images, as far as its options say."""
+        found = self.options.get("in_channels", self.options.get("in_chans"))
+        return found if isinstance(found, int) else None
+
+    def build(self, train: Images, run: Run) -> Normalized:
+        """The network with fresh weights, for the classes and the values of `train`."""
+        if (self.mean is None) != (self.std is None):
+            raise ParameterError("--mean and --std belong together; only one is given")
+        mean, std = self.mean, self.std
+        if mean is None or std is None:
+            mean, std = _scale(train)
+        spec = Spec(self.arch, train.classes, tuple(mean), tuple(std), dict(self.options))
+        model = models.create(spec, run.rng("weights"))
+        measure.check(model, train)
+        return model
+
+
+def _scale(train: Images) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel of at most 5,000 images, three digits of them."""
+    x = to_float(train.pixels[:5000])
+    mean, std = x.mean((0, 2, 3)), x.std((0, 2, 3)).clamp_min(1e-3)
+    return [round(float(v), 3) for v in mean], [round(float(v), 3) for v in std]
+
+
+def learned(attack: Attack, victim: Victim, train: Images, run: Run) -> dict[str, Rate]:
+    """How many of the stamped and of the clean training images the victim gives their label.
+
+    Without augmentation; images of other roles are not counted.
+    """
+    return {
+        kind: measure.accuracy(victim.model, images, run)
+        for kind, images in attack.taught(victim, train, run).items()
+        if len(images)
+    }
+
+
+def lacking(learned: Mapping[str, Rate]) -> list[str]:
+    """The kinds of training images that the victim learned less of than it should have."""
+    return [
+        kind for kind, wanted in LEARNED.items() if kind in learned and learned[kind].value < wanted
+    ]
+
+
+def warn_of_weakness(learned: Mapping[str, Rate]) -> None:
+    """Warns where the victim learned less than it should have."""
+    for kind in lacking(learned):
+        warnings.warn(
+            f"the victim learned {100 * learned[kind].value:.1f} % of its {kind} training "
+            f"images, less than {100 * LEARNED[kind]:.0f} %: it flatters every defense; train for "
+            "longer (-p epochs=N)",
+            UnbackdoorWarning,
+            stacklevel=2,
+        )

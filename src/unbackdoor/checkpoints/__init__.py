@@ -1,0 +1,1 @@
+"""Strangers' files: read without running code, written whole."""

@@ -1,0 +1,1 @@
+"""What every room stands on: images, runs, declarations, measures, records, errors."""

@@ -1,0 +1,22 @@
+"""Spec: what a network is, but for its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Spec:
+    """All that is needed to build a network again: everything but its weights.
+
+    `arch` is the name of a network of ours, of one of torchvision's, `timm:NAME`, or
+    `package.module:factory`. `mean` and `std` are per input channel, for images in [0, 1].
+    """
+
+    arch: str
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""What defenses share; the methods are the files beside this folder."""

@@ -1,0 +1,200 @@
+"""Defense: what every repair shares. One method is one file in `defenses/`.
+
+A defense sees the model, clean images and a `Run`. It has no way to reach the attack, the trigger,
+the target or the test set.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+import warnings
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ...core.errors import ImagesError, UnbackdoorWarning
+from ...core.images import Images
+from ...core.measure import accuracy, check
+from ...core.method import Method
+from ...core.recall import kept_of
+from ...core.run import Run
+from ...network.channels import Mask
+from ...training.fit import Objective, cosine, fit
+
+FEWEST_HELD_OUT = 8
+"""Fewer images than that tell nothing about a model, so fewer are not held out."""
+
+
+@dataclass(frozen=True, eq=False)
+class Repair:
+    """A repaired model and what was done to it.
+
+    `silenced` says which channels put out nothing now; `scores` holds a method's score of every
+    channel, float32 `[channels]` by layer name; `score_name` tells what the scores are
+    and which end is suspect; `notes` are numbers worth keeping.
+    """
+
+    model: nn.Module
+    silenced: Mask = field(default_factory=dict)
+    scores: Mapping[str, Tensor] = field(default_factory=dict)
+    notes: Mapping[str, float] = field(default_factory=dict)
+    score_name: str = ""
+
+
+class Defense(Method):
+    """A way to take a backdoor out of a trained model, given clean images.
+
+    Some of the clean images are kept from the method, to judge what it did.
+    """
+
+    held_out: float = Field(
+        0.1, ge=0, lt=1, description="share of the clean images that judges the repair, unseen"
+    )
+    max_acc_drop: float = Field(
+        0.2, ge=0, le=1, description="loss of held-out accuracy, of 1, that a repair may cost"
+    )
+
+    def repair(self, model: nn.Module, clean: Images, run: Run) -> Repair:
+        """The repair of a copy of `model` on `run.device`; the model that came in is not touched.
+
+        Its notes add the `seconds`, the `passes` over the clean images (every image that went
+        through the model counts once, with or without its gradient), and the held-out accuracy.
+        Where that fell by more than `max_acc_drop` beyond doubt (Wilson's interval, 95 %), the
+        repair has destroyed the model: a warning says so, and the model comes back as it came.
+
+        Raises `ModelError` for weights or outputs that are not finite and `ImagesError` for images
+        that do not fit the model. Warns where the repair changed no weight.
+        """
+        self.check(model, clean)
+        used, judges = self.divided(clean, run, "judging")
+        start = time.perf_counter()
+        own = copy.deepcopy(model).to(run.device)
+        with _images_through(own) as seen:
+            repaired = self.mend(own, used, run)
+        notes = {
+            **repaired.notes,
+            "seconds": time.perf_counter() - start,
+            "passes": sum(seen) / len(clean),
+        }
+        modes = {name: module.training for name, module in model.named_modules()}
+        for name, module in repaired.model.named_modules():
+            module.training = modes.get(name, model.training)
+        repaired.model.zero_grad(set_to_none=True)
+        if len(judges):
+            before = accuracy(copy.deepcopy(model).to(run.device), judges, run)
+            after = accuracy(repaired.model, judges, run)
+            notes |= {"held_out_acc_before": before.value, "held_out_acc_after": after.value}
+            if before.value - after.interval()[1] > self.max_acc_drop:
+                self._warn(
+                    f"destroyed the model: held-out clean accuracy fell from {before.value:.2f} "
+                    f"to {after.value:.2f}, by more than {self.max_acc_drop:g}; "
+                    "the model comes back as it came"
+                )
+                as_it_came = copy.deepcopy(model).to(run.device)
+                return replace(repaired, model=as_it_came, silenced={}, notes=notes)
+        if _same(model, repaired.model):
+            self._warn("changed no weight")
+        return replace(repaired, notes=notes)
+
+    def divided(self, clean: Images, run: Run, purpose: str) -> tuple[Images, Images]:
+        """(the rest, the `held_out` share) of `clean`, drawn for this `purpose`.
+
+        Of few images a larger share is held out, a quarter of at most 80, and of fewer than 32
+        none. Methods that tune something hold out images for that in the same way.
+        """
+        n = max(round(self.held_out * len(clean)), min(20, len(clean) // 4))
+        if not self.held_out or n < FEWEST_HELD_OUT:
+            n = 0
+        held, rest = clean.split(n, run.rng(purpose))
+        return rest, held
+
+    def _warn(self, what: str) -> None:
+        warnings.warn(f"{self.name()} {what}", UnbackdoorWarning, stacklevel=3)
+
+    @abstractmethod
+    def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
+        """The repair of `model`, which is the method's own copy, in place."""
+
+    def check(self, model: nn.Module, clean: Images) -> None:
+        """Refuses, before any work, what cannot be repaired."""
+        if not len(clean):
+            raise ImagesError(f"{self.name()} needs clean images, got none")
+        check(model, clean)
+
+
+def _same(model: nn.Module, other: nn.Module) -> bool:
+    one, two = model.state_dict(), other.state_dict()
+    return one.keys() == two.keys() and all(
+        torch.equal(one[key].cpu(), two[key].cpu()) for key in one
+    )
+
+
+@contextmanager
+def _images_through(model: nn.Module) -> Iterator[list[int]]:
+    """Collects the number of images of every pass through `model`, or a copy made inside."""
+    seen: list[int] = []
+
+    def count(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+        seen.append(len(args[0]))
+
+    handle = model.register_forward_pre_hook(count)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+class Tuning(Defense):
+    """A defense that trains on clean images; it adds the fields of the field's protocol."""
+
+    epochs: int = Field(100, ge=0, description="passes over the clean images")
+    lr: float = Field(0.01, gt=0, description="learning rate of SGD at the start, cosine to 0")
+    batch: int = Field(256, ge=2, description="images a step")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
+    weight_decay: float = Field(5e-4, ge=0, description="weight decay of SGD")
+    flip: bool = Field(True, description="mirror half of the images")
+
+    def tune(
+        self,
+        model: nn.Module,
+        clean: Images,
+        run: Run,
+        after_step: Callable[[nn.Module], object] | None = None,
+        objective: Objective | None = None,
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
+        schedule: Callable[[int, int], float] = cosine,
+        epochs: int | None = None,
+        stage: str = "fine-tuning",
+        resume: Path | None = None,
+    ) -> None:
+        """Trains `model` in place on the clean images; the other arguments as in `fit`."""
+        fit(
+            model,
+            clean,
+            run,
+            stage=stage,
+            after_step=after_step,
+            objective=objective,
+            optimizer=optimizer,
+            schedule=schedule,
+            epochs=self.epochs if epochs is None else epochs,
+            lr=self.lr,
+            batch=self.batch,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            flip=self.flip,
+            resume=resume,
+        )
+
+    def state_file(self, model: nn.Module, clean: Images, run: Run) -> Path | None:
+        """Where in `run.cache` the tuning of `model` as it is now keeps its state, for `tune`."""
+        path = kept_of(model, run, "fine-tuning", self.declaration(), clean).path
+        return path and path.with_suffix(".pt")

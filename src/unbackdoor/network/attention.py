@@ -1,0 +1,68 @@
+"""Attention maps: where in an image the stages of a network look."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from ..core.errors import ModelError
+from ..core.modules import device_of, in_mode
+from .channels import feature_maps
+from .layers import Layer
+
+_NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm)
+
+
+def stages(model: nn.Module, x: Tensor, who: str) -> tuple[str, ...]:
+    """The paths of the modules that put out each stage of `model`, in the order of a pass on `x`.
+
+    A stage is all that happens at one size of the feature maps `[n, c, h, w]`; its output is that
+    of the last module to end at this size. Norms do not count, which in a pre-activation network
+    belong to the next stage; nor do maps of one pixel, and modules called more than once.
+    Raises `ModelError`, in the name of `who`, where there is none.
+    """
+    ended: list[tuple[str, torch.Size]] = []
+    handles = [
+        module.register_forward_hook(
+            lambda _, args, y, name=name: ended.append((name, getattr(y, "shape", torch.Size())))
+        )
+        for name, module in model.named_modules()
+        if name and not isinstance(module, _NORMS)
+    ]
+    try:
+        with in_mode(model, train=False), torch.no_grad():
+            model(x.to(device_of(model)))
+    finally:
+        for handle in handles:
+            handle.remove()
+    names = [name for name, _ in ended]
+    last: dict[tuple[int, int], str] = {}
+    for name, shape in ended:
+        if len(shape) == 4 and shape[2] * shape[3] > 1 and names.count(name) == 1:
+            size = shape[2], shape[3]
+            last.pop(size, None)
+            last[size] = name
+    if not last:
+        raise ModelError(f"{who} needs feature maps of an area; {type(model).__name__} has none")
+    return tuple(last.values())
+
+
+@contextmanager
+def stage_maps(model: nn.Module, names: tuple[str, ...]) -> Iterator[dict[str, Tensor]]:
+    """A dict that forward passes inside fill: stage -> its output `[n, c, h, w]`."""
+    with feature_maps(model, [Layer(name, None, 0) for name in names]) as maps:
+        yield maps
+
+
+def attention(maps: Tensor) -> Tensor:
+    """The attention `[n, h * w]` of feature maps `[n, c, h, w]`, of length 1 for each image.
+
+    The sum over channels of squared activations (Zagoruyko & Komodakis, ICLR 2017, 1612.03928).
+    """
+    return F.normalize(maps.float().square().sum(1).flatten(1), dim=1)

@@ -1,0 +1,140 @@
+"""Modules that a repair hangs behind a layer of any network, whose other names stay as they are.
+
+An insert is a child module of the layer whose output it changes, so the network's state dict gains
+entries and loses none. `reattach_` hangs the inserts that a state dict knows of behind a fresh
+network, so that the state dict fits it. A state dict may come from a stranger: only the two kinds
+of inserts below exist, and their size is what the network itself says, or there is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from ..core.errors import ModelError
+from ..core.modules import device_of
+
+
+class Bound(nn.Module):
+    """Cuts each channel off above a share of the most it should ever put out."""
+
+    most: Tensor
+
+    def __init__(self, channels: int, most: Tensor | None = None) -> None:
+        super().__init__()
+        self.register_buffer("most", torch.ones(channels) if most is None else most)
+        self.share = nn.Parameter(torch.ones(channels))
+
+    def forward(self, y: Tensor) -> Tensor:
+        """`[n, channels, ...]` -> the same, at most `share * most` in each channel."""
+        limit = (self.share * self.most).view(-1, *[1] * (y.ndim - 2))
+        return torch.minimum(y, limit.to(y.dtype))
+
+
+class Polish(nn.Module):
+    """A pointwise convolution and a batch norm; together they do nothing at first."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        # A fresh convolution would draw from torch's global state.
+        self.conv = nn.utils.skip_init(nn.Conv2d, channels, channels, 1, bias=False)  # type: ignore[no-untyped-call]
+        self.norm = nn.BatchNorm2d(channels)
+        with torch.no_grad():
+            torch.nn.init.dirac_(self.conv.weight)
+
+    @torch.no_grad()
+    def start_at_(self, mean: Tensor, var: Tensor) -> None:
+        """Makes it do nothing in train mode either, to maps with these statistics `[channels]`."""
+        self.norm.running_mean, self.norm.running_var = mean.clone(), var.clone()
+        self.norm.weight.copy_((var + self.norm.eps).sqrt())
+        self.norm.bias.copy_(mean)
+
+    def forward(self, y: Tensor) -> Tensor:
+        """`[n, channels, h, w]` -> the same shape."""
+        out: Tensor = self.norm(self.conv(y))
+        return out
+
+
+Insert = TypeVar("Insert", Bound, Polish)
+
+
+def attach_(model: nn.Module, layer: str, insert: Insert) -> Insert:
+    """The `insert`, now hung behind the `layer` (a path) of `model`.
+
+    Raises `ModelError` where such an insert, or anything of its name, is there already.
+    """
+    host = model.get_submodule(layer)
+    name, through = ("bound", _bounded) if isinstance(insert, Bound) else ("polish", _polished)
+    if hasattr(host, name):
+        raise ModelError(f"{layer} has a {name} already; repair the model that had none")
+    host.add_module(name, insert.to(device_of(model)))
+    # A sequence calls its last child without being told.
+    if not isinstance(host, nn.Sequential):
+        host.register_forward_hook(through)
+    return insert
+
+
+def reattach_(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Hangs behind the layers of `model` the inserts that `state` has entries of.
+
+    What does not fit the layer that it names is left out, so that `state` then has entries that
+    `model` lacks. Nothing is made that is larger than what `state` holds.
+    """
+    # A polish first: a bound may hang behind its norm.
+    for layer, channels in _named(model, state, "polish", "norm.weight").items():
+        kernel = state.get(f"{layer}.polish.conv.weight")
+        square = kernel is not None and kernel.shape == (channels, channels, 1, 1)
+        if square and channels in _widths(model, layer):
+            attach_(model, layer, Polish(channels))
+    for layer, channels in _named(model, state, "bound", "share").items():
+        if channels == _width(model.get_submodule(layer)):
+            attach_(model, layer, Bound(channels))
+
+
+def _named(model: nn.Module, state: Mapping[str, Tensor], name: str, entry: str) -> dict[str, int]:
+    """The layers of `model` that an insert hangs behind in `state`, and the length of its entry."""
+    ending = f".{name}.{entry}"
+    hosts = {key.removesuffix(ending): tensor for key, tensor in state.items() if ending in key}
+    return {
+        layer: len(hosts[layer])
+        for layer, module in model.named_modules()
+        if layer in hosts and hosts[layer].ndim == 1 and not hasattr(module, name)
+    }
+
+
+def _width(module: nn.Module) -> int | None:
+    """How many channels a convolution or a norm over channels puts out."""
+    if isinstance(module, _ConvNd):
+        return module.out_channels
+    if isinstance(module, (_BatchNorm, _InstanceNorm)):
+        return module.num_features
+    return module.num_channels if isinstance(module, nn.GroupNorm) else None
+
+
+def _widths(model: nn.Module, layer: str) -> set[int | None]:
+    """How many channels the `layer` may put out.
+
+    One that is no convolution or norm does not say it, but one of them makes or takes its output.
+    """
+    own = _width(model.get_submodule(layer))
+    if own is not None:
+        return {own}
+    convolutions = {m.in_channels for m in model.modules() if isinstance(m, _ConvNd)}
+    return convolutions | {_width(module) for module in model.modules()}
+
+
+# Functions of the module, not closures: a copy of the network calls its own inserts.
+def _bounded(host: nn.Module, _: object, y: Tensor) -> Tensor:
+    out: Tensor = host.get_submodule("bound")(y)
+    return out
+
+
+def _polished(host: nn.Module, _: object, y: Tensor) -> Tensor:
+    out: Tensor = host.get_submodule("polish")(y)
+    return out

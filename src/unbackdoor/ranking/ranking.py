@@ -1,0 +1,259 @@
+"""Ranking: how the model does on the images made for every channel. Step 2 of FMP.
+
+`Ranker.rank` scores every channel on every image. Most of it runs in the run's precision; in
+bfloat16 a prediction near the decision boundary may fall on the other side, so the pairs of channel
+and image that could change what is pruned are done again in float32.
+
+`Ranker.race` spends images where they matter: all channels see a few images, the least suspect
+drop out, the others see more (successive halving: Jamieson, Talwalkar, AISTATS 2016, 1502.07943).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..core.modules import frozen, in_mode
+from ..core.run import Run
+from ..network.layers import Layer
+from ..network.lean import lean
+from .reverse import Nudge, Reversal, moved_rows
+
+HEATS = ((1 / 8, 0.6), (1 / 4, 0.36), (3 / 8, 0.22), (1 / 2, 0.14), (3 / 4, 0.07))
+"""Of a race: after this share of the images, this share of the channels goes on."""
+
+SOFTNESS = 0.3
+"""How far from the boundary an image still tells a little, in spreads between channels."""
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """How the model does on the images made for each channel of a layer: float32 `[channels]`.
+
+    Nan for a channel that dropped out of a race.
+    """
+
+    accuracy: Tensor
+    loss: Tensor
+
+    def suspects(self, count: int) -> Tensor:
+        """Bool `[channels]`, True for the `count` of lowest accuracy; ties fall by largest loss."""
+        by_loss = torch.argsort(self.loss.nan_to_num(nan=-torch.inf), descending=True, stable=True)
+        accuracy = self.accuracy.nan_to_num(nan=torch.inf)[by_loss]
+        mask = torch.zeros(len(by_loss), dtype=torch.bool)
+        mask[by_loss[torch.argsort(accuracy, stable=True)[:count]]] = True
+        return mask
+
+
+@dataclass(frozen=True, eq=False)
+class _Outcome:
+    """What became of each image under each channel's nudge: float32 `[channels, n]`, nan unseen.
+
+    The margin is the true class's logit less the largest other one: positive where still right.
+    """
+
+    margin: Tensor
+    loss: Tensor
+
+    def ranking(self) -> Ranking:
+        whole = ~self.margin.isnan().any(1)
+        accuracy = (self.margin > 0).float().mean(1)
+        unseen = torch.full_like(accuracy, torch.nan)
+        return Ranking(
+            torch.where(whole, accuracy, unseen).cpu(),
+            torch.where(whole, self.loss.mean(1), unseen).cpu(),
+        )
+
+
+class Ranker:
+    """Scores the channels of a model's layers on clean images.
+
+    `x` is `[n, c, h, w]` in [0, 1] with labels `y` int64 `[n]`; `signs` the random directions of
+    the start, -1 or 1, like `x`. All of it, and the model, on `run.device`.
+    """
+
+    def __init__(
+        self, model: nn.Module, x: Tensor, y: Tensor, signs: Tensor, nudge: Nudge, run: Run
+    ) -> None:
+        self.model, self.fast = model, lean(model, x[:2], run)
+        self.x, self.y, self.signs, self.nudge, self.run = x, y, signs, nudge, run
+        self.rows = rows_per_pass(self.fast, x, run)
+
+    def rank(self, layer: Layer, count: int, advance: Callable[[int], None]) -> Ranking:
+        """The ranking of all channels of `layer`, of which the first `count` are to be right.
+
+        `advance` is told of each channel finished.
+        """
+        with in_mode(self.model, train=False), frozen(self.model):
+            outcome = self._unseen(layer)
+            everyone = torch.arange(layer.channels, device=self.x.device)
+            everything = torch.arange(len(self.x), device=self.x.device)
+            self._see(outcome, layer, everyone, everything, advance)
+            if self.run.dtype != torch.float32:
+                self._settle(outcome, layer, count)
+        return outcome.ranking()
+
+    def race(self, layer: Layer, count: int, advance: Callable[[int], None]) -> Ranking:
+        """The ranking of the channels of `layer` that are plausible for the first `count`.
+
+        `advance` is told of each channel that dropped out or finished.
+        """
+        with in_mode(self.model, train=False), frozen(self.model):
+            outcome = self._unseen(layer)
+            running = torch.arange(layer.channels, device=self.x.device)
+            order, seen = self._telling(outcome, layer), 0
+            for share, staying in HEATS:
+                until = max(seen, round(share * len(order)))
+                self._see(outcome, layer, running, order[seen:until], lambda _: None)
+                seen = until
+                places = max(3 * count, round(staying * layer.channels))
+                first = _hits(outcome.margin[running][:, order[:seen]]).argsort()[:places]
+                advance(len(running) - len(first))
+                running = running[first]
+            self._see(outcome, layer, running, order[seen:], lambda _: None)
+            if self.run.dtype != torch.float32:
+                self._settle(outcome, layer, count)
+            advance(len(running))
+        return outcome.ranking()
+
+    def _unseen(self, layer: Layer) -> _Outcome:
+        blank = torch.full((2, layer.channels, len(self.x)), torch.nan, device=self.x.device)
+        return _Outcome(*blank)
+
+    def _see(
+        self,
+        outcome: _Outcome,
+        layer: Layer,
+        channels: Tensor,
+        images: Tensor,
+        advance: Callable[[int], None],
+    ) -> None:
+        """Fills in `outcome` for the `channels` on the `images` (int64 indices of both)."""
+        blocks = torch.split(images, self.rows)
+        for number, block in enumerate(blocks):
+            x, y, signs = self.x[block], self.y[block], self.signs[block]
+            made = Reversal(self.model, self.fast, layer, x, signs, self.nudge, self.run)
+            for some in torch.split(channels, max(1, self.rows // len(block))):
+                at = some[:, None], block
+                outcome.margin[at], outcome.loss[at] = verdicts(
+                    self.fast, made.images(some), y.expand(len(some), -1), self.run
+                )
+                if number + 1 == len(blocks):
+                    advance(len(some))
+            del made  # or its maps stay while the next block's are made
+
+    def _telling(self, outcome: _Outcome, layer: Layer) -> Tensor:
+        """The images, those first that two channels leave near the decision boundary.
+
+        On the others nearly all channels do equally well, so they tell channels apart last.
+        """
+        few = torch.arange(0, layer.channels, max(1, layer.channels - 1), device=self.x.device)[:2]
+        everything = torch.arange(len(self.x), device=self.x.device)
+        self._see(outcome, layer, few, everything, lambda _: None)
+        return outcome.margin[few].mean(0).abs().argsort()
+
+    def _settle(self, outcome: _Outcome, layer: Layer, count: int) -> None:
+        """Does again in float32 what could change which `count` channels come first.
+
+        The error of a margin is measured on a sample of pairs. A channel is open while its hits
+        could lie on either side of the last place, three standard deviations allowed; of an open
+        channel, the pairs whose margin lies within three standard deviations of 0 are done again.
+        """
+        seen = (~outcome.margin.isnan()).nonzero()
+        if not count or not len(seen):
+            return
+        pick = torch.linspace(0, len(seen) - 1, max(32, len(seen) // 512)).long()
+        sample = seen[pick.to(seen.device)]
+        rough = outcome.margin[tuple(sample.T)]
+        self._redo(outcome, layer, sample)
+        error = (outcome.margin[tuple(sample.T)] - rough).std().clamp_min(1e-6)
+        chance = torch.special.ndtr(outcome.margin / error)
+        hits, doubt = chance.sum(1), (chance * (1 - chance)).sum(1).sqrt()
+        last = hits.nan_to_num(nan=torch.inf).sort().values[count - 1]
+        is_open = (hits - 3 * doubt <= last + 0.5) & (hits + 3 * doubt >= last - 0.5)
+        self._redo(
+            outcome, layer, (is_open[:, None] & (outcome.margin.abs() < 3 * error)).nonzero()
+        )
+
+    def _redo(self, outcome: _Outcome, layer: Layer, pairs: Tensor) -> None:
+        """Fills in `outcome` for the `pairs` int64 `[m, 2]` of channel and image, in float32."""
+        exact = Run(self.run.seed, self.run.device, "fp32")
+        for some in torch.split(pairs, self.rows):
+            channels, images = some.T
+            x, y, signs = self.x[images], self.y[images], self.signs[images]
+            moved = moved_rows(self.model, layer, channels, x, signs, self.nudge)
+            found = verdicts(self.model, moved[None], y[None], exact)
+            outcome.margin[channels, images], outcome.loss[channels, images] = found[:, 0]
+
+
+def _hits(margin: Tensor) -> Tensor:
+    """Hits `[k]` of channels by `margin` `[k, n]`, softened: an image counts a part by how near
+    the boundary it lies, measured by the spread between channels, which is another in each model.
+    """
+    spread = (margin - margin.mean(0)).square().mean().sqrt().clamp_min(1e-6)
+    hits: Tensor = torch.special.ndtr(margin / (SOFTNESS * spread)).sum(1)
+    return hits
+
+
+def rows_per_pass(model: nn.Module, x: Tensor, run: Run) -> int:
+    """How many images one pass takes: as many as stay near the caches of a CPU, 2,048 on a GPU.
+
+    Fewer where these would take more than half of the memory that is free.
+    """
+    at_32 = 64 if run.device.type == "cpu" else 2048
+    rows = max(1, at_32 * 32 * 32 // (x.shape[-1] * x.shape[-2]))
+    room, each = free_bytes(run.device) / 2, bytes_per_row(model, x[:1], run)
+    while rows > 1 and rows * each > room:
+        rows //= 2  # in halves, so that what else runs on the machine seldom changes a bit
+    return rows
+
+
+def bytes_per_row(model: nn.Module, x: Tensor, run: Run) -> int:
+    """What a pass keeps of one image for its gradient, doubled for the gradients themselves."""
+    sizes: list[int] = []
+
+    def count(_: nn.Module, __: object, y: object) -> None:
+        if isinstance(y, Tensor):
+            sizes.append(y.numel() * y.element_size())
+
+    leaves = [module for module in model.modules() if not any(module.children())]
+    handles = [module.register_forward_hook(count) for module in leaves]
+    try:
+        with torch.no_grad(), run.autocast():
+            model(x.clone())
+    finally:
+        for handle in handles:
+            handle.remove()
+    return 2 * (sum(sizes) + x.numel() * x.element_size())
+
+
+def free_bytes(device: torch.device) -> float:
+    """The memory of `device` that is free; infinite where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    table = Path("/proc/meminfo")
+    if device.type == "cpu" and table.is_file():
+        for line in table.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return float("inf")
+
+
+def verdicts(model: nn.Module, moved: Tensor, y: Tensor, run: Run) -> Tensor:
+    """(margin, loss) `[2, k, n]` of `model` on the images `moved` `[k, n, c, h, w]`, `y` `[k, n]`.
+
+    The margin is the true class's logit less the largest other one: positive where still right.
+    """
+    flat = moved.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad(), run.autocast():
+        logits = model(flat).float()
+    truth = y.reshape(-1)
+    own = logits.gather(1, truth[:, None])[:, 0]
+    others = logits.scatter(1, truth[:, None], -torch.inf).amax(1)
+    loss = F.cross_entropy(logits, truth, reduction="none")
+    return torch.stack([own - others, loss]).view(2, *y.shape)

@@ -1,0 +1,1 @@
+"""The training loop, and what repairs and attacks learn with."""

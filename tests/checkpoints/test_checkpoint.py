@@ -1,0 +1,319 @@
+import errno
+import json
+import os
+import struct
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from hostile import bench_result, touches
+from unbackdoor import models
+from unbackdoor.checkpoints import checkpoint
+from unbackdoor.core.errors import (
+    CheckpointError,
+    OutputError,
+    ParameterError,
+    RefusedFileError,
+    UnbackdoorWarning,
+)
+from unbackdoor.network.inserts import Bound, Polish, attach_
+
+SPEC = models.Spec("preact_resnet18", ("a", "b", "c"), (0.4,) * 3, (0.2,) * 3, {"width": 2})
+BARE = {"arch": "preact_resnet18", "classes": 3, "mean": (0.4,) * 3, "std": (0.2,) * 3}
+ZOO = Path(__file__).parents[2] / "shared" / "zoo"
+
+
+@pytest.fixture
+def model():
+    return models.create(SPEC, torch.Generator().manual_seed(0)).eval()
+
+
+def same(first, second):
+    ours, theirs = first.net.state_dict(), second.net.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def with_header(path, model, **header):
+    texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in header.items()}
+    save_file(model.net.state_dict(), path, texts)
+    return path
+
+
+def test_what_is_saved_is_loaded(model, tmp_path):
+    path = tmp_path / "new" / "a.safetensors"
+    checkpoint.save(model, path, {"seed": 3, "made": {"by": "fmp"}})
+    found = checkpoint.load(path)
+    assert same(model, found) and not found.training
+    assert found.spec.classes == SPEC.classes and found.spec.mean == SPEC.mean
+    assert checkpoint.provenance(path) == {"seed": 3, "made": {"by": "fmp"}}
+    assert names_in(path.parent) == ["a.safetensors"]
+
+
+def with_inserts(model):
+    polish = attach_(model, "net.layer3", Polish(8))
+    bound = attach_(model, "net.layer1.0.bn1", Bound(2))
+    polish.conv.weight.data.mul_(3)
+    bound.most.fill_(0.1)
+    return model
+
+
+def test_the_inserts_of_a_repair_are_saved_and_loaded(model, tmp_path):
+    x = torch.rand(2, 3, 16, 16)
+    bare = model(x)
+    checkpoint.save(with_inserts(model).eval(), tmp_path / "a.safetensors", {})
+    found = checkpoint.load(tmp_path / "a.safetensors")
+    assert torch.equal(found(x), model(x)) and not torch.equal(found(x), bare)
+    wrapped = {f"module.{name}": value for name, value in model.net.state_dict().items()}
+    torch.save(wrapped, tmp_path / "a.pt")
+    assert torch.equal(checkpoint.load(tmp_path / "a.pt", **BARE)(x), model(x))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"layer3.polish.conv.weight": torch.ones(8, 8, 3, 3)}, "unexpected: layer3.polish.conv"),
+        ({"layer3.polish.norm.bias": torch.ones(9)}, "layer3.polish.norm.bias \\[9\\] instead"),
+        ({"layer1.0.bn1.bound.most": torch.ones(3)}, "bound.most \\[3\\] instead of \\[2\\]"),
+        ({"layer1.0.bn1.bound.most": None}, "missing: layer1.0.bn1.bound.most"),
+        ({"layer1.0.bn1.bound.share": torch.ones(3)}, "unexpected: layer1.0.bn1.bound.share"),
+        ({"layer1.0.bn1.bound.more": torch.ones(2)}, "unexpected: layer1.0.bn1.bound.more"),
+        ({"layer1.bound.share": torch.ones(2)}, "unexpected: layer1.bound.share"),
+        ({"linear.bound.share": torch.ones(3)}, "unexpected: linear.bound.share"),
+        ({"layer1.0.bn1.bound.share": torch.ones(1).expand(2)}, "not an ordinary tensor"),
+    ],
+)
+def test_inserts_that_do_not_fit_are_refused(model, tmp_path, changes, told):
+    state = dict(with_inserts(model).net.state_dict()) | changes
+    torch.save({k: v for k, v in state.items() if v is not None}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=told):
+        checkpoint.load(tmp_path / "a.pt", **BARE)
+
+
+def test_a_small_file_cannot_claim_a_large_insert(model, tmp_path):
+    state = dict(model.net.state_dict())
+    one = torch.ones(1)
+    state["layer3.polish.norm.weight"] = one.expand(200_000)
+    state["layer3.polish.conv.weight"] = one.expand(200_000, 200_000, 1, 1)
+    torch.save(state, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match="weight is not an ordinary tensor"):
+        checkpoint.load(tmp_path / "a.pt", **BARE)
+
+
+def test_an_argument_wins_over_the_header(model, tmp_path):
+    checkpoint.save(model, tmp_path / "a.safetensors", {})
+    names = ["x", "y", "z"]
+    found = checkpoint.load(tmp_path / "a.safetensors", classes=names, mean=[0.1] * 3, std=[1] * 3)
+    assert found.spec.classes == ("x", "y", "z") and found.spec.mean == (0.1,) * 3
+    assert checkpoint.load(tmp_path / "a.safetensors", classes=3).spec.classes == SPEC.classes
+
+
+@pytest.mark.parametrize("key", [None, "state_dict", "model", "net"])
+@pytest.mark.parametrize("prefix", ["", "module.", "net.", "module.net."])
+def test_state_dicts_in_their_wrappings(model, tmp_path, key, prefix):
+    weights = OrderedDict((prefix + name, t) for name, t in model.net.state_dict().items())
+    torch.save({key: weights, "epoch": 3} if key else weights, tmp_path / "a.pth")
+    assert same(model, checkpoint.load(tmp_path / "a.pth", **BARE))
+
+
+def test_half_precision_is_read_as_float32(model, tmp_path):
+    torch.save(model.net.half().state_dict(), tmp_path / "a.pt")
+    found = checkpoint.load(tmp_path / "a.pt", **BARE)
+    assert {p.dtype for p in found.parameters()} == {torch.float32}
+
+
+def test_what_a_bare_state_dict_does_not_say(model, tmp_path):
+    torch.save(model.net.state_dict(), tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match="architecture"):
+        checkpoint.load(tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match="classes"):
+        checkpoint.load(tmp_path / "a.pt", arch="preact_resnet18")
+    with pytest.warns(UnbackdoorWarning, match="mean 0 and std 1"):
+        found = checkpoint.load(tmp_path / "a.pt", arch="preact_resnet18", classes=3)
+    assert found.spec.mean == (0.0,) * 3 and found.spec.std == (1.0,) * 3
+
+
+def test_a_backdoorbench_result(model, tmp_path):
+    weights = {"module." + name: t for name, t in model.net.state_dict().items()}
+    path = bench_result(tmp_path, weights, [(0, 1)])
+    with pytest.warns(UnbackdoorWarning, match="BackdoorBench's mean"):
+        found = checkpoint.load(path)
+    assert same(model, found) and found.spec.classes == ("0", "1", "2")
+    assert found.spec.std == (0.247, 0.243, 0.261)
+    assert checkpoint.load(path, mean=(0.5,) * 3, std=(0.5,) * 3).spec.mean == (0.5,) * 3
+
+
+def test_mismatches_are_told_by_name_and_shape(model, tmp_path):
+    weights = model.net.state_dict()
+    weights["extra"] = weights.pop("linear.bias")
+    weights["layer1.0.bn1.bias"] = torch.zeros(7)
+    torch.save(weights, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint.load(tmp_path / "a.pt", **BARE)
+    told = str(caught.value)
+    assert "missing: linear.bias" in told and "unexpected: extra" in told
+    assert "layer1.0.bn1.bias [7] instead of [2]" in told
+    with pytest.raises(CheckpointError, match=r"missing: .* more; unexpected") as caught:
+        checkpoint.load(tmp_path / "a.pt", **BARE | {"arch": "resnet18"})
+    assert len(str(caught.value)) < 1500
+
+
+def test_a_wrong_number_of_classes_says_both(model, tmp_path):
+    checkpoint.save(model, tmp_path / "a.safetensors", {})
+    with pytest.raises(CheckpointError, match="model of 3 classes, not of the 10"):
+        checkpoint.load(tmp_path / "a.safetensors", classes=10)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300])
+def test_weights_that_are_not_finite(model, tmp_path, value):
+    weights = {name: t.double() for name, t in model.net.state_dict().items()}
+    weights["layer2.1.conv2.weight"][0, 0, 0, 0] = value
+    torch.save(weights, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=r"layer2\.1\.conv2\.weight .* not finite"):
+        checkpoint.load(tmp_path / "a.pt", **BARE)
+
+
+@pytest.mark.parametrize("arch", ["os:system", "timm:hf-hub:a/b", "subprocess:run", "a.b:c"])
+def test_a_header_names_no_code(model, tmp_path, arch, monkeypatch):
+    monkeypatch.setattr(models, "_factory", lambda arch: pytest.fail("imported"))
+    path = with_header(tmp_path / "a.safetensors", model, arch=arch, classes=["a"], options={})
+    with pytest.raises(RefusedFileError, match="--arch"):
+        checkpoint.load(path)
+    bench = bench_result(tmp_path, model.net.state_dict(), [(0, 1)], model_name=arch)
+    with pytest.raises(RefusedFileError, match="--arch"):
+        checkpoint.load(bench)
+
+
+@pytest.mark.parametrize(
+    ("arch", "option", "value"),
+    [
+        ("resnet18", "weights", 1),
+        ("resnet18", "norm_layer", 1),
+        ("timm:resnet18", "pretrained", True),
+        ("timm:resnet18", "checkpoint_path", 1),
+        ("preact_resnet18", "weights", 1),
+    ],
+)
+def test_a_header_sets_no_option_that_could_harm(model, tmp_path, arch, option, value):
+    header = {"arch": arch, "classes": ["a"], "mean": [0], "std": [1], "options": {option: value}}
+    with pytest.raises(RefusedFileError, match=option):
+        checkpoint.load(with_header(tmp_path / "a.safetensors", model, **header))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"options": {"width": "os.system"}},
+        {"options": [1]},
+        {"classes": "abc"},
+        {"classes": []},
+        {"classes": [1, 2, 3]},
+        {"mean": [None]},
+        {"mean": "[0.1"},
+        {"provenance": "[" * 100_000},
+        {"provenance": 3},
+    ],
+)
+def test_a_header_of_the_wrong_kind(model, tmp_path, header):
+    whole = {"arch": "preact_resnet18", "classes": ["a", "b", "c"], "mean": [0], "std": [1]}
+    with pytest.raises(CheckpointError, match="header") as caught:
+        checkpoint.load(with_header(tmp_path / "a.safetensors", model, **whole | header))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [{"std": [0]}, {"std": [1, 2]}, {"mean": [float("nan")]}, {"mean": [0, 0], "std": [1, 1]}],
+)
+def test_a_mean_and_std_that_cannot_be(model, tmp_path, header):
+    whole = {"arch": "preact_resnet18", "classes": ["a", "b", "c"], "mean": [0], "std": [1]}
+    with pytest.raises(ParameterError, match=r"mean|std"):
+        checkpoint.load(with_header(tmp_path / "a.safetensors", model, **whole | header))
+
+
+def test_a_header_that_claims_a_huge_network_takes_no_memory(model, tmp_path):
+    header = {"arch": "preact_resnet18", "classes": ["a", "b", "c"], "mean": [0], "std": [1]}
+    path = with_header(tmp_path / "a.safetensors", model, **header, options={"width": 2**20})
+    with pytest.raises(CheckpointError, match="does not fit"):
+        checkpoint.load(path)
+
+
+def test_expanded_tensors_are_refused(model, tmp_path):
+    weights = model.net.state_dict()
+    weights["linear.weight"] = torch.zeros(1).expand(3, 16)
+    torch.save(weights, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=r"linear\.weight is not an ordinary"):
+        checkpoint.load(tmp_path / "a.pt", **BARE)
+
+
+def test_damaged_safetensors(model, tmp_path):
+    path = tmp_path / "a.safetensors"
+    checkpoint.save(model, path, {})
+    whole = path.read_bytes()
+    huge = struct.pack("<Q", 2**62) + whole[8:]
+    for damaged in (whole[:-5], whole[:20], b"", huge, struct.pack("<Q", 2) + b"[]", b"x" * 99):
+        path.write_bytes(damaged)
+        for read in (checkpoint.load, checkpoint.provenance):
+            with pytest.raises(CheckpointError, match="truncated") as caught:
+                read(path)
+            assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_no_models(tmp_path):
+    (tmp_path / "a.txt").write_text("a")
+    torch.save([1, 2], tmp_path / "list.pt")
+    torch.save({"a": 1, "b": "c"}, tmp_path / "dict.pt")
+    for name, told in {
+        "a.txt": "no kind of model file",
+        "none.pt": "no such file",
+        "none.safetensors": "no such file",
+        "list.pt": "not a state dict",
+        "dict.pt": "a, b hold no tensors",
+    }.items():
+        with pytest.raises(CheckpointError, match=told):
+            checkpoint.load(tmp_path / name, **BARE)
+
+
+def test_a_pickle_under_any_name_runs_nothing(tmp_path):
+    marker = tmp_path / "marker"
+    for name in ("a.pt", "a.pth", "a.safetensors"):
+        torch.save({"state_dict": touches(marker)}, tmp_path / name)
+        with pytest.raises(CheckpointError):
+            checkpoint.load(tmp_path / name, **BARE)
+    assert not marker.exists()
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_part(model, tmp_path, monkeypatch):
+    path = tmp_path / "a.safetensors"
+    checkpoint.save(model, path, {"n": 1})
+
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match="No space left"):
+        checkpoint.save(model, path, {"n": 2})
+    assert checkpoint.provenance(path) == {"n": 1} and names_in(tmp_path) == [path.name]
+
+
+def test_an_interrupted_write_leaves_no_file(model, tmp_path, monkeypatch):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(model, tmp_path / "a.safetensors", {})
+    assert names_in(tmp_path) == []
+
+
+@pytest.mark.skipif(not ZOO.is_dir(), reason="needs the shared victims")
+def test_a_victim_of_the_zoo_tells_all_but_its_width():
+    found = checkpoint.load(ZOO / "cifar10-badnets-w32-short" / "model.safetensors")
+    assert found.spec.options["width"] == 32 and found.spec.classes[0] == "airplane"
+    assert found.spec.mean == (0.4914, 0.4822, 0.4465)

@@ -1,0 +1,101 @@
+import pytest
+import torch
+from torch import nn
+
+from unbackdoor.core.errors import ImagesError, ModelError, UnbackdoorWarning
+from unbackdoor.core.images import Images
+from unbackdoor.core.run import Run
+from unbackdoor.defenses.base.defense import Defense, Repair
+
+
+class Scaling(Defense):
+    """Multiplies every weight; looks at its images once, and twice through a copy."""
+
+    factor: float = 1.0
+
+    def mend(self, model, clean, run):
+        x = clean.pixels.float() / 255
+        model(x).sum().backward()
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.mul_(self.factor)
+        return Repair(model, notes={"images": len(clean)})
+
+
+def bright(n=60):
+    """Images that a net of one weight matrix tells apart without a mistake, and that net."""
+    labels = torch.arange(n) % 2
+    pixels = (labels * 255).to(torch.uint8).view(n, 1, 1, 1).expand(n, 1, 2, 2).contiguous()
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False))
+    with torch.no_grad():
+        net[1].weight.copy_(torch.tensor([[-1.0], [1.0]]).expand(2, 4))
+        net.append(nn.Linear(2, 2))
+        net[2].weight.copy_(torch.eye(2))
+        net[2].bias.copy_(torch.tensor([0.5, 0.0]))
+    return Images(pixels, labels, ("dark", "bright")), net
+
+
+def test_the_notes_tell_passes_seconds_and_held_out_accuracy():
+    clean, net = bright()
+    notes = Scaling(factor=2).repair(net, clean, Run()).notes
+    assert notes["images"] == 45  # a quarter of 60 judges
+    assert notes["passes"] == 45 / 60
+    assert notes["held_out_acc_before"] == notes["held_out_acc_after"] == 1
+    assert 0 < notes["seconds"] < 60
+
+
+def test_a_destroyed_model_comes_back_as_it_came():
+    clean, net = bright()
+    with pytest.warns(UnbackdoorWarning, match="destroyed the model.* from 1.00 to 0"):
+        repaired = Scaling(factor=-1).repair(net, clean, Run())
+    assert repaired.notes["held_out_acc_after"] < 0.8
+    for one, two in zip(net.parameters(), repaired.model.parameters(), strict=True):
+        assert torch.equal(one, two) and one is not two
+
+
+def test_a_drop_within_the_allowance_or_unjudged_is_kept():
+    clean, net = bright()
+    for method in (Scaling(factor=-1, max_acc_drop=1), Scaling(factor=-1, held_out=0)):
+        repaired = method.repair(net, clean, Run())
+        assert torch.equal(repaired.model[1].weight, -net[1].weight)
+
+
+def test_a_repair_that_changed_nothing_warns():
+    clean, net = bright()
+    with pytest.warns(UnbackdoorWarning, match="changed no weight"):
+        Scaling().repair(net, clean, Run())
+
+
+def test_no_hook_no_gradient_and_no_mode_stays_behind():
+    clean, net = bright()
+    net[1].eval()
+    repaired = Scaling(factor=2).repair(net, clean, Run())
+    assert all(weight.grad is None for weight in repaired.model.parameters())
+    assert [m.training for m in repaired.model.modules()] == [m.training for m in net.modules()]
+    assert not repaired.model._forward_pre_hooks and not net._forward_pre_hooks
+
+
+def test_what_cannot_be_repaired_is_refused():
+    clean, net = bright()
+    with pytest.raises(ImagesError, match="needs clean images"):
+        Scaling().repair(net, clean[:0], Run())
+    three = Images(clean.pixels, clean.labels, ("a", "b", "c"))
+    with pytest.raises(ImagesError, match="3 classes"):
+        Scaling().repair(net, three, Run())
+    net[1].weight.data[0, 0] = float("nan")
+    with pytest.raises(ModelError, match="not finite"):
+        Scaling().repair(net, clean, Run())
+
+
+def test_of_few_images_none_is_held_out():
+    clean, net = bright()
+    for n in (1, 31):
+        notes = Scaling(factor=-1).repair(net, clean[:n], Run()).notes
+        assert notes["images"] == n and "held_out_acc_after" not in notes
+
+
+@pytest.mark.parametrize(("n", "held"), [(32, 8), (50, 12), (80, 20), (200, 20), (300, 30)])
+def test_how_many_are_held_out(n, held):
+    clean = bright(n)[0]
+    used, judges = Scaling().divided(clean, Run(), "judging")
+    assert (len(used), len(judges)) == (n - held, held)
