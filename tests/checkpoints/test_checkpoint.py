@@ -23,7 +23,7 @@ from unbackdoor.network.inserts import Bound, Polish, attach_
 
 SPEC = models.Spec("preact_resnet18", ("a", "b", "c"), (0.4,) * 3, (0.2,) * 3, {"width": 2})
 BARE = {"arch": "preact_resnet18", "classes": 3, "mean": (0.4,) * 3, "std": (0.2,) * 3}
-ZOO = Path(__file__).parents[2] / "shared" / "zoo"
+ZOO = Path(__file__).parents[3] / "shared" / "zoo"
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -22,12 +21,12 @@ from torch import Tensor, nn
 from .. import models
 from ..core.errors import (
     CheckpointError,
-    OutputError,
     ParameterError,
     RefusedFileError,
     UnbackdoorWarning,
     listed,
 )
+from ..core.files import write_whole
 from ..core.spec import Spec
 from ..network.inserts import reattach_
 from . import model_files
@@ -36,6 +35,7 @@ PREFIXES = ("module.", "net.", "_orig_mod.")
 """What wrappers put before every name: data parallelism, `Normalized`, torch.compile."""
 
 MOST_CHANNELS = 1000
+MOST_PIXELS = 4096
 
 HARMLESS_OPTIONS = frozenset(
     (
@@ -56,13 +56,14 @@ def load(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     options: Mapping[str, Any] | None = None,
+    size: tuple[int, int] | None = None,
 ) -> models.Normalized:
     """The model in a `.safetensors`, `.pt` or `.pth` file: float32, on the CPU, in eval mode.
 
     What is given wins over what the file tells: `arch` as in `Spec`, `classes` a count or
-    names, `mean` and `std` for inputs in [0, 1], `options` of the architecture. Raises
-    `CheckpointError` for a file that cannot be read or does not fit, and `RefusedFileError` for one
-    that would run code or names code to run.
+    names, `mean` and `std` for inputs in [0, 1], `options` of the architecture, `size`
+    (height, width) of its images. Raises `CheckpointError` for a file that cannot be read or does
+    not fit, and `RefusedFileError` for one that would run code or names code to run.
     """
     path = Path(path)
     stored = model_files.read(path)
@@ -81,6 +82,7 @@ def load(
         _classes(path, classes, told.classes),
         *_scale(path, mean or told.mean, std or told.std, chosen),
         chosen,
+        _size(path, size or told.size),
     )
     for note in stored.notes if mean is None and std is None else ():
         warnings.warn(note, UnbackdoorWarning, stacklevel=2)
@@ -163,6 +165,17 @@ def _scale(
     if not all(math.isfinite(value) and value > 0 for value in std):
         raise ParameterError(f"std must be above 0, got {list(std)}")
     return tuple(map(float, mean)), tuple(map(float, std))
+
+
+def _size(path: Path, size: Sequence[int] | None) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    if len(size) != 2 or not all(1 <= side <= MOST_PIXELS for side in size):
+        raise ParameterError(
+            f"{path.name}: size must be a height and a width from 1 to {MOST_PIXELS} pixels, got "
+            f"{list(size)}"
+        )
+    return size[0], size[1]
 
 
 def _built(path: Path, spec: Spec, weights: Mapping[str, Tensor]) -> models.Normalized:
@@ -267,6 +280,7 @@ def save(model: models.Normalized, path: Path | str, provenance: Mapping[str, ob
         "mean": spec.mean,
         "std": spec.std,
         "options": dict(spec.options),
+        "size": spec.size,
         "provenance": dict(provenance),
     }
     texts = {"format": "pt", "arch": spec.arch, **{k: json.dumps(v) for k, v in told.items()}}
@@ -274,24 +288,7 @@ def save(model: models.Normalized, path: Path | str, provenance: Mapping[str, ob
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in model.net.state_dict().items()
     }
-    _write_whole(path, to_bytes(weights, texts))
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    """`path` gets `data` in one step: a reader finds the old file or the new one, never a part."""
-    half = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with half.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            half.replace(path)
-        finally:
-            half.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from None
+    write_whole(path, to_bytes(weights, texts))
 
 
 def provenance(path: Path | str) -> dict[str, Any]:

@@ -33,6 +33,7 @@ class Header(BaseModel):
     mean: list[float] | None = Field(default=None, min_length=1)
     std: list[float] | None = Field(default=None, min_length=1)
     options: dict[str, bool | int | float] = {}
+    size: list[int] | None = Field(default=None, min_length=2, max_length=2)
     provenance: dict[str, Any] = {}
 
 

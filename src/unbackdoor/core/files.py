@@ -1,11 +1,12 @@
-"""Files that are there: what their bytes hash to."""
+"""Files: what their bytes hash to, and how they are written whole or not at all."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
-from .errors import CheckpointError
+from .errors import CheckpointError, OutputError
 
 
 def sha256(path: Path | str) -> str:
@@ -23,3 +24,20 @@ def existing(path: Path | str) -> Path:
     if not path.is_file():
         raise CheckpointError(f"{path} is not a file" if path.exists() else f"no such file: {path}")
     return path
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """`path` gets `data` in one step: a reader finds the old file or the new one, never a part."""
+    half = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with half.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            half.replace(path)
+        finally:
+            half.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from None

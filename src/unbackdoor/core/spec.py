@@ -13,6 +13,7 @@ class Spec:
 
     `arch` is the name of a network of ours, of one of torchvision's, `timm:NAME`, or
     `package.module:factory`. `mean` and `std` are per input channel, for images in [0, 1].
+    `size` (height, width) is that of the images it was trained on, in pixels; None if nobody said.
     """
 
     arch: str
@@ -20,3 +21,4 @@ class Spec:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
+    size: tuple[int, int] | None = None
