@@ -39,7 +39,8 @@ def room_of(path: Path) -> str:
 
 
 def files() -> list[Path]:
-    return [path for path in sorted(SOURCE.rglob("*.py")) if path != SOURCE / "__init__.py"]
+    doors = (SOURCE / "__init__.py", SOURCE / "__main__.py")
+    return [path for path in sorted(SOURCE.rglob("*.py")) if path not in doors]
 
 
 def imported(path: Path) -> set[str]:
