@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from ..core.errors import (
 from ..core.files import write_whole
 from ..core.spec import Spec
 from ..network.inserts import reattach_
-from . import model_files
+from . import choosing, hub, model_files
 
 PREFIXES = ("module.", "net.", "_orig_mod.")
 """What wrappers put before every name: data parallelism, `Normalized`, torch.compile."""
@@ -66,36 +67,64 @@ def load(
     not fit, and `RefusedFileError` for one that would run code or names code to run.
     """
     path = Path(path)
-    stored = model_files.read(path)
-    told = stored.header
+    stored = _read(path)
+    told, weights = stored.header, stored.weights
+    chosen: dict[str, Any] = {}
+    count = None
     name = arch or _trusted_arch(path, told.arch)
-    weights = _shortened(stored.weights, set()) if name in models.own() else stored.weights
+    if name is None:
+        fit = choosing.choose(path, choosing.bare_names(weights))
+        name, count = fit.arch, fit.classes
+    weights = choosing.named(path, name, weights)
+    said = told.options if name == told.arch else {}
     chosen = {
         **_inferred(name, weights),
-        **_trusted_options(
-            path, name, told.options if name == told.arch else {}, set(options or {})
-        ),
+        **_trusted_options(path, name, said, set(options or {})),
         **(options or {}),
     }
-    spec = Spec(
-        name,
-        _classes(path, classes, told.classes),
-        *_scale(path, mean or told.mean, std or told.std, chosen),
-        chosen,
-        _size(path, size or told.size),
-    )
+    scale = _scale(path, mean or told.mean, std or told.std, chosen)
+    if not (classes or told.classes):
+        count = count or choosing.count_classes(Spec(name, ("",), *scale, chosen), weights)
+        classes = _numbered(path, count)
+    spec = Spec(name, _classes(path, classes, told.classes), *scale, chosen)
     for note in stored.notes if mean is None and std is None else ():
         warnings.warn(note, UnbackdoorWarning, stacklevel=2)
+    if models.note(name):
+        warnings.warn(f"{path.name}: {models.note(name)}", UnbackdoorWarning, stacklevel=2)
     model = _built(path, spec, weights)
     _check_channels(path, model)
+    net = model.net
+    sides = size or models.told_size(net) or told.size or models.usual_size(net)
+    model.spec = replace(spec, size=_size(path, sides))
     return model.eval()
 
 
-def _trusted_arch(path: Path, arch: str | None) -> str:
-    if arch is None:
-        raise CheckpointError(f"{path} does not say its architecture; give it (--arch)")
-    kind, colon, _ = arch.partition(":")
-    if colon and (kind != "timm" or arch.count(":") > 1):
+def _read(path: Path) -> model_files.Stored:
+    """The contents of a model file, or of a folder of the hub."""
+    folder = hub.folder_of(path)
+    if folder and (folder == path or model_files.read(path).header.arch is None):
+        return hub.read(folder)
+    return model_files.read(path)
+
+
+def _numbered(path: Path, count: int | None) -> int:
+    if not count:
+        raise CheckpointError(
+            f"{path} does not say its classes; give their number or names (--classes)"
+        )
+    warnings.warn(
+        f"{path.name} does not say its classes; by its last layer there are {count}, and their "
+        f"names are unknown: they are numbered 0 to {count - 1} (--classes)",
+        UnbackdoorWarning,
+        stacklevel=3,
+    )
+    return count
+
+
+def _trusted_arch(path: Path, arch: str | None) -> str | None:
+    """The architecture that the file tells; None if it tells none."""
+    kind, colon, _ = (arch or "").partition(":")
+    if arch and colon and (kind not in ("timm", "transformers") or arch.count(":") > 1):
         raise RefusedFileError(
             f"{path} was refused: it asks for the architecture {arch[:80]!r}, which could "
             "run code; if it is your own, name it yourself (--arch)"
@@ -107,7 +136,11 @@ def _trusted_options(
     path: Path, arch: str, told: Mapping[str, Any], given: set[str]
 ) -> dict[str, Any]:
     """The options that the file tells and the person does not, if they cannot do harm."""
-    allowed = models.options(arch) if arch in models.own() else HARMLESS_OPTIONS
+    allowed: Collection[str] = HARMLESS_OPTIONS
+    if arch in models.own():
+        allowed = models.options(arch)
+    elif arch.startswith("transformers:"):
+        allowed = models.fields(arch)
     for option in told:
         if option not in allowed and option not in given:
             raise RefusedFileError(
@@ -182,7 +215,7 @@ def _built(path: Path, spec: Spec, weights: Mapping[str, Tensor]) -> models.Norm
     """The network of `spec` with `weights`, which must fit it in names, shapes and values."""
     for name, tensor in weights.items():
         _check_plain(path, name, tensor)
-    if spec.arch in models.names() or spec.arch.startswith("timm:"):
+    if spec.arch in models.names() or spec.arch.startswith(("timm:", "transformers:")):
         # Shapes first, without memory: a small file may claim a huge network. A few networks
         # cannot be built so; they are checked below only.
         with suppress(ParameterError), torch.device("meta"):
@@ -212,6 +245,8 @@ def _fitting(
     `net` gains the inserts of a repair that `weights` are of.
     """
     weights = _shortened(weights, set(net.state_dict()))
+    theirs = {stored: ours for ours, stored in models.stored_names(net).items()}
+    weights = {theirs.get(name, name): tensor for name, tensor in weights.items()}
     reattach_(net, weights)
     expected = net.state_dict()
     missing = [n for n in expected if n not in weights and not n.endswith("num_batches_tracked")]
@@ -284,8 +319,9 @@ def save(model: models.Normalized, path: Path | str, provenance: Mapping[str, ob
         "provenance": dict(provenance),
     }
     texts = {"format": "pt", "arch": spec.arch, **{k: json.dumps(v) for k, v in told.items()}}
+    theirs = models.stored_names(model.net)
     weights = {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        theirs.get(name, name): tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in model.net.state_dict().items()
     }
     write_whole(path, to_bytes(weights, texts))

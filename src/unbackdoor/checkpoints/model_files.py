@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ NESTED = ("state_dict", "model", "net")
 MOST_CLASSES = 100_000
 
 
+Word = Annotated[str, Field(pattern=r"^[a-z0-9_]{0,40}$")]
+
+
 class Header(BaseModel):
     """What a file tells beside its weights; whatever it leaves out is None or empty."""
 
@@ -32,7 +35,7 @@ class Header(BaseModel):
     classes: list[str] | None = Field(default=None, min_length=1, max_length=MOST_CLASSES)
     mean: list[float] | None = Field(default=None, min_length=1)
     std: list[float] | None = Field(default=None, min_length=1)
-    options: dict[str, bool | int | float] = {}
+    options: dict[str, bool | int | float | Word | list[int]] = {}
     size: list[int] | None = Field(default=None, min_length=2, max_length=2)
     provenance: dict[str, Any] = {}
 
@@ -83,7 +86,7 @@ def read_header(path: Path) -> Header:
             told[name] = texts[name] if name == "arch" else json.loads(texts[name])
         except (json.JSONDecodeError, RecursionError):
             raise CheckpointError(f"{path}: {name} in its header is not JSON") from None
-    return _header(path, told)
+    return header(path, told)
 
 
 def _unreadable(path: Path, error: BaseException) -> CheckpointError:
@@ -91,7 +94,8 @@ def _unreadable(path: Path, error: BaseException) -> CheckpointError:
     return CheckpointError(f"{path} is no readable safetensors file, or is truncated ({reason})")
 
 
-def _header(path: Path, told: Mapping[str, Any]) -> Header:
+def header(path: Path, told: Mapping[str, Any]) -> Header:
+    """What `path` tells, checked; raises `CheckpointError` for a value of the wrong kind."""
     try:
         return Header.model_validate(told)
     except ValidationError as error:
@@ -160,7 +164,10 @@ def _backdoorbench(path: Path, found: Mapping[str, Any]) -> Stored:
             f"{path.name} does not say how its inputs are normalised; using BackdoorBench's mean "
             f"{told['mean']} and std {told['std']} for {data} (mean and std change this)"
         )
-    return Stored(_weights(path, found["model"]), _header(path, told), tuple(notes))
+    side = found.get("img_size")
+    if isinstance(side, list | tuple) and len(side) == 3:
+        told["size"] = list(side[:2])
+    return Stored(_weights(path, found["model"]), header(path, told), tuple(notes))
 
 
 def plain(tensor: Tensor) -> bool:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ..core.errors import ModelError, ParameterError, UnbackdoorError, UnknownNameError
 from ..core.outputs import logits_of
 from ..core.spec import Spec
+from ._recognize import Fit as Fit
 
 
 class Normalized(nn.Module):
@@ -141,6 +142,43 @@ def bare(arch: str, classes: int, options: Mapping[str, Any]) -> nn.Module:
     return _net(arch, classes, dict(options))
 
 
+def usual_size(net: nn.Module) -> tuple[int, int] | None:
+    """The size that timm's weights of `net` were trained at, if it has as many classes as they."""
+    told = getattr(net, "pretrained_cfg", None) or {}
+    if not isinstance(told, dict) or told.get("num_classes") != getattr(net, "num_classes", None):
+        return None
+    sides = told.get("input_size")
+    return (int(sides[1]), int(sides[2])) if sides else None
+
+
+def fields(arch: str) -> tuple[str, ...]:
+    """What a file may say of a network of transformers; raises `UnknownNameError`."""
+    from . import _transformers
+
+    return _transformers.options(arch.removeprefix("transformers:"))
+
+
+def recognize(state: Mapping[str, Tensor]) -> tuple[Fit, ...]:
+    """Ours and torchvision's networks that have just the tensors of `state`, by name and shape."""
+    from . import _recognize
+
+    return tuple(_recognize.own(state))
+
+
+def recognize_timm(state: Mapping[str, Tensor]) -> tuple[Fit, ...]:
+    """Those of timm; empty where it is not installed."""
+    from . import _recognize
+
+    return tuple(_recognize.timm(state))
+
+
+def count_classes(arch: str, options: Mapping[str, Any], state: Mapping[str, Tensor]) -> int | None:
+    """How many classes the weights `state` of `arch` are for; None if they are of another one."""
+    from . import _recognize
+
+    return _recognize.count(arch, options, state)
+
+
 def _said(arch: str, constant: str) -> tuple[Any, ...]:
     if arch in own():
         return tuple(getattr(_module(arch), constant, ()))
@@ -191,7 +229,9 @@ def _builder(arch: str) -> tuple[Build, tuple[str, ...] | None]:
     if colon:
         from . import _own_code
 
-        return lambda classes, given: _own_code.build(arch, classes, given), _own_code.keywords(arch)
+        return lambda classes, given: _own_code.build(arch, classes, given), _own_code.keywords(
+            arch
+        )
     from . import _torchvision
 
     if arch not in _torchvision.names():

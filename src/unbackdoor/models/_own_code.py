@@ -9,7 +9,6 @@ import importlib
 import importlib.util
 import inspect
 import sys
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,11 +16,10 @@ from types import ModuleType
 from typing import Any
 
 from ..core.errors import ModelError, UnbackdoorError, UnknownNameError
+from ..core.foreign import place, reason
 
 COUNTS = ("num_classes", "classes")
 """The parameters that a network may take its number of classes by; the first one there is used."""
-
-HERE = str(Path(__file__).parents[1])
 
 
 def factory(arch: str) -> Callable[..., object]:
@@ -146,22 +144,3 @@ def failing(who: str) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:  # noqa: BLE001 - it is not our code
         raise ModelError(f"{who} fails{place(error)}: {reason(error)}") from None
-
-
-def reason(error: BaseException) -> str:
-    """The kind of an error and the first line of its text."""
-    text = error.msg if isinstance(error, SyntaxError) else str(error)
-    first = " ".join((text or "").strip().partition("\n")[0].split())[:200]
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__
-
-
-def place(error: BaseException) -> str:
-    """Where foreign code raised `error`, as ` at FILE, line N`; empty where that is not known."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return f" at {error.filename}, line {error.lineno}"
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith((HERE, "<frozen")) and "site-packages" not in frame.filename
-    ]
-    return f" at {frames[-1].filename}, line {frames[-1].lineno}" if frames else ""

@@ -105,6 +105,19 @@ def timm(state: Mapping[str, Tensor]) -> Iterator[Fit]:
             yield Fit(f"timm:{name}", {}, count)
 
 
+def count(arch: str, options: Mapping[str, Any], state: Mapping[str, Tensor]) -> int | None:
+    """How many classes `state` tells of `arch`; a prefix that all its names share is taken off."""
+    from . import bare
+
+    shapes = shapes_of(state)
+    net = bare(arch, PROBE, options)
+    while (found := classes_told(net, shapes)) is None:
+        if len({name.partition(".")[0] for name in shapes}) != 1:
+            return None
+        shapes = {name.partition(".")[2]: shape for name, shape in shapes.items()}
+    return found
+
+
 def _count(arch: str, options: Mapping[str, Any], shapes: Shapes) -> int | None:
     from . import bare
 

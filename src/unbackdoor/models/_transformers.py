@@ -80,7 +80,7 @@ def build(name: str, classes: int, given: dict[str, Any]) -> nn.Module:
     return net
 
 
-def stored_names(net: nn.Module) -> dict[str, str]:
+def stored_names(net: Any) -> dict[str, str]:
     """The names of `net`'s tensors -> those that transformers writes into files; often the same.
 
     Since its version 5 the library renames some on their way to a file and back.
