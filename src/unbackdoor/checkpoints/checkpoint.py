@@ -7,9 +7,8 @@ person's own (`package.module:factory`) is only called when the person names it.
 from __future__ import annotations
 
 import json
-import math
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -23,30 +22,16 @@ from .. import models
 from ..core.errors import (
     CheckpointError,
     ParameterError,
-    RefusedFileError,
     UnbackdoorWarning,
     listed,
 )
 from ..core.files import write_whole
 from ..core.spec import Spec
 from ..network.inserts import reattach_
-from . import choosing, hub, model_files
+from . import choosing, claims, hub, model_files
 
 PREFIXES = ("module.", "net.", "_orig_mod.")
 """What wrappers put before every name: data parallelism, `Normalized`, torch.compile."""
-
-MOST_CHANNELS = 1000
-MOST_PIXELS = 4096
-
-HARMLESS_OPTIONS = frozenset(
-    (
-        *("attention_dropout", "cifar_stem", "drop_path_rate", "drop_rate", "dropout"),
-        *("global_pool", "groups", "growth_rate", "image_size", "img_size", "in_chans"),
-        *("patch_size", "stochastic_depth_prob", "transform_input", "width_mult"),
-        *("width_per_group", "zero_init_residual"),
-    )
-)
-"""The options of torchvision's and timm's networks that a file may set; a person may set any."""
 
 
 def load(
@@ -69,9 +54,10 @@ def load(
     path = Path(path)
     stored = _read(path)
     told, weights = stored.header, stored.weights
-    chosen: dict[str, Any] = {}
+    for tensor_name, tensor in weights.items():
+        _check_plain(path, tensor_name, tensor)
     count = None
-    name = arch or _trusted_arch(path, told.arch)
+    name = arch or claims.trusted_arch(path, told.arch)
     if name is None:
         fit = choosing.choose(path, choosing.bare_names(weights))
         name, count = fit.arch, fit.classes
@@ -79,14 +65,14 @@ def load(
     said = told.options if name == told.arch else {}
     chosen = {
         **_inferred(name, weights),
-        **_trusted_options(path, name, said, set(options or {})),
+        **claims.trusted_options(path, name, said, set(options or {})),
         **(options or {}),
     }
-    scale = _scale(path, mean or told.mean, std or told.std, chosen)
+    scale = claims.scale(path, mean or told.mean, std or told.std, chosen)
     if not (classes or told.classes):
         count = count or choosing.count_classes(Spec(name, ("",), *scale, chosen), weights)
-        classes = _numbered(path, count)
-    spec = Spec(name, _classes(path, classes, told.classes), *scale, chosen)
+        classes = claims.numbered(path, count)
+    spec = Spec(name, claims.classes_of(path, classes, told.classes), *scale, chosen)
     for note in stored.notes if mean is None and std is None else ():
         warnings.warn(note, UnbackdoorWarning, stacklevel=2)
     if models.note(name):
@@ -95,7 +81,7 @@ def load(
     _check_channels(path, model)
     net = model.net
     sides = size or models.told_size(net) or told.size or models.usual_size(net)
-    model.spec = replace(spec, size=_size(path, sides))
+    model.spec = replace(spec, size=claims.size_of(path, sides))
     return model.eval()
 
 
@@ -107,49 +93,6 @@ def _read(path: Path) -> model_files.Stored:
     return model_files.read(path)
 
 
-def _numbered(path: Path, count: int | None) -> int:
-    if not count:
-        raise CheckpointError(
-            f"{path} does not say its classes; give their number or names (--classes)"
-        )
-    warnings.warn(
-        f"{path.name} does not say its classes; by its last layer there are {count}, and their "
-        f"names are unknown: they are numbered 0 to {count - 1} (--classes)",
-        UnbackdoorWarning,
-        stacklevel=3,
-    )
-    return count
-
-
-def _trusted_arch(path: Path, arch: str | None) -> str | None:
-    """The architecture that the file tells; None if it tells none."""
-    kind, colon, _ = (arch or "").partition(":")
-    if arch and colon and (kind not in ("timm", "transformers") or arch.count(":") > 1):
-        raise RefusedFileError(
-            f"{path} was refused: it asks for the architecture {arch[:80]!r}, which could "
-            "run code; if it is your own, name it yourself (--arch)"
-        )
-    return arch
-
-
-def _trusted_options(
-    path: Path, arch: str, told: Mapping[str, Any], given: set[str]
-) -> dict[str, Any]:
-    """The options that the file tells and the person does not, if they cannot do harm."""
-    allowed: Collection[str] = HARMLESS_OPTIONS
-    if arch in models.own():
-        allowed = models.options(arch)
-    elif arch.startswith("transformers:"):
-        allowed = models.fields(arch)
-    for option in told:
-        if option not in allowed and option not in given:
-            raise RefusedFileError(
-                f"{path} was refused: it sets the option {option[:80]!r} of {arch}, which a file "
-                "may not; set it yourself (--model-option) if you trust it"
-            )
-    return {option: value for option, value in told.items() if option not in given}
-
-
 def _inferred(arch: str, weights: Mapping[str, Tensor]) -> dict[str, Any]:
     try:
         return models.infer(arch, weights)
@@ -158,63 +101,8 @@ def _inferred(arch: str, weights: Mapping[str, Tensor]) -> dict[str, Any]:
         return {}
 
 
-def _classes(
-    path: Path, given: int | Sequence[str] | None, told: Sequence[str] | None
-) -> tuple[str, ...]:
-    if isinstance(given, int):
-        if not 1 <= given <= model_files.MOST_CLASSES:
-            raise ParameterError(f"classes must be a count of at least 1 or names, got {given}")
-        if told and len(told) == given:
-            return tuple(told)
-        return tuple(str(label) for label in range(given))
-    if given or told:
-        return tuple(given or told or ())
-    raise CheckpointError(
-        f"{path} does not say its classes; give their number or names (--classes)"
-    )
-
-
-def _scale(
-    path: Path,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-    options: Mapping[str, Any],
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    if mean is None and std is None:
-        warnings.warn(
-            f"{path.name} does not say how its inputs are normalised; using mean 0 and std 1 "
-            "(--mean, --std)",
-            UnbackdoorWarning,
-            stacklevel=3,
-        )
-        channels = options.get("in_channels", options.get("in_chans", 3))
-        if not isinstance(channels, int) or not 1 <= channels <= MOST_CHANNELS:
-            raise ParameterError(f"{path.name}: {channels} is no number of input channels")
-        return (0.0,) * channels, (1.0,) * channels
-    if mean is None or std is None:
-        raise ParameterError(f"{path.name}: mean and std belong together; only one is given")
-    if len(mean) != len(std) or not all(map(math.isfinite, mean)):
-        raise ParameterError(f"mean and std must be as many finite numbers, got {mean} and {std}")
-    if not all(math.isfinite(value) and value > 0 for value in std):
-        raise ParameterError(f"std must be above 0, got {list(std)}")
-    return tuple(map(float, mean)), tuple(map(float, std))
-
-
-def _size(path: Path, size: Sequence[int] | None) -> tuple[int, int] | None:
-    if size is None:
-        return None
-    if len(size) != 2 or not all(1 <= side <= MOST_PIXELS for side in size):
-        raise ParameterError(
-            f"{path.name}: size must be a height and a width from 1 to {MOST_PIXELS} pixels, got "
-            f"{list(size)}"
-        )
-    return size[0], size[1]
-
-
 def _built(path: Path, spec: Spec, weights: Mapping[str, Tensor]) -> models.Normalized:
     """The network of `spec` with `weights`, which must fit it in names, shapes and values."""
-    for name, tensor in weights.items():
-        _check_plain(path, name, tensor)
     if spec.arch in models.names() or spec.arch.startswith(("timm:", "transformers:")):
         # Shapes first, without memory: a small file may claim a huge network. A few networks
         # cannot be built so; they are checked below only.

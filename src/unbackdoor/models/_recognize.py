@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from ..core.errors import UnbackdoorError
+from ..core.errors import ParameterError, UnbackdoorError
 
 MOST_STRANGE = 8
 """Parameters of other shapes that may be made: some builders make a layer to try it, or a stem
@@ -107,10 +107,17 @@ def timm(state: Mapping[str, Tensor]) -> Iterator[Fit]:
 
 def count(arch: str, options: Mapping[str, Any], state: Mapping[str, Tensor]) -> int | None:
     """How many classes `state` tells of `arch`; a prefix that all its names share is taken off."""
-    from . import bare
+    from . import bare, names
 
     shapes = shapes_of(state)
-    net = bare(arch, PROBE, options)
+    try:
+        # Without memory first: a small file may claim a huge network.
+        with torch.device(
+            "meta" if arch in names() or arch.startswith(("timm:", "transformers:")) else "cpu"
+        ):
+            net = bare(arch, PROBE, options)
+    except ParameterError:
+        net = bare(arch, PROBE, options)
     while (found := classes_told(net, shapes)) is None:
         if len({name.partition(".")[0] for name in shapes}) != 1:
             return None
