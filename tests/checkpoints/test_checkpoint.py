@@ -19,6 +19,7 @@ from unbackdoor.core.errors import (
     RefusedFileError,
     UnbackdoorWarning,
 )
+from unbackdoor.models import _own_code
 from unbackdoor.network.inserts import Bound, Polish, attach_
 
 SPEC = models.Spec("preact_resnet18", ("a", "b", "c"), (0.4,) * 3, (0.2,) * 3, {"width": 2})
@@ -130,10 +131,6 @@ def test_half_precision_is_read_as_float32(model, tmp_path):
 
 def test_what_a_bare_state_dict_does_not_say(model, tmp_path):
     torch.save(model.net.state_dict(), tmp_path / "a.pt")
-    with pytest.raises(CheckpointError, match="architecture"):
-        checkpoint.load(tmp_path / "a.pt")
-    with pytest.raises(CheckpointError, match="classes"):
-        checkpoint.load(tmp_path / "a.pt", arch="preact_resnet18")
     with pytest.warns(UnbackdoorWarning, match="mean 0 and std 1"):
         found = checkpoint.load(tmp_path / "a.pt", arch="preact_resnet18", classes=3)
     assert found.spec.mean == (0.0,) * 3 and found.spec.std == (1.0,) * 3
@@ -181,7 +178,7 @@ def test_weights_that_are_not_finite(model, tmp_path, value):
 
 @pytest.mark.parametrize("arch", ["os:system", "timm:hf-hub:a/b", "subprocess:run", "a.b:c"])
 def test_a_header_names_no_code(model, tmp_path, arch, monkeypatch):
-    monkeypatch.setattr(models, "_factory", lambda arch: pytest.fail("imported"))
+    monkeypatch.setattr(_own_code, "factory", lambda arch: pytest.fail("imported"))
     path = with_header(tmp_path / "a.safetensors", model, arch=arch, classes=["a"], options={})
     with pytest.raises(RefusedFileError, match="--arch"):
         checkpoint.load(path)

@@ -61,7 +61,8 @@ def load(
     if name is None:
         fit = choosing.choose(path, choosing.bare_names(weights))
         name, count = fit.arch, fit.classes
-    weights = choosing.named(path, name, weights)
+    whole = bool((options or {}).get("aux_logits"))
+    weights = choosing.named(path, name, weights, whole=whole)
     said = told.options if name == told.arch else {}
     chosen = {
         **_inferred(name, weights),
@@ -71,6 +72,8 @@ def load(
     scale = claims.scale(path, mean or told.mean, std or told.std, chosen)
     if not (classes or told.classes):
         count = count or choosing.count_classes(Spec(name, ("",), *scale, chosen), weights)
+        if count is None:
+            _built(path, Spec(name, ("0",), *scale, chosen), weights)  # raises: says what is wrong
         classes = claims.numbered(path, count)
     spec = Spec(name, claims.classes_of(path, classes, told.classes), *scale, chosen)
     for note in stored.notes if mean is None and std is None else ():

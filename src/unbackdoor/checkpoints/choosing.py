@@ -91,15 +91,18 @@ def _named(arch: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {models.renamed(arch, name): tensor for name, tensor in weights.items()}
 
 
-def named(path: Path, arch: str, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+def named(
+    path: Path, arch: str, weights: Mapping[str, Tensor], *, whole: bool = False
+) -> Mapping[str, Tensor]:
     """`weights` by the names that `arch` has for them; parts that play no role are left out.
 
-    What is left out is said.
+    What is left out is said. With `whole`, all of them stay.
     """
     if ":" in arch:
         return weights
     found = _named(arch, bare_names(weights))
-    dropped = [name for name in found if any(map(name.startswith, models.unused(arch)))]
+    unused = () if whole else models.unused(arch)
+    dropped = [name for name in found if any(map(name.startswith, unused))]
     if dropped:
         heads = sorted({name.partition(".")[0] for name in dropped})
         warnings.warn(
