@@ -100,7 +100,7 @@ def test_a_file_anywhere_by_its_path(here, tmp_path_factory, monkeypatch):
     [
         (
             "nets_of_mine:broken",
-            rf"nets_of_mine.py, line {line('no such')}: KeyError: 'no such width'",
+            rf"mine.py, line {line('no such')}: KeyError: 'no such width'",
         ),
         ("nets_of_mine:leaves", rf"nets_of_mine.py, line {line('SystemExit')}: SystemExit: 3"),
         ("broken_of_mine:f", r"broken_of_mine.py, line 2: ZeroDivisionError: division by zero"),

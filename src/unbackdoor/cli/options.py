@@ -46,7 +46,7 @@ Checkpoint = Annotated[
     Path,
     typer.Argument(
         metavar="MODEL",
-        help=".safetensors, a .pt or .pth state dict, or BackdoorBench's attack_result.pt",
+        help="a model file, or a folder as transformers or timm writes it; see inspect",
         show_default=False,
     ),
 ]
@@ -88,7 +88,10 @@ Parameters = Annotated[
 Arch = Annotated[
     str | None,
     _option(
-        "--arch", metavar="NAME", panel=MODEL, help="architecture, if the file names none; see list"
+        "--arch",
+        metavar="NAME",
+        panel=MODEL,
+        help="NAME of list, or your own mynet.py:Net, if the file does not tell",
     ),
 ]
 Classes = Annotated[

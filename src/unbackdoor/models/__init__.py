@@ -242,14 +242,5 @@ def _builder(arch: str) -> tuple[Build, tuple[str, ...] | None]:
     )
 
 
-def own_or_torchvision(arch: str) -> ModuleType:
-    """The module that makes a network of ours or torchvision's."""
-    if arch in own():
-        return _module(arch)
-    from ._torchvision import module_of
-
-    return module_of(arch)
-
-
 def _module(arch: str) -> ModuleType:
     return importlib.import_module(f"{__name__}.{arch}")

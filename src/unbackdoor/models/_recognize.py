@@ -6,13 +6,10 @@ the file does not hold, so that a thousand architectures take seconds.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -81,8 +78,6 @@ def own(state: Mapping[str, Tensor]) -> Iterator[Fit]:
     for arch in names():
         ours = {renamed(arch, name): tensor for name, tensor in state.items()}
         ours = {n: t for n, t in ours.items() if not any(map(n.startswith, unused(arch)))}
-        if not _words(ours) <= _words_of(arch):
-            continue
         try:
             options = infer(arch, ours)
         except (LookupError, ValueError):
@@ -163,31 +158,3 @@ def _only(shapes: Shapes) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-
-
-def _words(names: Iterable[str]) -> set[str]:
-    """The parts of names without the numbers at their ends; `weight` and its like are everyones."""
-    parts = {
-        part.rstrip("0123456789_")
-        for name in names
-        for part in re.split(r"\W", name.rpartition(".")[0])
-    }
-    return {part for part in parts if part}
-
-
-@cache
-def _words_of(arch: str) -> frozenset[str]:
-    """Every word in the source of a network of ours or torchvision's."""
-    from . import own_or_torchvision
-
-    ours = Path(own_or_torchvision(arch).__file__ or "")
-    return _in_sources(ours) | _in_sources(*sorted((ours.parents[1] / "ops").glob("*.py")))
-
-
-@cache
-def _in_sources(*paths: Path) -> frozenset[str]:
-    found: set[str] = set()
-    for path in paths:
-        if path.is_file():
-            found.update(re.findall(r"[A-Za-z_]\w*", path.read_text(encoding="utf-8")))
-    return frozenset(found | {word.rstrip("0123456789_") for word in found})

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Mapping
-from types import ModuleType
 from typing import Any
 
 import torchvision.models
@@ -28,11 +26,6 @@ UNUSED = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
 def names() -> tuple[str, ...]:
     """The names of its image classifiers."""
     return tuple(torchvision.models.list_models(module=torchvision.models))
-
-
-def module_of(arch: str) -> ModuleType:
-    """The module that the network is written in."""
-    return sys.modules[torchvision.models.get_model_builder(arch).__module__]
 
 
 def options(arch: str) -> tuple[str, ...]:
