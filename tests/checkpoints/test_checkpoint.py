@@ -270,11 +270,11 @@ def test_files_that_are_no_models(tmp_path):
     torch.save([1, 2], tmp_path / "list.pt")
     torch.save({"a": 1, "b": "c"}, tmp_path / "dict.pt")
     for name, told in {
-        "a.txt": "no kind of model file",
+        "a.txt": "no file of torch.save",
         "none.pt": "no such file",
         "none.safetensors": "no such file",
-        "list.pt": "not a state dict",
-        "dict.pt": "a, b hold no tensors",
+        "list.pt": "holds no state dict",
+        "dict.pt": "holds no state dict",
     }.items():
         with pytest.raises(CheckpointError, match=told):
             checkpoint.load(tmp_path / name, **BARE)

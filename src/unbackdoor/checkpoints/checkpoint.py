@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save as to_bytes
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import models
 from ..core.errors import (
@@ -24,15 +24,13 @@ from ..core.errors import (
     ParameterError,
     RefusedFileError,
     UnbackdoorWarning,
-    listed,
 )
 from ..core.files import write_whole
 from ..core.spec import Spec
-from ..network.inserts import reattach_
 from . import model_files
-
-PREFIXES = ("module.", "net.", "_orig_mod.")
-"""What wrappers put before every name: data parallelism, `Normalized`, torch.compile."""
+from .candidates import Candidate
+from .fitting import asked, leading, matched, notes
+from .untrusted import one_line
 
 MOST_CHANNELS = 1000
 MOST_PIXELS = 4096
@@ -57,21 +55,25 @@ def load(
     std: Sequence[float] | None = None,
     options: Mapping[str, Any] | None = None,
     size: tuple[int, int] | None = None,
+    weights: str | None = None,
 ) -> models.Normalized:
-    """The model in a `.safetensors`, `.pt` or `.pth` file: float32, on the CPU, in eval mode.
+    """The model in a file of safetensors, torch or TorchScript: float32, on the CPU, in eval mode.
 
     What is given wins over what the file tells: `arch` as in `Spec`, `classes` a count or
     names, `mean` and `std` for inputs in [0, 1], `options` of the architecture, `size`
-    (height, width) of its images. Raises `CheckpointError` for a file that cannot be read or does
-    not fit, and `RefusedFileError` for one that would run code or names code to run.
+    (height, width) of its images. `weights` says which state dict is meant where a file holds
+    several, such as `state_dict_ema`; by default the first that fits, and a warning names the
+    others. Raises `CheckpointError` for a file that cannot be read or does not fit, and
+    `RefusedFileError` for one whose weights only code could make or that names code to run.
     """
     path = Path(path)
     stored = model_files.read(path)
     told = stored.header
     name = arch or _trusted_arch(path, told.arch)
-    weights = _shortened(stored.weights, set()) if name in models.own() else stored.weights
+    with one_line(path):
+        found = asked(stored.candidates, weights)
     chosen = {
-        **_inferred(name, weights),
+        **_inferred(name, found),
         **_trusted_options(
             path, name, told.options if name == told.arch else {}, set(options or {})
         ),
@@ -86,7 +88,7 @@ def load(
     )
     for note in stored.notes if mean is None and std is None else ():
         warnings.warn(note, UnbackdoorWarning, stacklevel=2)
-    model = _built(path, spec, weights)
+    model = _built(path, spec, found, stored.foreign)
     _check_channels(path, model)
     return model.eval()
 
@@ -117,12 +119,14 @@ def _trusted_options(
     return {option: value for option, value in told.items() if option not in given}
 
 
-def _inferred(arch: str, weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    try:
-        return models.infer(arch, weights)
-    except (LookupError, ValueError):
-        # The weights are of another network: comparing names and shapes says so better.
-        return {}
+def _inferred(arch: str, found: Sequence[Candidate]) -> dict[str, Any]:
+    for weights in (part for one in found for part in leading(one.weights)):
+        try:
+            return models.infer(arch, weights)
+        except (LookupError, ValueError):
+            continue
+    # The weights are of another network: comparing names and shapes says so better.
+    return {}
 
 
 def _classes(
@@ -178,75 +182,22 @@ def _size(path: Path, size: Sequence[int] | None) -> tuple[int, int] | None:
     return size[0], size[1]
 
 
-def _built(path: Path, spec: Spec, weights: Mapping[str, Tensor]) -> models.Normalized:
-    """The network of `spec` with `weights`, which must fit it in names, shapes and values."""
-    for name, tensor in weights.items():
-        _check_plain(path, name, tensor)
+def _built(
+    path: Path, spec: Spec, found: Sequence[Candidate], foreign: Sequence[str]
+) -> models.Normalized:
+    """The network of `spec` with the weights that fit it in names, shapes and values."""
     if spec.arch in models.names() or spec.arch.startswith("timm:"):
         # Shapes first, without memory: a small file may claim a huge network. A few networks
         # cannot be built so; they are checked below only.
         with suppress(ParameterError), torch.device("meta"):
-            _fitting(path, spec, models.create(spec).net, weights)
+            matched(path, spec, models.create(spec).net, found)
     model = models.create(spec)
-    weights = _fitting(path, spec, model.net, weights)
-    loaded = {name: _float32(path, name, tensor) for name, tensor in weights.items()}
+    fit, others = matched(path, spec, model.net, found)
+    loaded = {name: _float32(path, name, tensor) for name, tensor in fit.weights.items()}
     model.net.load_state_dict(loaded, strict=False)
+    for note in notes(path, fit, others, foreign):
+        warnings.warn(note, UnbackdoorWarning, stacklevel=3)
     return model.float()
-
-
-def _shortened(weights: Mapping[str, Tensor], expected: set[str]) -> Mapping[str, Tensor]:
-    """`weights` without the prefixes that all their names share, until `expected` ones appear."""
-    while not expected & weights.keys():
-        prefix = next((p for p in PREFIXES if all(name.startswith(p) for name in weights)), None)
-        if prefix is None or not weights:
-            break
-        weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
-    return weights
-
-
-def _fitting(
-    path: Path, spec: Spec, net: nn.Module, weights: Mapping[str, Tensor]
-) -> Mapping[str, Tensor]:
-    """`weights` by the names that `net` has; raises `CheckpointError` where they do not fit.
-
-    `net` gains the inserts of a repair that `weights` are of.
-    """
-    weights = _shortened(weights, set(net.state_dict()))
-    reattach_(net, weights)
-    expected = net.state_dict()
-    missing = [n for n in expected if n not in weights and not n.endswith("num_batches_tracked")]
-    unexpected = [name for name in weights if name not in expected]
-    wrong = [n for n in expected if n in weights and weights[n].shape != expected[n].shape]
-    if wrong and not missing and not unexpected:
-        _check_classes(path, len(spec.classes), [(weights[n], expected[n]) for n in wrong])
-    shapes = [f"{n} {_shape(weights[n])} instead of {_shape(expected[n])}" for n in wrong]
-    parts = {"missing": missing, "unexpected": unexpected, "wrong shapes": shapes}
-    told = "; ".join(f"{what}: {listed(names)}" for what, names in parts.items() if names)
-    if told:
-        raise CheckpointError(f"{path} does not fit {spec.arch}: {told}")
-    return weights
-
-
-def _check_classes(path: Path, count: int, wrong: Sequence[tuple[Tensor, Tensor]]) -> None:
-    """Raises if all that is `wrong` (found, expected) is the number of classes."""
-    found = {
-        found.shape[0] if found.ndim and expected.shape == (count, *found.shape[1:]) else None
-        for found, expected in wrong
-    }
-    if len(found) == 1 and None not in found:
-        raise CheckpointError(
-            f"{path} is a model of {found.pop()} classes, not of the {count} wanted"
-        )
-
-
-def _shape(tensor: Tensor) -> str:
-    return str(list(tensor.shape))
-
-
-def _check_plain(path: Path, name: str, tensor: Tensor) -> None:
-    # Before anything is made in the size of a tensor: then the file itself is as large.
-    if not model_files.plain(tensor) or tensor.is_complex():
-        raise CheckpointError(f"{path}: {name} is not an ordinary tensor of real numbers")
 
 
 def _float32(path: Path, name: str, tensor: Tensor) -> Tensor:

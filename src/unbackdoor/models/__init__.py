@@ -76,6 +76,16 @@ def options(arch: str) -> tuple[str, ...]:
     return _keywords(_module(arch).build) or ()
 
 
+def renamed(arch: str, name: str) -> str:
+    """The `name` of a tensor, or the one that `arch` has for it here where releases differ."""
+    return name
+
+
+def unused(arch: str) -> tuple[str, ...]:
+    """What names begin with whose tensors play no part in the outputs of `arch`."""
+    return ()
+
+
 def infer(arch: str, state: Mapping[str, Tensor]) -> dict[str, Any]:
     """The options that the weights `state` tell; none for networks that are not our own.
 
