@@ -42,12 +42,10 @@ class Storage:
     numbers: Tensor | None
 
 
-def dtype_of(kind: Any) -> torch.dtype:
-    """The type of the numbers in a storage of this kind; raises `ValueError` for no kind known."""
+def dtype_of(kind: Any) -> torch.dtype | None:
+    """The type of the numbers in a storage of this kind; None if it is no plain one."""
     found = STORAGE.fullmatch(kind.name) if isinstance(kind, Global) else None
-    if found is None or found[1] not in TYPES:
-        raise ValueError(f"a storage of the kind {str(kind)[:80]}")
-    return TYPES[found[1]]
+    return TYPES.get(found[1]) if found else None
 
 
 def numbers_in(raw: bytes | bytearray | memoryview, dtype: torch.dtype) -> Tensor:

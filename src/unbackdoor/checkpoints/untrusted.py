@@ -19,6 +19,7 @@ from typing import IO, Any
 from ..core.errors import CheckpointError
 from ..core.files import existing
 from .builders import Storage, builders, dtype_of, numbers_in
+from .inert import Foreign
 from .pickles import Interpreter
 
 ZIP, TAR_AT, TAR = b"PK\x03\x04", 257, b"ustar"
@@ -97,10 +98,12 @@ def _zip(file: IO[bytes]) -> Opened:
             raise CheckpointError("was written on a big-endian machine; save it anew on another")
         storages: dict[str, Storage] = {}
 
-        def persistent(wanted: Any) -> Storage:
+        def persistent(wanted: Any) -> Storage | Foreign:
             _, kind, name, _, _ = wanted
             if name not in storages:
                 dtype = dtype_of(kind)
+                if dtype is None:
+                    return Foreign(str(kind)[:80])
                 storages[name] = Storage(dtype, numbers_in(read(f"{root}data/{name}"), dtype))
             return storages[name]
 
@@ -163,7 +166,10 @@ class _Sequence:
         if wanted[0] == "module":
             return wanted[1]
         _, kind, name, _, _, *view = wanted
-        whole = self.storages.setdefault(name, Storage(dtype_of(kind), None))
+        dtype = dtype_of(kind)
+        if dtype is None:
+            raise CheckpointError(f"holds numbers of a kind that is not read: {str(kind)[:80]}")
+        whole = self.storages.setdefault(name, Storage(dtype, None))
         if not view or view[0] is None or whole.numbers is None:
             return whole
         _, offset, count = view[0]
