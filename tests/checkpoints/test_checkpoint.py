@@ -19,6 +19,7 @@ from unbackdoor.core.errors import (
     RefusedFileError,
     UnbackdoorWarning,
 )
+from unbackdoor.models import _own_code
 from unbackdoor.network.inserts import Bound, Polish, attach_
 
 SPEC = models.Spec("preact_resnet18", ("a", "b", "c"), (0.4,) * 3, (0.2,) * 3, {"width": 2})
@@ -181,7 +182,7 @@ def test_weights_that_are_not_finite(model, tmp_path, value):
 
 @pytest.mark.parametrize("arch", ["os:system", "timm:hf-hub:a/b", "subprocess:run", "a.b:c"])
 def test_a_header_names_no_code(model, tmp_path, arch, monkeypatch):
-    monkeypatch.setattr(models, "_factory", lambda arch: pytest.fail("imported"))
+    monkeypatch.setattr(_own_code, "build", lambda *_: pytest.fail("imported"))
     path = with_header(tmp_path / "a.safetensors", model, arch=arch, classes=["a"], options={})
     with pytest.raises(RefusedFileError, match="--arch"):
         checkpoint.load(path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -155,7 +154,12 @@ def matched(
 
     `net` gains the inserts of a repair that the weights are of.
     """
-    renamed, unused = partial(models.renamed, spec.arch), models.unused(spec.arch)
+    theirs = {stored: ours for ours, stored in models.stored_names(net).items()}
+    unused = models.unused(spec.arch)
+
+    def renamed(name: str) -> str:
+        return theirs.get(name) or models.renamed(spec.arch, name)
+
     fit, others = choose(found, _shapes(net), renamed, unused)
     for name, tensor in fit.weights.items():
         _check_plain(path, name, tensor)

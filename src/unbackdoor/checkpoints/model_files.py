@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ AVERAGED = re.compile(r"(?i)ema|swa|averag")
 MOST_CLASSES = 100_000
 
 
+Word = Annotated[str, Field(pattern=r"^[a-z0-9_]{0,40}$")]
+
+
 class Header(BaseModel):
     """What a file tells beside its weights; whatever it leaves out is None or empty."""
 
@@ -35,7 +38,7 @@ class Header(BaseModel):
     classes: list[str] | None = Field(default=None, min_length=1, max_length=MOST_CLASSES)
     mean: list[float] | None = Field(default=None, min_length=1)
     std: list[float] | None = Field(default=None, min_length=1)
-    options: dict[str, bool | int | float] = {}
+    options: dict[str, bool | int | float | Word | list[int]] = {}
     size: list[int] | None = Field(default=None, min_length=2, max_length=2)
     provenance: dict[str, Any] = {}
 
@@ -54,6 +57,11 @@ class Stored:
     header: Header = field(default_factory=lambda: Header())
     foreign: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """The most likely weights."""
+        return self.candidates[0].weights
 
 
 SAFETENSORS = "a safetensors file"
@@ -94,7 +102,7 @@ def read_header(path: Path) -> Header:
             told[name] = texts[name] if name == "arch" else json.loads(texts[name])
         except (ValueError, RecursionError):
             raise CheckpointError(f"{path}: {name} in its header is not JSON") from None
-    return _header(path, told)
+    return header_of(path, told)
 
 
 def _unreadable(path: Path, error: BaseException) -> CheckpointError:
@@ -102,7 +110,8 @@ def _unreadable(path: Path, error: BaseException) -> CheckpointError:
     return CheckpointError(f"{path} is no readable safetensors file, or is truncated ({reason})")
 
 
-def _header(path: Path, told: Mapping[str, Any]) -> Header:
+def header_of(path: Path, told: Mapping[str, Any]) -> Header:
+    """What `path` tells, checked; raises `CheckpointError` for a value of the wrong kind."""
     try:
         return Header.model_validate(told)
     except ValidationError as error:
@@ -174,7 +183,7 @@ def _backdoorbench(path: Path, found: Mapping[str, Any]) -> tuple[Header, tuple[
             f"{path.name} does not say how its inputs are normalised; using BackdoorBench's mean "
             f"{told['mean']} and std {told['std']} for {data} (mean and std change this)"
         )
-    return _header(path, told), tuple(notes)
+    return header_of(path, told), tuple(notes)
 
 
 def plain(tensor: Tensor) -> bool:
