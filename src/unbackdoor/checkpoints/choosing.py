@@ -13,28 +13,28 @@ from .. import models
 from ..core.errors import CheckpointError, UnbackdoorError, UnbackdoorWarning, listed
 from ..core.spec import Spec
 from ..models import Fit
+from .candidates import Candidate
+from .fitting import leading
+
+TRIED = 5
+"""So many of the state dicts in a file are looked at: the most likely come first."""
 
 TRIED_SIDE = 64
 """Pixels a side of the image that tells two networks apart, where they take any size."""
 
 
-def bare_names(weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """`weights` without the first parts that all their names share: `module.`, `net.`, `1.`..."""
-    while weights:
-        first = {name.partition(".")[0] for name in weights}
-        if len(first) > 1 or not all("." in name for name in weights):
-            break
-        weights = {name.partition(".")[2]: tensor for name, tensor in weights.items()}
-    return weights
-
-
-def choose(path: Path, weights: Mapping[str, Tensor]) -> Fit:
-    """The known network that `weights`, without a common prefix, are of.
+def choose(path: Path, found: Sequence[Candidate]) -> Fit:
+    """The known network that the first weights of `found` which are known are of.
 
     Ours and torchvision's come before timm's. Where several fit, the one with the shortest name if
     all compute the same. Raises `CheckpointError` where none fits, or several that differ.
     """
-    fits = models.recognize(weights) or models.recognize_timm(weights)
+    parts = [part for one in found[:TRIED] for part in leading(one.weights)]
+    for weights in parts:
+        if fits := models.recognize(weights) or models.recognize_timm(weights):
+            break
+    else:
+        fits = ()
     if not fits:
         raise CheckpointError(
             f"{path} does not say its architecture, and no known network has its tensors "
@@ -91,34 +91,17 @@ def _named(arch: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {models.renamed(arch, name): tensor for name, tensor in weights.items()}
 
 
-def named(
-    path: Path, arch: str, weights: Mapping[str, Tensor], *, whole: bool = False
-) -> Mapping[str, Tensor]:
-    """`weights` by the names that `arch` has for them; parts that play no role are left out.
-
-    What is left out is said. With `whole`, all of them stay.
-    """
-    if ":" in arch:
-        return weights
-    found = _named(arch, bare_names(weights))
-    unused = () if whole else models.unused(arch)
-    dropped = [name for name in found if any(map(name.startswith, unused))]
-    if dropped:
-        heads = sorted({name.partition(".")[0] for name in dropped})
-        warnings.warn(
-            f"{path.name}: {', '.join(heads)} ({len(dropped)} tensors) left out: they play no "
-            f"part in what {arch} puts out",
-            UnbackdoorWarning,
-            stacklevel=3,
-        )
-    return {name: tensor for name, tensor in found.items() if name not in set(dropped)}
+def views(arch: str, found: Sequence[Candidate]) -> list[Mapping[str, Tensor]]:
+    """The weights of each of `found` by the names that `arch` has, with and without prefixes."""
+    return [_named(arch, part) for one in found[:TRIED] for part in leading(one.weights)]
 
 
-def count_classes(spec: Spec, weights: Mapping[str, Tensor]) -> int | None:
-    """How many classes `weights` are for, by the last layer; None where they do not fit."""
-    told = models.count_classes(spec.arch, spec.options, weights)
-    if told is not None:
-        return told
+def count_classes(spec: Spec, views: Sequence[Mapping[str, Tensor]]) -> int | None:
+    """How many classes the weights are for, by the last layer; None where they do not fit."""
+    for weights in views:
+        told = models.count_classes(spec.arch, spec.options, weights)
+        if told is not None:
+            return told
     try:
         net = models.bare(spec.arch, 1, spec.options)
     except UnbackdoorError:

@@ -16,6 +16,7 @@ from torch import Tensor
 from .. import models
 from ..core.errors import CheckpointError, listed
 from . import model_files
+from .candidates import Candidate
 from .model_files import Stored
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
@@ -79,7 +80,8 @@ def read(folder: Path) -> Stored:
     told, notes = (_timm if kind == "timm" else _transformers)(folder, config)
     if "auto_map" in config:
         notes.append(f"{folder.name} asks for code of its own (auto_map): it was not run")
-    return Stored(_weights(file), model_files.header(folder / CONFIG, told), tuple(notes))
+    header = model_files.header_of(folder / CONFIG, told)
+    return Stored(kind, (Candidate("", _weights(file)),), header, notes=tuple(notes))
 
 
 def _kind(config: Mapping[str, Any]) -> str | None:

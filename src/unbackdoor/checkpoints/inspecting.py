@@ -13,7 +13,8 @@ from .. import models
 from ..core.errors import CheckpointError, UnbackdoorError
 from ..core.files import sha256
 from . import choosing, hub, model_files
-from .untrusted import MALFORMED, globals_in, read_torch
+from .fitting import leading
+from .untrusted import open_torch, read_torch
 
 MOST_KEYS = 50
 FORMATS = (
@@ -40,7 +41,7 @@ def inspect(path: Path) -> dict[str, Any]:
         "sha256": sha256(file),
         "made_by": None,
         "keys": [],
-        "globals": [] if _safetensors(file) else globals_in(file),
+        "globals": [] if _safetensors(file) else _globals(file),
         "error": None,
         "header": {},
         "notes": [],
@@ -75,7 +76,7 @@ def kind(file: Path) -> str:
         try:
             with zipfile.ZipFile(file) as archive:
                 names = [name.partition("/")[2] for name in archive.namelist()]
-        except MALFORMED:
+        except Exception:  # noqa: BLE001 - a stranger's bytes can make it raise anything
             return "zip, damaged"
         if "constants.pkl" in names:
             return "TorchScript archive (torch.jit.save)"
@@ -94,6 +95,14 @@ def _safetensors(file: Path) -> bool:
         start = opened.read(9)
     length = int.from_bytes(start[:8], "little")
     return start[8:] == b"{" and 2 <= length <= max(0, file.stat().st_size - 8)
+
+
+def _globals(file: Path) -> list[str]:
+    """The names in its pickles that only code could use."""
+    try:
+        return list(open_torch(file).foreign)
+    except UnbackdoorError:
+        return []
 
 
 def _keys(file: Path) -> list[str]:
@@ -123,9 +132,8 @@ def _maker(told: Mapping[str, Any], folder: Path | None) -> str | None:
 
 def _fits(weights: Mapping[str, Tensor]) -> list[dict[str, Any]]:
     """Known networks with just these tensors; whether each computes the same as the first."""
-    bare = choosing.bare_names(weights)
-    first = models.recognize(bare)
-    fits = (*first, *models.recognize_timm(bare))
+    *_, bare = leading(weights)
+    fits = (*models.recognize(bare), *models.recognize_timm(bare))
     if not fits or not all(model_files.plain(tensor) for tensor in bare.values()):
         return []
     others = set(choosing.differing(fits, bare)) if len(fits) > 1 else set()

@@ -101,23 +101,18 @@ def timm(state: Mapping[str, Tensor]) -> Iterator[Fit]:
 
 
 def count(arch: str, options: Mapping[str, Any], state: Mapping[str, Tensor]) -> int | None:
-    """How many classes `state` tells of `arch`; a prefix that all its names share is taken off."""
+    """How many classes `state` tells of `arch`; None where they are not its tensors."""
     from . import bare, names
 
     shapes = shapes_of(state)
     try:
         # Without memory first: a small file may claim a huge network.
-        with torch.device(
-            "meta" if arch in names() or arch.startswith(("timm:", "transformers:")) else "cpu"
-        ):
+        known = arch in names() or arch.startswith(("timm:", "transformers:"))
+        with torch.device("meta" if known else "cpu"):
             net = bare(arch, PROBE, options)
     except ParameterError:
         net = bare(arch, PROBE, options)
-    while (found := classes_told(net, shapes)) is None:
-        if len({name.partition(".")[0] for name in shapes}) != 1:
-            return None
-        shapes = {name.partition(".")[2]: shape for name, shape in shapes.items()}
-    return found
+    return classes_told(net, shapes)
 
 
 def _count(arch: str, options: Mapping[str, Any], shapes: Shapes) -> int | None:
