@@ -14,6 +14,7 @@ from typing import cast
 import typer
 
 from ..core.errors import UnbackdoorError
+from ..core.text import line
 from . import attack, bench, convert, demo, describe, evaluate, listing, repair, report
 
 INTERRUPTED = 130
@@ -65,5 +66,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _refused(message: str) -> int:
-    print("error:", " ".join(message.split()), file=sys.stderr)
+    print("error:", line(message), file=sys.stderr)
     return 2
