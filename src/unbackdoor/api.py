@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from . import data
 from .checkpoints import checkpoint
-from .core.errors import ParameterError
+from .core.errors import ParameterError, UnbackdoorWarning
 from .core.images import Images, Triggered
 from .core.measure import Score, check, score
 from .core.method import build
@@ -92,6 +93,14 @@ def load_images(
     }
     if not isinstance(source, str | Path):
         return data.of_objects(source, **asked)
+    if data.as_text(source, asked["classes"]) is not None:
+        warnings.warn(
+            f"the class folders of {source} are called by numbers, and are taken so: 2 before 10. "
+            "torchvision's ImageFolder sorts them as text, 10 before 2; if the model was trained "
+            "on that, give classes= in its order",
+            UnbackdoorWarning,
+            stacklevel=2,
+        )
     return data.open_images(source, **asked, download=download, columns=columns)
 
 

@@ -57,7 +57,7 @@ class Sources:
 
     def images(self, source: str, like: Images | None = None) -> Images:
         """The images of `source`, which must fit the model; what looks wrong is said."""
-        found = api.load_images(
+        found = data.open_images(
             source,
             size=self._size(like),
             channels=self.model.channels,
@@ -75,7 +75,8 @@ class Sources:
                 UnbackdoorWarning,
                 stacklevel=2,
             )
-        return evidence.read_rightly(self.model, found, source, data.as_text(source), self.run)
+        other = data.as_text(source, self.model.spec.classes)
+        return evidence.read_rightly(self.model, found, source, other, self.run)
 
     def triggered(
         self, source: str | None, target: str | None, like: Images | None = None

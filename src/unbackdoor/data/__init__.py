@@ -105,11 +105,14 @@ def _sources() -> Iterator[Any]:
             yield importlib.import_module(f"{__name__}.{found.name}")
 
 
-def as_text(source: str | Path) -> Tensor | None:
+def as_text(source: str | Path, classes: Sequence[str] | None) -> Tensor | None:
     """The place int64 `[classes]` of each class of a folder if its names are sorted as text.
 
-    Other tools number folders called 2 and 10 so; here they are numbers. None where both agree.
+    Other tools number folders called 2 and 10 so; here they are numbers. None where both agree, or
+    where the names of the `classes` decide.
     """
+    if classes is not None and not _numbers([_key(name) for name in classes]):
+        return None
     found, module = _resolved(str(source), False)
     numbers = getattr(module, "as_text", None)
     places: Tensor | None = numbers(found) if numbers else None

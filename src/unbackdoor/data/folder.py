@@ -124,7 +124,7 @@ def _say(source: Source, left_out: Counter[str]) -> None:
     if left_out:
         kinds = listed(f"{count} {kind}" for kind, count in left_out.most_common())
         warnings.warn(
-            f"{source}: {left_out.total()} files left out, which are no images by their names "
+            f"{source}: left out {left_out.total()} of its files, whose names are not of images "
             f"({kinds})",
             UnbackdoorWarning,
             stacklevel=5,
