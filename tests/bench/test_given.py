@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 
 from bench.conftest import noise
-from unbackdoor.bench import grid
+from unbackdoor.bench import given, grid
 from unbackdoor.bench.engines import local
 from unbackdoor.bench.plan import Plan
 from unbackdoor.checkpoints import checkpoint
-from unbackdoor.core.errors import CheckpointError, ParameterError, UnknownNameError
+from unbackdoor.core.errors import (
+    CheckpointError,
+    ParameterError,
+    UnbackdoorWarning,
+    UnknownNameError,
+)
 from unbackdoor.core.spec import Spec
 from unbackdoor.models import create
 from unbackdoor.report import results
@@ -76,9 +82,9 @@ def test_a_grid_of_models_that_are_there_plants_nothing(bench, cells, tmp_path, 
     assert victim["learned"] == {} and victim["victim"]["given"]["name"] == "bad"
     # What is measured is the file's own model: its weights, its scale.
     kept = checkpoint.load(bench.store.victim(bad["victim"]) / "model.safetensors")
-    given = checkpoint.load(zoo / "bad.pt", **NET)
+    file = checkpoint.load(zoo / "bad.pt", **NET)
     x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(kept(x), given(x))
+    assert torch.equal(kept(x), file(x))
 
 
 def test_they_stand_beside_planted_ones(tiny, tmp_path, zoo):
@@ -95,17 +101,13 @@ def test_the_contents_of_the_files_are_the_identity(tiny, tmp_path, zoo, cells):
     more = {"architectures": [], "attacks": [], "victims": tables()}
     assert [cell.id for cell in grid.cells(tiny(**more), moved)] == before
     assert str(tmp_path) not in json.dumps(
-        cells_of(tiny, more, moved)[0].declaration()["victim"]["given"]
+        grid.cells(tiny(**more), moved)[0].declaration()["victim"]["given"]
     )
     other = moved / "zoo" / "other.npz"
     noise(other, 12, 4)
     changed = {**more, "victims": tables(triggered="zoo/other.npz")}
     after = [cell.id for cell in grid.cells(tiny(**changed), moved)]
     assert after[2:] == before[2:] and not set(after[:2]) & set(before[:2])
-
-
-def cells_of(tiny, more, folder):
-    return grid.cells(tiny(**more), folder)
 
 
 def test_a_variable_of_the_environment_names_their_folder(cells, tmp_path, zoo, monkeypatch):
@@ -166,15 +168,11 @@ def test_attacks_need_networks(tiny, tmp_path, zoo):
 def test_a_model_that_changed_meanwhile_is_not_measured(bench, cells, zoo):
     every = cells()
     (zoo / "bad.pt").write_bytes((zoo / "clean.pt").read_bytes())
-    from unbackdoor.bench import given
-
     given._content.cache_clear()
     assert "changed while the bench ran" in worked(bench, every[:1])[0]["error"]
 
 
 def test_a_file_that_names_another_target_is_refused(bench, cells, monkeypatch):
-    from unbackdoor.bench import given
-
     read = given.data.open_triggered
     monkeypatch.setattr(
         given.data, "open_triggered", lambda source, target, **k: read(source, 2, **k)
@@ -196,8 +194,25 @@ def test_pages_and_tables_tell_them_apart(bench, cells, tmp_path):
     assert "A clean model that was there already: finer" in pages
 
 
+SHARED = Path(__file__).parents[2] / "shared"
+SHARED = SHARED if SHARED.exists() else SHARED.parents[1] / "shared"
+
+
+@pytest.mark.skipif(not (SHARED / "zoo-real").exists(), reason="the strangers' victims are absent")
+def test_the_grid_of_strangers_reads_every_victim(monkeypatch):
+    monkeypatch.setenv("UNBACKDOOR_DATA", str(SHARED))
+    path = Path(__file__).parents[2] / "grids" / "strangers.toml"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnbackdoorWarning)
+        every = grid.cells(grid.read(path), path.parent)
+    victims = {cell.victim.id: cell.victim for cell in every}.values()
+    assert len(every) == 4 * len(victims) == 24
+    networks = {"small_vgg", "wide_resnet", "simple_cnn", "badnet_cnn"}
+    assert {victim.architecture["name"] for victim in victims} == networks
+    assert all(str(SHARED) not in json.dumps(victim.declaration()) for victim in victims)
+
+
 def test_the_clean_image_shown_is_the_nearest_of_its_class():
-    from unbackdoor.bench.given import beside
     from unbackdoor.core.images import Images
 
     pixels = torch.tensor([10, 200, 90], dtype=torch.uint8).view(3, 1, 1, 1)
@@ -205,4 +220,4 @@ def test_the_clean_image_shown_is_the_nearest_of_its_class():
     stamped = Images(
         torch.full((1, 1, 1, 1), 180, dtype=torch.uint8), torch.tensor([0]), ("a", "b")
     )
-    assert beside(stamped, test).pixels.flatten().tolist() == [90]
+    assert given.beside(stamped, test).pixels.flatten().tolist() == [90]
