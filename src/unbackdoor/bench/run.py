@@ -27,7 +27,7 @@ from ..core.version import __version__
 from ..defenses.base.defense import Defense, Repair
 from ..network.layers import find_layers
 from . import flags, judge, victims
-from .grid import Cell, Victim
+from .cell import Cell, Victim
 from .judge import Judged, judged, same_weights
 from .shelf import Shelf, shelf
 from .store import FORMAT, Record, Store
@@ -177,9 +177,13 @@ class Bench:
 
     def shelf(self, victim: Victim) -> Shelf:
         """The images of a victim and of who repairs it."""
-        channels = victims.network_of(victim).channels
-        run = Run(seed=victim.seed)
-        return shelf(victim.data, channels, run, download=self.download)
+        run, told, classes = Run(seed=victim.seed), dict(victim.data), None
+        if victim.given:
+            own = victim.given["classes"]
+            classes = None if own == [str(label) for label in range(len(own))] else own
+            told |= {key: path for key, path in (victim.files or {}).items() if key in told}
+        channels = victims.channels_of(victim)
+        return shelf(told, channels, run, download=self.download, classes=classes)
 
     def _run(self, victim: Victim, progress: Progress) -> Run:
         device = pick_device(self.device)

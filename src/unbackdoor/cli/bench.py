@@ -14,7 +14,7 @@ from . import options as o
 from .console import Console, table
 
 if TYPE_CHECKING:
-    from ..bench.grid import Cell
+    from ..bench.cell import Cell
     from ..bench.plan import Plan
 
 ENGINE = "Engine"
@@ -101,7 +101,7 @@ def bench(
         if engine is Engine.local:
             pick_device(device)
         store = Store(out)
-        plan = Plan(grids.chosen(grids.cells(grids.read(grid)), only), store)
+        plan = Plan(grids.chosen(grids.cells(grids.read(grid), grid.parent), only), store)
         if out.exists() and not out.is_dir():
             raise ParameterError(f"{out} is a file, not a folder")
         if dry_run:

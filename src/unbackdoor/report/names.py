@@ -93,6 +93,8 @@ def _network(victim: Record) -> Record:
 def _attack(victim: Record) -> Record:
     """An attack without its rate, or how a model was trained that was never attacked."""
     table = victim["attack"]
+    if not table and victim.get("given"):
+        return {"name": CLEAN, "model": victim["given"]["name"]}
     if not table:
         return {"name": CLEAN, **(victim.get("training") or {})}
     return {name: value for name, value in table.items() if name != "rate" or _counts(table)}
