@@ -14,6 +14,7 @@ from ..core.images import Images, Triggered, to_float
 from ..core.recall import Learned
 from ..core.run import Run
 from .base.attack import NOTHING, STAMPED, Attack, Poisoned
+from .base.draws import draws
 from .base.patterns import picture
 
 
@@ -41,7 +42,7 @@ class MultiTarget(Attack):
 
     def which(self, x: Tensor) -> Tensor:
         """The number of the patch that each image gets: int64 `[n]`."""
-        return x.mul(255).round().long().sum((1, 2, 3)) % self.triggers
+        return (draws(x, 1)[0] * self.triggers).long()
 
     def stamp(self, x: Tensor) -> Tensor:
         """`x` with one patch in each."""

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from .base.attack import Attack
+from .base.draws import draws
 
 Shape = tuple[Tensor, tuple[float, float, float]]
 """The distance of each pixel to a shape's edge, below 0 inside, and the shape's colour."""
@@ -61,23 +62,6 @@ class Sticker(Attack):
             paint = x.new_tensor(colour if channels == 3 else [sum(colour) / 3] * channels)
             x = torch.lerp(x, paint.view(-1, 1, 1), share)
         return x.clamp(0, 1)
-
-
-def draws(x: Tensor, wanted: int) -> Tensor:
-    """Numbers in [0, 1) `[wanted, n]` that follow from the pixels of each image alone.
-
-    One changed pixel changes them. Pixels count in 8 bits.
-    """
-    levels = x.mul(255).round().long().flatten(1)
-    places = torch.arange(1, levels.shape[1] + 1, device=x.device)
-    found = []
-    state = (levels * (places * 40503 % 65521)).sum(1) % 2147483647
-    for _ in range(wanted):
-        # Park and Miller's generator; one more step between, for neighbours are alike at first.
-        state = (state + 1) * 48271 % 2147483647
-        state = (state + 1) * 48271 % 2147483647
-        found.append(state.double() / 2147483648)
-    return torch.stack(found).to(x)
 
 
 def _oval(u: Tensor, v: Tensor, at: tuple[float, float], wide: float, high: float) -> Tensor:
