@@ -25,10 +25,11 @@ from ..core import method
 from ..core.errors import ParameterError, UnknownNameError
 from ..core.spec import Spec
 from ..defenses.base.defense import Defense, Tuning
+from .clean_sets import CleanSet
 from .store import identity
 
 Table = dict[str, Any]
-Part = TypeVar("Part", bound="Strict")
+Part = TypeVar("Part", bound=BaseModel)
 NO_ATTACK = "none"
 """What a clean model goes by: it is part of every grid, and was never attacked."""
 
@@ -66,6 +67,8 @@ class Grid(Strict):
     defenses: list[Any] = Field(min_length=1)
     rates: list[float] = []
     budgets: list[int | float] = Field([0.05], min_length=1)
+    clean: list[Any] = []
+    closed: bool = False
     seeds: list[int] = Field([0, 1, 2], min_length=1)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     min_asr: float = Field(0.9, ge=0, le=1)
@@ -124,6 +127,8 @@ class Cell:
     budget: int | float
     method: str
     """The defense and what the grid asks of it, as `fmp p=32`. It is no part of the identity."""
+    clean: Table | None = None
+    """How the clean images differ from the data set's; None where they do not."""
 
     def declaration(self) -> Table:
         """Everything that decides its numbers."""
@@ -131,6 +136,7 @@ class Cell:
             "victim": self.victim.declaration(),
             "defense": self.defense,
             "budget": self.budget,
+            **({"clean": self.clean} if self.clean else {}),
         }
 
     @cached_property
@@ -141,7 +147,8 @@ class Cell:
     @property
     def title(self) -> str:
         """Its victim, method, budget and seed, for a person and for `--only`."""
-        parts = (self.victim.title, self.method, f"{self.budget:g}")
+        shown = f"{self.budget:g}" + (f" {self.clean['name']}" if self.clean else "")
+        parts = (self.victim.title, self.method, shown)
         return "/".join((*parts, f"seed{self.victim.seed}"))
 
 
@@ -159,16 +166,17 @@ def read(path: Path) -> Grid:
 def cells(grid: Grid) -> list[Cell]:
     """Every cell of the grid once, a whole seed before the next, those of a victim together."""
     found: dict[str, Cell] = {}
-    sets = [(place, _data(table)) for place, table in _labelled(_tables("data", grid.data))]
+    places = [(place, _data(table)) for place, table in _labelled(_tables("data", grid.data))]
     tables = _labelled(_tables("architectures", grid.architectures))
     networks = [(net, _network(table)) for net, table in tables]
-    for seed, (place, data_set), (net, network) in product(grid.seeds, sets, networks):
+    for seed, (place, data_set), (net, network) in product(grid.seeds, places, networks):
         defenses = _defenses(grid, data_set)
         for name, attack, training in _attacks(grid, data_set):
             told = (data_set.declaration(), network, attack, training, seed, grid.precision)
             victim = Victim(*told, grid.min_asr, f"{place}/{net}/{name}")
-            for budget, (label, defense) in product(grid.budgets, defenses):
-                cell = Cell(victim, defense, _budget(budget), label)
+            sets = [None, *_clean_sets(grid, attack)]
+            for clean, budget, (label, defense) in product(sets, grid.budgets, defenses):
+                cell = Cell(victim, defense, _budget(budget), label, clean)
                 found.setdefault(cell.id, cell)
     return list(found.values())
 
@@ -266,6 +274,12 @@ def _defenses(grid: Grid, data_set: Data) -> list[tuple[str, Table]]:
         own = (f" {key}={value}" for key, value in table.items() if key != "name")
         found.append((table["name"] + "".join(own), declared))
     return found
+
+
+def _clean_sets(grid: Grid, attack: Table | None) -> list[Table]:
+    """The declarations of the clean sets; without an attack none that differ by its stamp alone."""
+    found = [_strict(CleanSet, "clean", table) for table in _tables("clean", grid.clean)]
+    return [one.model_dump(mode="json") for one in found if attack or not one.stamped]
 
 
 def _declared(role: method.Role, table: Table) -> Table:
