@@ -55,7 +55,10 @@ class Grond(Attack):
 
     def learn(self, model: nn.Module, train: Images, run: Run) -> Learned:
         """The `noise` `[c, h, w]` within `eps`."""
-        clean = self.clean_model(model, train, run, self.clean_epochs)
+        clean = copy.deepcopy(model).to(run.device)
+        if self.clean_epochs:
+            settings = self.settings() | {"epochs": self.clean_epochs}
+            fit(clean, train, run, stage="clean model", **settings)
         rng = run.rng("grond")
         noise = torch.zeros(train.shape, device=run.device)
         with in_mode(clean, train=False), frozen(clean), run.stage("trigger", self.steps) as done:
