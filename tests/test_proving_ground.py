@@ -14,7 +14,7 @@ from unbackdoor.bench import grid
 ROOT = Path(__file__).resolve().parent.parent
 GROUND = ROOT / "docs" / "results" / "proving-ground"
 GRIDS = sorted((ROOT / "grids").glob("proving-ground*.toml"))
-DRAW = runpy.run_path(str(GROUND / "draw.py"))
+DRAW = runpy.run_path(str(ROOT / "benchmarks" / "proving_ground.py"))
 CLOSED: dict[str, list[str]] = DRAW["closed"]()
 NEW = {
     *("batt", "photo_filter", "coarse", "sticker", "semantic", "multi_target"),

@@ -1,6 +1,6 @@
 """Which networks, triggers and strangers of the proving ground stay closed: drawn, not chosen.
 
-    python docs/results/proving-ground/draw.py
+    python benchmarks/proving_ground.py
 
 Of every stratum one member is drawn by a hash of the stratum's name, before anything was measured
 on any of them. A victim is closed if its network or its trigger is. Only the standard library.
