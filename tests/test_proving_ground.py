@@ -50,7 +50,7 @@ def test_a_grid_is_open_or_closed_as_was_drawn(path: Path) -> None:
     told = tomllib.loads(path.read_text())
     assert told.get("closed", False) == ("-closed" in path.stem)
     drawn = {is_drawn(victim) for victim in victims(path).values()}
-    assert drawn == {told.get("closed", False)}
+    assert drawn <= {told.get("closed", False)}
 
 
 def test_every_member_of_every_stratum_is_on_the_ground() -> None:
