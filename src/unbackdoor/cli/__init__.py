@@ -14,7 +14,8 @@ from typing import cast
 import typer
 
 from ..core.errors import UnbackdoorError
-from . import attack, bench, convert, demo, describe, evaluate, listing, repair, report
+from . import attack, bench, convert, demo, describe, evaluate, inspect, listing, repair, report
+from .console import escaped
 
 INTERRUPTED = 130
 
@@ -34,6 +35,7 @@ app.command("report")(report.report)
 app.command("list")(listing.listing)
 app.command("describe")(describe.describe)
 app.command("convert")(convert.convert)
+app.command("inspect")(inspect.inspect)
 
 # What typer raises for wrong usage; it has no public name of its own in every version.
 _UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
@@ -65,5 +67,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _refused(message: str) -> int:
-    print("error:", " ".join(message.split()), file=sys.stderr)
+    print("error:", escaped(" ".join(message.split())), file=sys.stderr)
     return 2

@@ -131,7 +131,7 @@ class Console:
         return f"{stage} {self._parts[stage]}" if stage in self._parts else stage
 
     def _line(self, text: str) -> None:
-        self._screen.print(text, markup=False)
+        self._screen.print(escaped(text), markup=False)
 
     def _show(self, message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
         text = " ".join(str(message).split())
@@ -141,6 +141,13 @@ class Console:
                 self._line(f"warning: {text}")
         elif self.verbose:
             self._line(f"{category.__name__}: {text}")
+
+
+def escaped(text: str) -> str:
+    """`text` with everything that a terminal would not show as it is written out: `\\x1b`."""
+    return "".join(
+        part if part.isprintable() else part.encode("unicode_escape").decode() for part in text
+    )
 
 
 def table(

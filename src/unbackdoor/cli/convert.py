@@ -37,7 +37,7 @@ def convert(
             raise OutputError(f"the name of the file to write must end in .safetensors, got {out}")
         if out.exists() and not force:
             raise OutputError(f"{out} is there already; --force replaces it")
-        from ..checkpoints import checkpoint
+        from ..checkpoints import checkpoint, hub
         from ..core import record
         from ..core.files import sha256
         from . import inputs
@@ -45,7 +45,7 @@ def convert(
         loaded = inputs.Described(model, arch, classes, mean, std, model_option).load()
         told = {
             **record.heading("convert", context.obj),
-            "model": record.of_model(loaded, loaded.spec, model),
+            "model": record.of_model(loaded, loaded.spec, hub.weights_file(model)),
         }
         checkpoint.save(loaded, out, told)
         told["output"] = {"file": out.name, "sha256": sha256(out)}

@@ -45,6 +45,7 @@ def evaluate(
     """
     with Console(as_json=as_json, quiet=quiet, verbose=verbose) as console:
         from .. import api
+        from ..checkpoints import hub
         from ..core import record
         from ..core.run import Run, pick_device
         from . import inputs, scores
@@ -66,7 +67,7 @@ def evaluate(
         score = api.evaluate(victim, judged, stamped, run=run)
         told = {
             **heading,
-            "model": record.of_model(victim, victim.spec, model),
+            "model": record.of_model(victim, victim.spec, hub.weights_file(model)),
             "test": record.of_images(test, judged) if test and judged else None,
             "triggered": record.of_triggered(triggered, stamped),
             "before": record.of_score(score),

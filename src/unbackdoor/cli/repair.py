@@ -60,6 +60,7 @@ def repair(
     """
     start = time.perf_counter()
     with Console(as_json=as_json, quiet=quiet, verbose=verbose) as console:
+        from ..checkpoints import hub
         from ..core import method, record
         from ..core.images import overlap
         from ..core.run import Run, pick_device
@@ -92,14 +93,14 @@ def repair(
             outcome = repairing.treat(case, chosen, replace(run, cache=folder), console)
             told = {
                 **heading,
-                "model": record.of_model(victim, victim.spec, model),
+                "model": record.of_model(victim, victim.spec, hub.weights_file(model)),
                 "clean": record.of_images(clean, given, held_out=len(given) - len(seen)),
                 "test": record.of_images(test, judged) if test else None,
                 "triggered": record.of_triggered(triggered, stamped),
                 **repairing.told(case, chosen, outcome, run),
                 "warnings": console.warned,
             }
-            full = repairing.write(out, outcome.model, told)
+            full = repairing.write(out, outcome.model, told, hub.companions(model))
         console.result(full, scores.shown(before=outcome.before, after=outcome.after))
         console.say(f"written to {out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
         if profile:
