@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from ..core.errors import ParameterError
+from ._checks import whole
 
 
 class AllCNN(nn.Module):
@@ -39,9 +39,7 @@ class AllCNN(nn.Module):
 
 def build(classes: int, *, width: int = 96, in_channels: int = 3) -> nn.Module:
     """The network with fresh weights; raises `ParameterError` for a width that is none."""
-    for name, value in {"width": width, "in_channels": in_channels}.items():
-        if not isinstance(value, int) or value < 1:
-            raise ParameterError(f"{name} must be a whole number of at least 1, got {value!r}")
+    whole(width=width, in_channels=in_channels)
     return AllCNN(classes, width, in_channels)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torchvision.models import MobileNetV2
 
 from ..core.errors import ParameterError
+from ._checks import whole
 
 STAGES = (
     # Expansion, channels, blocks, stride, as in the paper but for the stride of the second.
@@ -24,16 +25,15 @@ def build(classes: int, *, width: float = 1.0, in_channels: int = 3) -> nn.Modul
     """
     if not isinstance(width, int | float) or not 0.05 <= width <= 8:
         raise ParameterError(f"width must be a factor from 0.05 to 8, got {width!r}")
-    if not isinstance(in_channels, int) or in_channels < 1:
-        raise ParameterError(f"in_channels must be a whole number of at least 1: {in_channels!r}")
+    whole(in_channels=in_channels)
     stages = [list(stage) for stage in STAGES]
     net = MobileNetV2(classes, float(width), inverted_residual_setting=stages)
     place = net.features[0]
     assert isinstance(place, nn.Sequential) and isinstance(place[0], nn.Conv2d)
     place[0] = nn.Conv2d(in_channels, place[0].out_channels, 3, 1, 1, bias=False)
     nn.init.kaiming_normal_(place[0].weight, mode="fan_out")
-    whole: nn.Module = net
-    return whole
+    found: nn.Module = net
+    return found
 
 
 def infer(state: Mapping[str, Tensor]) -> dict[str, float | int]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchvision.models import DenseNet
 
 from ..core.errors import ParameterError
+from ._checks import whole
 
 
 def build(classes: int, *, depth: int = 40, growth: int = 12, in_channels: int = 3) -> nn.Module:
@@ -17,9 +18,7 @@ def build(classes: int, *, depth: int = 40, growth: int = 12, in_channels: int =
     Three dense blocks of (depth - 4) / 6 layers of `growth` channels. Images are
     `[n, in_channels, h, w]`, sides of at least 4. Raises `ParameterError` for a depth that is none.
     """
-    for name, value, least in (("growth", growth, 1), ("in_channels", in_channels, 1)):
-        if not isinstance(value, int) or value < least:
-            raise ParameterError(f"{name} must be a whole number of at least 1, got {value!r}")
+    whole(growth=growth, in_channels=in_channels)
     if not isinstance(depth, int) or depth < 10 or (depth - 4) % 6:
         raise ParameterError(f"depth must be 4 more than a multiple of 6, got {depth!r}")
     layers = (depth - 4) // 6
@@ -30,8 +29,8 @@ def build(classes: int, *, depth: int = 40, growth: int = 12, in_channels: int =
     parts = {"conv0": stem, "norm0": nn.Identity(), "relu0": nn.Identity(), "pool0": nn.Identity()}
     for name, part in parts.items():
         setattr(net.features, name, part)
-    whole: nn.Module = net
-    return whole
+    found: nn.Module = net
+    return found
 
 
 def infer(state: Mapping[str, Tensor]) -> dict[str, int]:
