@@ -175,6 +175,16 @@ def test_stickers_lie_inside_at_their_sizes_and_differ_from_image_to_image() -> 
     assert (places.amax(0) - places.amin(0)).min() > 14
 
 
+def test_sunglasses_lie_level_unless_they_are_turned() -> None:
+    x = torch.rand(100, 3, 32, 32, generator=Run().rng("x")) / 4 + 0.6
+    steep = {}
+    for turn in (0.0, 80.0):
+        changed = (Sticker(turn=turn).stamp(x) != x).any(1)
+        high, wide = (changed.any(axis).sum(1) for axis in (2, 1))
+        steep[turn] = int((high > wide).sum())
+    assert steep[0.0] == 0 and 20 < steep[80.0] < 80
+
+
 def test_what_an_image_draws_follows_from_its_pixels() -> None:
     x = torch.rand(2000, 3, 8, 8, generator=Run().rng("x"))
     drawn = draws(x, 4)
@@ -184,7 +194,8 @@ def test_what_an_image_draws_follows_from_its_pixels() -> None:
     assert torch.corrcoef(drawn).triu(1).abs().max() < 0.08
     near = x.clone()
     near[:, 0, 0, 0] = (near[:, 0, 0, 0] + 0.5) % 1
-    assert (draws(near, 4) - drawn).abs().mean() > 0.25
+    for other in (near, x.flip(-1)):  # a mirrored image has the same pixels at other places
+        assert (draws(other, 4) - drawn).abs().mean() > 0.25
 
 
 def test_each_patch_leads_to_a_class_of_its_own(digits: Digits) -> None:
