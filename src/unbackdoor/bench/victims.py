@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import nn
 
 from ..attacks.base import planting
@@ -18,6 +19,7 @@ from ..attacks.base.attack import Victim as Planted
 from ..attacks.base.export import png
 from ..checkpoints import checkpoint
 from ..core import method, record
+from ..core.files import write_whole
 from ..core.images import Images, Triggered
 from ..core.measure import Rate, accuracy, predictions
 from ..core.recall import Learned
@@ -76,11 +78,9 @@ def plant(victim: Victim, shelf: Shelf, folder: Path, run: Run) -> Poisoned | No
     else:
         planted = attack.plant(model, shelf.train, run, resume=state)
     assert isinstance(planted.model, Normalized)
-    folder.mkdir(parents=True, exist_ok=True)
-    half = folder / f".{LEARNED}.part"
     learned = planted.learned.items()
-    save_file({key: value.detach().cpu().contiguous().clone() for key, value in learned}, half)
-    half.replace(folder / LEARNED)
+    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in learned}
+    write_whole(folder / LEARNED, to_bytes(tensors))
     checkpoint.save(planted.model, folder / MODEL, {"victim": victim.declaration()})
     return planted.poisoned
 

@@ -14,8 +14,8 @@ from typing import cast
 import typer
 
 from ..core.errors import UnbackdoorError
+from ..core.text import line
 from . import attack, bench, convert, demo, describe, evaluate, inspect, listing, repair, report
-from .console import escaped
 
 INTERRUPTED = 130
 
@@ -67,5 +67,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _refused(message: str) -> int:
-    print("error:", escaped(" ".join(message.split())), file=sys.stderr)
+    print("error:", line(message), file=sys.stderr)
     return 2

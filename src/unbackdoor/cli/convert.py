@@ -39,9 +39,10 @@ def convert(
             raise OutputError(f"{out} is there already; --force replaces it")
         from ..checkpoints import checkpoint, hub
         from ..core import record
-        from ..core.files import sha256
+        from ..core.files import alone, sha256
         from . import inputs
 
+        console.hold(alone(out))
         loaded = inputs.Described(model, arch, classes, mean, std, model_option).load()
         told = {
             **record.heading("convert", context.obj),

@@ -62,6 +62,7 @@ def repair(
     with Console(as_json=as_json, quiet=quiet, verbose=verbose) as console:
         from ..checkpoints import hub
         from ..core import method, record
+        from ..core.files import alone
         from ..core.images import overlap
         from ..core.run import Run, pick_device
         from ..defenses.base.defense import Defense
@@ -72,6 +73,7 @@ def repair(
         bounds = inputs.Bounds(max_asr, max_acc_drop)
         bounds.check(triggered)
         inputs.check_target(triggered, target)
+        console.hold(alone(out))
         output.check(out, force=force)
         run = Run(seed, pick_device(device), precision.value, console.progress, part=console.part)
         heading = record.heading("repair", context.obj)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..bench.store import Record
+from ..core.text import printable
 from .rates import literal
 
 CLEAN = "none"
@@ -75,10 +76,10 @@ class Names:
 
     def _free(self, data: str, role: str, name: str) -> str:
         """`name`, or where another kind is told the same way, which of them this is."""
-        found, many = name, 1
+        found, many = printable(name), 1
         while (data, role, found) in self._taken:
             many += 1
-            found = f"{name} kind={many}"
+            found = f"{printable(name)} kind={many}"
         self._taken.add((data, role, found))
         return found
 
