@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from unbackdoor.attacks.adaptive_consistent import AdaptiveConsistent
+from unbackdoor.attacks.adaptive_flat import AdaptiveFlat
 from unbackdoor.attacks.base.attack import COVER, STAMPED
 from unbackdoor.attacks.base.draws import draws
 from unbackdoor.attacks.batt import BATT
@@ -260,20 +261,41 @@ def test_grond_keeps_channels_even_while_it_trains(digits: Digits) -> None:
             assert sizes.max() < sizes.mean() + 0.8 * sizes.std()
 
 
+class Watching(nn.Module):
+    """The small net; what it is shown goes to a list that its copies share."""
+
+    def __init__(self, seen: list[torch.Tensor]) -> None:
+        super().__init__()
+        self.net = small_net()
+        self.seen = seen
+
+    def __deepcopy__(self, memo: object) -> Watching:
+        return Watching(self.seen)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen.append(x.detach().clone())
+        return self.net(x)
+
+
+def test_a_flat_victim_climbs_before_each_step(digits: Digits) -> None:
+    train, seen = digits[0][slice(0, 64)], []
+    victims = {
+        rho: AdaptiveFlat(rho=rho, epochs=1, batch=32, flip=False).plant(
+            Watching(seen), train, Run(precision="fp32")
+        )
+        for rho in (1e-6, 2.0)
+    }
+    # Two batches, each seen twice, by either victim.
+    assert [len(x) for x in seen] == [32] * 8
+    assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[1], seen[2])
+    near, far = (victim.model.net[0].weight for victim in victims.values())
+    assert not torch.allclose(near, far, atol=1e-4)
+
+
 def test_an_adaptive_victim_is_shown_disturbed_images_as_well(digits: Digits) -> None:
     train, seen = digits[0][slice(0, 64)], []
-    net = small_net()
-
-    class Watching(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = net
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            seen.append(x.detach().clone())
-            return self.net(x)
-
-    AdaptiveConsistent(epochs=1, batch=32, flip=False).plant(Watching(), train, Run())
+    net = Watching(seen)
+    AdaptiveConsistent(epochs=1, batch=32, flip=False).plant(net, train, Run())
     assert [len(x) for x in seen] == [64, 64]
     for x in seen:
         plain, shaken = x.chunk(2)

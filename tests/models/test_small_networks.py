@@ -69,6 +69,14 @@ def test_its_weights_tell_its_options(arch: str, options: dict[str, Any], tmp_pa
     assert torch.equal(checkpoint.load(tmp_path / "m.safetensors").eval()(x), model(x))
 
 
+@pytest.mark.parametrize(
+    ("name", "side"), [("all_cnn", 8), ("densenet_bc", 8), ("cifar_mobilenet_v2", 4)]
+)
+def test_small_images_are_shrunk_by_four_or_eight(name: str, side: int) -> None:
+    net = made(name, dict(OWN)[name]).net.eval()
+    assert net.features(torch.rand(1, 3, 32, 32)).shape[2:] == (side, side)  # type: ignore[operator]
+
+
 @pytest.mark.parametrize("width", [0.25, 0.5, 1.0])
 def test_the_width_of_a_mobilenet_is_told_by_its_weights(width: float) -> None:
     state = made("cifar_mobilenet_v2", {"width": width}).net.state_dict()
