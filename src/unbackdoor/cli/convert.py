@@ -23,6 +23,8 @@ def convert(
     mean: o.Mean = None,
     std: o.Std = None,
     model_option: o.ModelOptions = None,
+    size: o.Size = None,
+    weights: o.Weights = None,
     force: Annotated[bool, typer.Option("--force", help="replace OUT.safetensors")] = False,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
@@ -43,7 +45,9 @@ def convert(
         from . import inputs
 
         console.hold(alone(out))
-        loaded = inputs.Described(model, arch, classes, mean, std, model_option).load()
+        loaded = inputs.Described(
+            model, arch, classes, mean, std, model_option, size, weights
+        ).load()
         told = {
             **record.heading("convert", context.obj),
             "model": record.of_model(loaded, loaded.spec, hub.weights_file(model)),

@@ -39,6 +39,9 @@ def repair(
     mean: o.Mean = None,
     std: o.Std = None,
     model_option: o.ModelOptions = None,
+    size: o.Size = None,
+    weights: o.Weights = None,
+    columns: o.Columns = None,
     download: o.Download = False,
     force: o.Force = False,
     profile: Annotated[
@@ -78,8 +81,10 @@ def repair(
         run = Run(seed, pick_device(device), precision.value, console.progress, part=console.part)
         heading = record.heading("repair", context.obj)
 
-        victim = inputs.Described(model, arch, classes, mean, std, model_option).load()
-        sources = inputs.Sources(victim, download)
+        victim = inputs.Described(
+            model, arch, classes, mean, std, model_option, size, weights
+        ).load()
+        sources = inputs.Sources(victim, run, download, columns)
         given = seen = sources.images(clean)
         if test:
             judged = sources.images(test, like=given)

@@ -60,6 +60,7 @@ def read(source: Source) -> Raw:
         torch.tensor(labels, dtype=torch.int64),
         numbered(source, count),
         goals=torch.tensor(goals, dtype=torch.int64),
+        numbered=True,
     )
 
 
