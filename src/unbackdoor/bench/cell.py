@@ -17,7 +17,7 @@ from ..core.errors import ParameterError, UnknownNameError
 from .store import identity
 
 Table = dict[str, Any]
-Part = TypeVar("Part", bound="Strict")
+Part = TypeVar("Part", bound=BaseModel)
 
 
 class Strict(BaseModel):
@@ -88,6 +88,8 @@ class Cell:
     budget: int | float
     method: str
     """The defense and what the grid asks of it, as `fmp p=32`. It is no part of the identity."""
+    clean: Table | None = None
+    """How the clean images differ from the data set's; None where they do not."""
 
     def declaration(self) -> Table:
         """Everything that decides its numbers."""
@@ -95,6 +97,7 @@ class Cell:
             "victim": self.victim.declaration(),
             "defense": self.defense,
             "budget": self.budget,
+            **({"clean": self.clean} if self.clean else {}),
         }
 
     @cached_property
@@ -105,7 +108,8 @@ class Cell:
     @property
     def title(self) -> str:
         """Its victim, method, budget and seed, for a person and for `--only`."""
-        parts = (self.victim.title, self.method, f"{self.budget:g}")
+        shown = f"{self.budget:g}" + (f" {self.clean['name']}" if self.clean else "")
+        parts = (self.victim.title, self.method, shown)
         return "/".join((*parts, f"seed{self.victim.seed}"))
 
 

@@ -25,6 +25,7 @@ from ..core.spec import Spec
 from ..defenses.base.defense import Defense, Tuning
 from . import given
 from .cell import Cell, Data, Strict, Table, Victim, strict
+from .clean_sets import CleanSet
 
 NO_ATTACK = "none"
 """What a clean model goes by: it is part of every grid, and was never attacked."""
@@ -40,6 +41,8 @@ class Grid(Strict):
     defenses: list[Any] = Field(min_length=1)
     rates: list[float] = Field([])
     budgets: list[int | float] = Field([0.05], min_length=1)
+    clean: list[Any] = Field([])
+    closed: bool = False
     seeds: list[int] = Field([0, 1, 2], min_length=1)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     min_asr: float = Field(0.9, ge=0, le=1)
@@ -77,20 +80,22 @@ def cells(grid: Grid, folder: Path = Path()) -> list[Cell]:
     Paths of `[[victims]]` start from `folder`, that of the grid file.
     """
     found: dict[str, Cell] = {}
-    sets = [(place, _data(table)) for place, table in _labelled(_tables("data", grid.data))]
+    places = [(place, _data(table)) for place, table in _labelled(_tables("data", grid.data))]
     tables = _labelled(_tables("architectures", grid.architectures))
     networks = [(net, _network(table)) for net, table in tables]
-    there = given.found(grid.victims, [data_set for _, data_set in sets], folder)
-    if not there and not (sets and networks):
+    there = given.found(grid.victims, [data_set for _, data_set in places], folder)
+    if not there and not (places and networks):
         raise ParameterError("the grid has no models: it needs data and architectures, or victims")
     if grid.attacks and not networks:
         raise ParameterError("the grid has attacks, but no architectures to plant them in")
     for seed in grid.seeds:
-        planted = _planted(grid, sets, networks, seed)
+        planted = _planted(grid, places, networks, seed)
         ready = ((data_set, model.victim(seed, grid)) for data_set, model in there)
         for data_set, victim in (*planted, *ready):
-            for budget, (label, defense) in product(grid.budgets, _defenses(grid, data_set)):
-                cell = Cell(victim, defense, _budget(budget), label)
+            sets = [None, *_clean_sets(grid, victim.attack)]
+            defenses = _defenses(grid, data_set)
+            for clean, budget, (label, defense) in product(sets, grid.budgets, defenses):
+                cell = Cell(victim, defense, _budget(budget), label, clean)
                 found.setdefault(cell.id, cell)
     return list(found.values())
 
@@ -188,6 +193,12 @@ def _defenses(grid: Grid, data_set: Data) -> list[tuple[str, Table]]:
         own = (f" {key}={value}" for key, value in table.items() if key != "name")
         found.append((table["name"] + "".join(own), declared))
     return found
+
+
+def _clean_sets(grid: Grid, attack: Table | None) -> list[Table]:
+    """The declarations of the clean sets; without an attack none that differ by its stamp alone."""
+    found = [strict(CleanSet, "clean", table) for table in _tables("clean", grid.clean)]
+    return [one.model_dump(mode="json") for one in found if attack or not one.stamped]
 
 
 def _declared(role: method.Role, table: Table) -> Table:

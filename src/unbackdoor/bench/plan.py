@@ -74,6 +74,7 @@ class Plan:
                         places[cell.victim.id],
                         places[identity(cell.defense)] - len(victims),
                         cell.budget,
+                        *([cell.clean] if cell.clean else []),
                     ]
                     for cell in self.cells
                 ],

@@ -28,6 +28,7 @@ from ..defenses.base.defense import Defense, Repair
 from ..network.layers import find_layers
 from . import flags, judge, victims
 from .cell import Cell, Victim
+from .clean_sets import CleanSet
 from .judge import Judged, judged, same_weights
 from .shelf import Shelf, shelf
 from .store import FORMAT, Record, Store
@@ -151,6 +152,9 @@ class Bench:
         defense = defense_of(wanted)
         clean = images.budget(wanted.budget, run)
         ready = self._loaded(wanted.victim, images, run)
+        if wanted.clean:
+            attack = victims.attack_of(wanted.victim)
+            clean = CleanSet(**wanted.clean).made(clean, attack, ready.learned, run)
         baseline = victims.linear_of(self.store, wanted.victim, images)
         start = time.perf_counter()
         repair = defense.repair(ready.model, clean, run)
