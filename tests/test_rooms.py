@@ -110,7 +110,8 @@ def test_the_report_knows_of_the_bench_only_its_records_and_never_torch():
         for name in imported(path):
             assert name.split(".")[0] != "torch", path
             if name.startswith(("unbackdoor.bench", "unbackdoor.core")):
-                known = ("bench.store", "bench.flags", "core.version", "core.errors")
+                known = ("bench.store", "bench.flags", "core.version", "core.errors", "core.files")
+                known += ("core.text",)
                 assert name.removeprefix("unbackdoor.").startswith(known), path
 
 

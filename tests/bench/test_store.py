@@ -28,7 +28,7 @@ def test_a_record_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
 def test_what_a_killed_writer_left_is_swept(tmp_path):
     store = Store(tmp_path)
     store.write("cells", "a", {})
-    (tmp_path / "cells" / ".a.123.part").write_text("{")
+    (tmp_path / "cells" / ".a.json.123.part").write_text("{")
     store.write("cells", "a", {"x": 1})
     assert [path.name for path in (tmp_path / "cells").iterdir()] == ["a.json"]
 

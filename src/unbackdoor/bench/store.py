@@ -16,7 +16,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,9 +24,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..core.errors import OutputError
+from ..core.files import inside, whole
 
 FORMAT = 1
 """Of the result files; another format is another identity, so old results are done again."""
+
+MOST_BYTES = 2**26
 
 Kind = Literal["plan", "victims", "cells", "linear"]
 CLAIMED: tuple[Kind, ...] = ("victims", "cells")
@@ -67,24 +69,13 @@ class Store:
 
     def write(self, kind: Kind, name: str, record: Mapping[str, Any]) -> None:
         """Writes a record whole: a reader, or a later run, finds all of it or none of it."""
-        path = self.path(kind, name)
+        path = inside(self.folder, f"{kind}/{name}.json")
         text = json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-        half = path.with_name(f".{name}.{os.getpid()}.part")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            for left in path.parent.glob(f".{name}.*.part") if kind in CLAIMED else ():
-                left.unlink(missing_ok=True)
-            try:
-                with half.open("w", encoding="utf-8") as file:
-                    file.write(text)
-                    file.flush()
-                    os.fsync(file.fileno())
-                half.replace(path)
-                _sync(path.parent)
-            finally:
-                half.unlink(missing_ok=True)
-        except OSError as error:
-            raise OutputError(f"cannot write {path}: {error.strerror or error}") from None
+        for left in path.parent.glob(f".{path.name}.*.part") if kind in CLAIMED else ():
+            left.unlink(missing_ok=True)
+        with whole(path) as half:
+            # Half a character, of a name that is no text, becomes JSON's escape of it.
+            half.write_bytes(text.encode("utf-8", "backslashreplace"))
 
     def remove(self, kind: Kind, name: str) -> None:
         """Takes a record away, if it is there."""
@@ -101,10 +92,10 @@ class Store:
         The claim is a lock of the operating system, which ends with the process that holds it,
         however it ends; so there are no claims of the dead.
         """
-        path = self.folder / "claims" / name
+        path = inside(self.folder, f"claims/{name}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = path.open("w")
+            file = path.open("a")
         except OSError as error:
             raise OutputError(f"cannot write {path}: {error.strerror or error}") from None
         with file:
@@ -125,20 +116,17 @@ class Store:
 
 def _read(path: Path) -> Record | None:
     try:
-        found = json.loads(path.read_bytes())
+        if path.stat().st_size > MOST_BYTES:
+            raise ValueError(f"a result has at most {MOST_BYTES:,} bytes")
+        found = json.loads(path.read_bytes(), parse_constant=_no_number)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, RecursionError, ValueError) as error:
         raise OutputError(f"{path} is no result: {error}") from None
     if not isinstance(found, dict):
         raise OutputError(f"{path} is no result: it holds no object")
     return found
 
 
-def _sync(folder: Path) -> None:
-    """The name of a new file outlasts a loss of power only when its folder is written, too."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number in JSON")

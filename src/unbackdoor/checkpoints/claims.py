@@ -111,6 +111,12 @@ def scale(
         raise ParameterError(f"mean and std must be as many finite numbers, got {mean} and {std}")
     if not all(math.isfinite(value) and value > 0 for value in std):
         raise ParameterError(f"std must be above 0, got {list(std)}")
+    for name, values in (("mean", mean), ("std", std)):
+        if max(values) > 1 or min(values) < 0:
+            raise ParameterError(
+                f"{name} {list(values)} cannot be of pixels in [0, 1]; of pixels from 0 to 255, "
+                f"divide by 255: {[round(value / 255, 4) for value in values]}"
+            )
     return tuple(map(float, mean)), tuple(map(float, std))
 
 

@@ -66,6 +66,7 @@ def attack(
         from ..attacks.base import planting
         from ..attacks.base.attack import Attack
         from ..core import method, record
+        from ..core.files import alone
         from ..core.run import Run, pick_device
         from . import exporting, keeping, output, scores, victims
 
@@ -74,9 +75,11 @@ def attack(
         victims.check_asked(chosen)
         start = victims.Start(model, arch, classes, mean, std, model_option)
         start.check(chosen)
+        console.hold(alone(out))
         output.check(out, force=force, spared=victims.TRAINING)
         if export:
             exporting.check(export, out, force=force)
+            console.hold(alone(export))
         kept = None if chosen.closed_form() else keeping.folder(cache)
         run = Run(seed, pick_device(device), precision.value, console.progress, cache=kept)
         heading = record.heading("attack", context.obj)

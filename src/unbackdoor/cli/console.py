@@ -6,7 +6,7 @@ import json
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,8 +14,10 @@ from rich import box
 from rich.console import Console as Screen
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from ..core.errors import UnbackdoorWarning
+from ..core.text import line, printable
 
 EVERY = 5.0
 """Seconds that pass at least between two plain lines of progress."""
@@ -64,6 +66,10 @@ class Console:
     ) -> None:
         self._inside.close()
 
+    def hold(self, context: AbstractContextManager[object]) -> None:
+        """Enters a context that ends with the command."""
+        self._inside.enter_context(context)
+
     def say(self, text: str) -> None:
         """A line of the log, on stderr."""
         if not self.quiet:
@@ -83,7 +89,7 @@ class Console:
         if self.as_json:
             print(json.dumps(record, indent=1))
         elif isinstance(shown, str):
-            print(shown)
+            print(printable(shown, kept="\n"))
         else:
             Screen(highlight=False, emoji=False).print(shown)
 
@@ -131,10 +137,10 @@ class Console:
         return f"{stage} {self._parts[stage]}" if stage in self._parts else stage
 
     def _line(self, text: str) -> None:
-        self._screen.print(escaped(text), markup=False)
+        self._screen.print(line(text), markup=False)
 
     def _show(self, message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-        text = " ".join(str(message).split())
+        text = line(str(message))
         if issubclass(category, UnbackdoorWarning):
             if text not in self.warned:
                 self.warned.append(text)
@@ -143,20 +149,21 @@ class Console:
             self._line(f"{category.__name__}: {text}")
 
 
-def escaped(text: str) -> str:
-    """`text` with everything that a terminal would not show as it is written out: `\\x1b`."""
-    return "".join(
-        part if part.isprintable() else part.encode("unicode_escape").decode() for part in text
-    )
-
-
 def table(
     headings: Iterable[str], rows: Iterable[Sequence[str]], title: str | None = None
 ) -> Table:
     """A plain table for stdout; the first column is text, the others are numbers."""
-    shown = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    named = None if title is None else _text(title)
+    shown = Table(box=box.SIMPLE_HEAD, title=named, title_justify="left", pad_edge=False)
     for place, heading in enumerate(headings):
-        shown.add_column(heading, justify="left" if place == 0 else "right", no_wrap=place > 0)
+        shown.add_column(
+            _text(heading), justify="left" if place == 0 else "right", no_wrap=place > 0
+        )
     for row in rows:
-        shown.add_row(*row)
+        shown.add_row(*map(_text, row))
     return shown
+
+
+def _text(text: str) -> Text:
+    """`text` as it is: neither rich's markup nor the terminal's escapes are done."""
+    return Text(printable(text, kept="\n"))

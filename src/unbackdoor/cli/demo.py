@@ -57,6 +57,7 @@ def demo(
         from ..attacks.base import planting
         from ..attacks.base.attack import Attack
         from ..core import method, record
+        from ..core.files import alone
         from ..core.run import Run, pick_device
         from ..defenses.base.defense import Defense
         from ..models import Normalized
@@ -67,6 +68,7 @@ def demo(
             method.build("defense", "fmp", REPAIR),
         )
         assert isinstance(attack, Attack) and isinstance(defense, Defense)
+        console.hold(alone(out))
         output.check(out, force=force)
         run = Run(seed, pick_device(device), precision.value, console.progress, part=console.part)
         heading = record.heading("demo", context.obj)

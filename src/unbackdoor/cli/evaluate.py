@@ -30,6 +30,9 @@ def evaluate(
     mean: o.Mean = None,
     std: o.Std = None,
     model_option: o.ModelOptions = None,
+    size: o.Size = None,
+    weights: o.Weights = None,
+    columns: o.Columns = None,
     download: o.Download = False,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
@@ -59,8 +62,10 @@ def evaluate(
         run = Run(seed, pick_device(device), precision.value, console.progress)
         heading = record.heading("evaluate", context.obj)
 
-        victim = inputs.Described(model, arch, classes, mean, std, model_option).load()
-        sources = inputs.Sources(victim, download)
+        victim = inputs.Described(
+            model, arch, classes, mean, std, model_option, size, weights
+        ).load()
+        sources = inputs.Sources(victim, run, download, columns)
         judged = sources.images(test) if test else None
         stamped = sources.triggered(triggered, target, like=judged)
 

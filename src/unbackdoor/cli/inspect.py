@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from ..core.text import line as one_line
 from . import options as o
-from .console import Console, escaped
+from .console import Console
 
 
 def inspect(
@@ -35,7 +36,7 @@ def inspect(
             **inspecting.inspect(file),
             "warnings": console.warned,
         }
-        console.result(told, "\n".join(escaped(line) for line in _lines(told)))
+        console.result(told, "\n".join(one_line(line) for line in _lines(told)))
         return 2 if told["error"] else 0
 
 

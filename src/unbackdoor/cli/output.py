@@ -1,10 +1,12 @@
 """Output folders: complete or not there.
 
 Files are written into a hidden sibling folder, which takes its name when all of them are there.
+The verbs hold `core.files.alone` meanwhile, so what another run left there is of the dead.
 """
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import OutputError
+from ..core.files import inside
 
 RECORD = "record.json"
 
@@ -44,6 +47,8 @@ def written(out: Path) -> Iterator[Path]:
     with _failing(out):
         made = _missing_parents(out)
         out.parent.mkdir(parents=True, exist_ok=True)
+        for left in out.parent.glob(f".{glob.escape(out.name)}-*.partial"):  # of a killed run
+            shutil.rmtree(left, ignore_errors=True)
         half = Path(tempfile.mkdtemp(prefix=f".{out.name}-", suffix=".partial", dir=out.parent))
         try:
             yield half
@@ -63,7 +68,9 @@ def begun(out: Path) -> Iterator[Path]:
     does an error.
     """
     out = out.absolute()
-    folder, made = out.with_name(f".{out.name}.begun"), _missing_parents(out)
+    folder, made = inside(out.parent, f".{out.name}.begun"), _missing_parents(out)
+    if folder.is_symlink():
+        raise OutputError(f"{folder} is a link, so nothing is written there; take it away")
     try:
         yield folder
     except KeyboardInterrupt:

@@ -39,6 +39,9 @@ def repair(
     mean: o.Mean = None,
     std: o.Std = None,
     model_option: o.ModelOptions = None,
+    size: o.Size = None,
+    weights: o.Weights = None,
+    columns: o.Columns = None,
     download: o.Download = False,
     force: o.Force = False,
     profile: Annotated[
@@ -62,6 +65,7 @@ def repair(
     with Console(as_json=as_json, quiet=quiet, verbose=verbose) as console:
         from ..checkpoints import hub
         from ..core import method, record
+        from ..core.files import alone
         from ..core.images import overlap
         from ..core.run import Run, pick_device
         from ..defenses.base.defense import Defense
@@ -72,12 +76,15 @@ def repair(
         bounds = inputs.Bounds(max_asr, max_acc_drop)
         bounds.check(triggered)
         inputs.check_target(triggered, target)
+        console.hold(alone(out))
         output.check(out, force=force)
         run = Run(seed, pick_device(device), precision.value, console.progress, part=console.part)
         heading = record.heading("repair", context.obj)
 
-        victim = inputs.Described(model, arch, classes, mean, std, model_option).load()
-        sources = inputs.Sources(victim, download)
+        victim = inputs.Described(
+            model, arch, classes, mean, std, model_option, size, weights
+        ).load()
+        sources = inputs.Sources(victim, run, download, columns)
         given = seen = sources.images(clean)
         if test:
             judged = sources.images(test, like=given)

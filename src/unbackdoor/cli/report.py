@@ -56,6 +56,7 @@ def report(
     in SITE/tables, and parquet where pyarrow is installed. Files of the same names are replaced.
     """
     with Console(as_json=as_json, quiet=quiet, verbose=verbose) as console:
+        from ..core.files import alone
         from ..report import results as read
         from ..report import site
         from ..report.names import CLEAN
@@ -63,6 +64,7 @@ def report(
         folder = out or results / "site"
         if folder.exists() and not folder.is_dir():
             raise OutputError(f"{folder} is a file, not a folder")
+        console.hold(alone(folder))
         found = read.read(results)
         written = site.write(found, folder)
         cells = [row for row in found.rows if row.defense != CLEAN]

@@ -18,7 +18,7 @@ from ..attacks.base.visibility import visibility
 from ..checkpoints import checkpoint
 from ..core import measure
 from ..core.errors import ImagesError, OutputError, ParameterError, UnbackdoorError
-from ..core.files import sha256
+from ..core.files import inside, sha256, write_whole
 from ..core.images import Images, Triggered
 from ..core.measure import Score
 from ..core.run import Run
@@ -115,7 +115,10 @@ def check(attack: Attack, model: Normalized, train: Images, judged: Images) -> N
         raise ImagesError(f"training needs at least 2 images, got {len(train)}")
     attack.check(train)
     if not len(attack.aimed(judged).images):
-        raise ImagesError("the true class of every test image is the target; none can be counted")
+        raise ImagesError(
+            "the true class of every test image is the target, or none is of the kind that is "
+            "stamped; none can be counted"
+        )
     if attack.closed_form():
         attack.triggered(judged[:2])
 
@@ -125,7 +128,9 @@ def training(out: Path, arguments: Mapping[str, Any], *, force: bool) -> Path:
 
     Raises where another training has begun there, or its state is damaged, and not `force`.
     """
-    folder = out / TRAINING
+    folder = inside(out, TRAINING)
+    if folder.is_symlink():
+        raise OutputError(f"{folder} is a link, so nothing is written there; take it away")
     told, state = folder / "arguments.json", folder / "state.pt"
     wanted = json.loads(json.dumps(arguments))
     try:
@@ -135,8 +140,7 @@ def training(out: Path, arguments: Mapping[str, Any], *, force: bool) -> Path:
             if not force:
                 raise
             shutil.rmtree(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        told.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
+        write_whole(told, json.dumps(wanted, indent=1).encode())
     except OSError as error:
         raise OutputError(f"cannot write to {out}: {error.strerror or error}") from None
     return state

@@ -9,6 +9,7 @@ from statistics import NormalDist
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from .errors import ImagesError, ModelError, UnbackdoorError, UnbackdoorWarning
 from .foreign import place, reason
@@ -71,7 +72,11 @@ def check(model: nn.Module, images: Images) -> None:
 
     One pass of at most two images.
     """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError("the model is scripted or traced; give the plain nn.Module it is of")
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
+            raise ModelError(f"{name} has no shape yet; let the model see a batch first")
         if not bool(torch.isfinite(tensor).all()):
             raise ModelError(f"{name} holds values that are not finite")
     x = to_float(images.pixels[:2]).to(device_of(model))

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .errors import OutputError
+from .files import whole
 from .images import Images
 from .run import Run
 from .version import __version__
@@ -94,12 +95,10 @@ def _read(path: Path) -> Learned | None:
 
 
 def _write(path: Path, learned: Learned) -> None:
-    half = path.with_suffix(".tmp")
     # Cloned, for a file cannot hold two names for one tensor.
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in learned.items()}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, half)
-        half.replace(path)
-    except (OSError, SafetensorError) as error:
+        with whole(path) as half:
+            save_file(tensors, half)
+    except SafetensorError as error:
         raise OutputError(f"cannot write to {path.parent}: {error}") from None

@@ -3,41 +3,29 @@
 from __future__ import annotations
 
 import io
-import struct
 import warnings
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..core.errors import ImagesError, ParameterError, UnbackdoorWarning
 from ..core.images import to_float, to_uint8
-from ._source import Picture
+from ._source import Picture, check_size
 
-BROKEN = (
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    NotImplementedError,
-    OSError,
-    OverflowError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)
-"""What Pillow raises on a damaged or hostile image."""
+DECODERS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
+"""All of Pillow that is let near a stranger's file, whatever the file is called. Its other decoders
+are not: that of PostScript starts a program on it."""
 
+MOST_PIXELS = 2**26
+"""Of one image. Pillow's own bound is of the same kind, and a little higher."""
+
+ORIENTATION = ExifTags.Base.Orientation
 MODES = {1: "L", 3: "RGB"}
 GRAY = (0.299, 0.587, 0.114)
 CHUNK = 1000
@@ -69,25 +57,39 @@ def pixels_of(
 
 def _decoded(source: str, found: Sequence[Picture], size: Size, channels: int) -> Tensor:
     height, width = size
+    check_size(source, len(found) * channels * height * width, sum(map(_bytes, found)))
     pixels = np.empty((len(found), channels, height, width), np.uint8)
     resized: Counter[Size] = Counter()
+    rotated = 0
     for index, picture in enumerate(found):
         with _opened(picture) as image:
             if image.mode.startswith(("I", "F")):
                 raise ImagesError(f"{picture.name} has more than 8 bits a channel")
-            if (image.height, image.width) != size:
-                resized[image.height, image.width] += 1
             whole = image.convert(MODES[channels])
+            if image.getexif().get(ORIENTATION, 1) != 1:
+                rotated += 1
+                whole = ImageOps.exif_transpose(whole) if picture.turned else whole
             if whole.size != (width, height):
+                resized[whole.height, whole.width] += 1
                 whole = whole.resize((width, height), Image.Resampling.BILINEAR)
             pixels[index] = np.asarray(whole).reshape(height, width, channels).transpose(2, 0, 1)
     _say(source, resized, len(found), size)
+    if rotated and not found[0].turned:
+        warnings.warn(
+            f"{source}: {rotated:,} of {len(found):,} images ask to be rotated by their EXIF data; "
+            "they are taken as stored, as torchvision does. If the model saw them upright, rotate "
+            "the files",
+            UnbackdoorWarning,
+            stacklevel=5,
+        )
     return torch.from_numpy(pixels)
 
 
 def _header(picture: Picture) -> tuple[Size, str]:
     with _opened(picture) as image:
-        return (image.height, image.width), image.mode
+        sides = image.height, image.width
+        sideways = picture.turned and image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+        return sides[::-1] if sideways else sides, image.mode
 
 
 @contextmanager
@@ -98,14 +100,29 @@ def _opened(picture: Picture) -> Iterator[Image.Image]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file) as image:
+            with Image.open(file, formats=DECODERS) as image:
+                if image.width * image.height > MOST_PIXELS:
+                    raise ImagesError(
+                        f"{picture.name} has {image.width} x {image.height} pixels; at most "
+                        f"{MOST_PIXELS:,} are read"
+                    )
                 yield image
     except ImagesError:
         raise
     except FileNotFoundError:
         raise ImagesError(f"{picture.name} is missing") from None
-    except BROKEN:
+    except Exception:  # noqa: BLE001  a decoder breaks in more ways than can be listed
         raise ImagesError(f"{picture.name} is not a readable image") from None
+
+
+def _bytes(picture: Picture) -> int:
+    """How many bytes of a file a picture is; 0 where it is not there, which is said later."""
+    if isinstance(picture.data, bytes):
+        return len(picture.data)
+    try:
+        return picture.data.stat().st_size
+    except OSError:
+        return 0
 
 
 def _converted(source: str, found: Tensor, size: Size, channels: int) -> Tensor:

@@ -8,6 +8,14 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..core.errors import ImagesError
+
+MOST_CLASSES = 100_000
+ROOM, SHRUNK = 2**30, 200
+"""Bytes of pixels that any source may have, and how many times as large as its file more may be:
+files of photographs are smaller than their pixels by far less, files made to fill a memory by more.
+"""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -16,6 +24,8 @@ class Source:
     name: str
     split: str | None = None
     download: bool = False
+    columns: tuple[str, str] | None = None
+    """The names of the images and of the labels in it, if the person gave them."""
 
     @property
     def path(self) -> Path:
@@ -32,6 +42,8 @@ class Picture:
 
     name: str
     data: Path | bytes
+    turned: bool = False
+    """Whether a rotation that its EXIF data ask for is done."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +53,7 @@ class Raw:
     `pictures` are encoded images of any size, or pixels uint8 `[n, c, h, w]`. `labels` is int64
     `[n]`. `goals` int64 `[n]` is there if the images are stamped and the source tells where they
     should go. `size` (height, width) is what the images become unless another size is wanted.
+    `numbered` says that the labels are numbers in the source itself, not the order of its names;
     """
 
     pictures: Sequence[Picture] | Tensor
@@ -48,3 +61,22 @@ class Raw:
     classes: tuple[str, ...]
     goals: Tensor | None = None
     size: tuple[int, int] | None = None
+    numbered: bool = False
+
+
+def check_size(source: object, claimed: int, held: int) -> None:
+    """Raises `ImagesError` where `held` bytes of a file claim to be far more bytes of pixels."""
+    if claimed > max(ROOM, SHRUNK * held):
+        raise ImagesError(
+            f"{source} claims {claimed / 2**30:.1f} GiB of images, but its files hold "
+            f"{held / 2**20:.1f} MiB: that is not read"
+        )
+
+
+def numbered(source: object, count: int) -> tuple[str, ...]:
+    """The names of `count` classes that have numbers only; `ImagesError` for too many of them."""
+    if count > MOST_CLASSES:
+        raise ImagesError(
+            f"{source} speaks of {count:,} classes; at most {MOST_CLASSES:,} are read"
+        )
+    return tuple(str(label) for label in range(count))

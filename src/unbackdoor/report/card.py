@@ -9,6 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from ..core.text import printable
 from .page import measures
 from .templating import NUMBERS
 from .words import limits, verdict
@@ -38,13 +39,15 @@ def escaped(value: object) -> str:
     """`value` as markdown that shows it as it is, on one line, never as markup or HTML."""
     if isinstance(value, Markdown):
         return value
-    line = " ".join(str(value).split())
+    line = re.sub(r"([\\`*_\[\]|~#$])", r"\\\1", printable(" ".join(str(value).split())))
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_\[\]|~#$])", r"\\\1", line)
+    # An address that is not a link yet becomes one by itself.
+    return line.replace("://", "&#58;//").replace("www.", "www&#46;").replace("@", "&#64;")
 
 
 def fenced(text: str) -> Markdown:
     """`text` as a block of code, whatever it holds."""
+    text = printable(text, kept="\n")
     fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", text)), 3)
     return Markdown(f"{fence}sh\n{text}\n{fence}")
 

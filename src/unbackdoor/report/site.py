@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from ..bench.flags import FLAGS
 from ..bench.store import Record
-from ..core.errors import OutputError
+from ..core.files import inside, write_whole
 from ..core.version import __version__
 from . import charts, tables
 from .board import Board, plain
@@ -37,10 +37,7 @@ def write(results: Results, site: Path) -> list[str]:
 
     Raises `OutputError` where that is impossible.
     """
-    try:
-        return _Site(results, site).write()
-    except OSError as error:
-        raise OutputError(f"cannot write to {site}: {error.strerror or error}") from None
+    return _Site(results, site).write()
 
 
 class _Site:
@@ -135,16 +132,14 @@ class _Site:
             record = self.results.victims[name]
             for place, _ in enumerate(examples):
                 for kind, png in record["examples"][place]["png"].items():
-                    path = self.folder / "pictures" / f"{name}-{place}-{kind}.png"
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_bytes(base64.b64decode(png))
+                    self._bytes(f"pictures/{name}-{place}-{kind}.png", base64.b64decode(png))
 
     def _tables(self) -> list[str]:
         rows = self.results.rows
         self._text("tables/cells.csv", tables.cells_csv(rows))
         self._text("tables/groups.csv", tables.groups_csv(rows))
         written = ["tables/cells.csv", "tables/groups.csv"]
-        if tables.write_parquet(rows, self.folder / "tables" / "cells.parquet"):
+        if tables.write_parquet(rows, inside(self.folder, "tables/cells.parquet")):
             written.append("tables/cells.parquet")
         for board in self.boards:
             name = f"tables/{_slug(board.data)}"
@@ -175,8 +170,6 @@ class _Site:
     def _cells(self) -> None:
         template = html().get_template("site/cell.html.j2")
         rows = {row.id: row for row in self.results.rows}
-        folder = self.folder / "cells"
-        folder.mkdir(parents=True, exist_ok=True)
         for name, record in self.results.cells.items():
             row = rows[name]
             victim = self.results.victims.get(record["victim"])
@@ -196,7 +189,7 @@ class _Site:
                 run_facts=self._facts(run={name: record[name] for name in RUN}),
                 **context,
             )
-            (folder / f"{name}.html").write_text(text, encoding="utf-8")
+            self._text(f"cells/{name}.html", text)
 
     def _facts(self, **context: Any) -> Markup:
         """A part that many cells share, drawn once."""
@@ -206,9 +199,10 @@ class _Site:
         return self.facts[key]
 
     def _text(self, name: str, text: str) -> None:
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        self._bytes(name, text.encode("utf-8", "backslashreplace"))
+
+    def _bytes(self, name: str, data: bytes) -> None:
+        write_whole(inside(self.folder, name), data, lasting=False)
 
 
 def _trained(victim: Record) -> Record:
@@ -233,6 +227,6 @@ def _slug(name: str) -> str:
     What a grid calls a data set may stand in one as it is; what tells kinds of one apart may not.
     """
     plain = re.sub(r"[^\w.-]+", "-", name)
-    if plain == name:
+    if plain == name and len(name) <= 80:
         return f"data-{name}"
     return f"data-{plain[:80]}-{hashlib.blake2b(name.encode(), digest_size=4).hexdigest()}"

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from ..core.files import whole
+from ..core.text import printable
+from .card import escaped
 from .charts import Heat, heat
 from .names import CLEAN
 from .rates import SPACE, half
 from .results import Row
 from .spread import NUMBERS, Group, Spread, groups, leaderboard
+
+FORMULA = ("=", "+", "-", "@")
+"""A text that begins so is worked out by a spreadsheet; an apostrophe before it keeps it a text."""
+
+TEX = {
+    **{letter: f"\\{letter}" for letter in "&%#_{}$"},
+    **{"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"},
+    **{"<": r"\textless{}", ">": r"\textgreater{}", "±": r"$\pm$", SPACE: "~"},
+}
 
 GROUP_COLUMNS = ("data", "arch", "attack", "rate", "budget", "defense")
 
@@ -49,7 +60,8 @@ def write_parquet(rows: Sequence[Row], path: Path) -> bool:
     except ImportError:
         return False
     told: list[dict[str, Any]] = [{**asdict(row), "flags": list(row.flags)} for row in rows]
-    pq.write_table(pa.Table.from_pylist(told), path)
+    with whole(path, lasting=False) as half:
+        pq.write_table(pa.Table.from_pylist(told), half)
     return True
 
 
@@ -69,7 +81,7 @@ def latex(rows: Sequence[Row]) -> str:
     header = ["Defense", *(_name(found, at) for at in range(len(found.columns)))]
     lines = [
         header,
-        *([name, *(_triple(g, " / ", "$\\pm$") for g in row)] for name, row in found.rows),
+        *([name, *(_triple(g, " / ", "±") for g in row)] for name, row in found.rows),
     ]
     texts = [" & ".join(_tex(part) for part in line) + r" \\" for line in lines]
     return "\n".join(
@@ -118,11 +130,11 @@ def _mean(found: Spread | None, sign: str) -> str:
 
 
 def _md(text: str) -> str:
-    return text if set(text) <= {"-"} else re.sub(r"([\\`*_|<>])", r"\\\1", text)
+    return text if set(text) <= {"-"} else escaped(text)
 
 
 def _tex(text: str) -> str:
-    return re.sub(r"([&%#_{}])", r"\\\1", text).replace(SPACE, "~")
+    return "".join(TEX.get(letter, letter) for letter in printable(text))
 
 
 def _spread(found: Spread | None) -> list[str]:
@@ -135,9 +147,10 @@ def _spread(found: Spread | None) -> list[str]:
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, tuple):
-        return " ".join(value)
-    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+    if value is None or isinstance(value, int | float):
+        return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+    text = printable(" ".join(value) if isinstance(value, tuple) else str(value))
+    return f"'{text}" if text.startswith(FORMULA) else text
 
 
 def _csv(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

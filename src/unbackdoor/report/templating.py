@@ -7,17 +7,18 @@ from functools import cache
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from ..core.text import printable
 from . import pictures, rates
 
 
 def breakable(name: str) -> Markup:
     """A layer's name that may be broken after each of its dots."""
-    return Markup(".<wbr>").join(name.split("."))
+    return Markup(".<wbr>").join(printable(name).split("."))
 
 
 def code(text: str) -> Markup:
     """A text whose parts between backticks are code."""
-    parts = text.split("`")
+    parts = printable(text).split("`")
     return Markup("").join(
         Markup("<code>{}</code>").format(part) if place % 2 else part
         for place, part in enumerate(parts)
@@ -36,12 +37,20 @@ NUMBERS = {
 """How every template, of pages and of cards, writes its values."""
 
 
+def seen(value: object) -> object:
+    """A text whose letters are all seen; other values and what is HTML already as they are."""
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return printable(value, kept="\n\t")
+    return value
+
+
 @cache
 def html() -> Environment:
     """The environment of pages: everything is escaped, nothing may be undefined."""
     environment = Environment(
         loader=PackageLoader("unbackdoor.report"),
         autoescape=True,
+        finalize=seen,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -16,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from ..core.errors import CheckpointError, ModelError, OutputError
+from ..core.files import whole
 from ..core.images import Images
 from ..core.modules import fast_layout, in_mode, lay_out_
 from ..core.run import Run
@@ -168,17 +167,11 @@ def _step(
 
 
 def _save_state(path: Path, model: nn.Module, optimizer: Optimizer, epoch: int) -> None:
-    half = path.with_suffix(".tmp")
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with half.open("wb") as file:
+        with whole(path) as half, half.open("wb") as file:
             torch.save(state, file)
-            file.flush()
-            # Else a power cut may leave the name to a file that never reached the disk.
-            os.fsync(file.fileno())
-        half.replace(path)
-    except (OSError, RuntimeError) as error:  # torch tells of a full disk by a RuntimeError
+    except RuntimeError as error:  # torch's way to tell of a full disk
         raise OutputError(f"cannot write to {path.parent}: {error}") from None
 
 
@@ -191,8 +184,7 @@ def read_state(path: Path) -> dict[str, Any]:
         try:
             state = torch.load(file, weights_only=True)
             return {key: state[key] for key in ("model", "optimizer", "epoch")}
-        except (EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError, UnpicklingError):
-            # torch has many ways to say so: even an OSError, where it seeks before the start.
+        except Exception:  # noqa: BLE001  torch has many ways to say so
             raise CheckpointError(
                 f"{path} is damaged; delete it, or start anew with --force"
             ) from None
@@ -205,6 +197,6 @@ def _load_state(path: Path, model: nn.Module, optimizer: Optimizer) -> int:
     try:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-    except (KeyError, RuntimeError, ValueError):
+        return int(state["epoch"])
+    except Exception:  # noqa: BLE001  whatever the file holds is given to torch
         raise CheckpointError(f"{path} is of another training; delete it to start anew") from None
-    return int(state["epoch"])

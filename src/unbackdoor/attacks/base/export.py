@@ -14,12 +14,14 @@ from PIL import Image
 from torch import Tensor
 
 from ...core.errors import ImagesError, OutputError
+from ...core.files import whole
 from ...core.images import Images, Triggered
+from ...core.text import printable
 from .attack import ROLES, STAMPED, Poisoned
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
-PLAIN = re.compile(r"[^\s./\\:*?\"<>|\x00-\x1f][^/\\:*?\"<>|\x00-\x1f]{0,50}")
-"""What every file system takes as the name of a folder."""
+PLAIN = re.compile(r"[^\s./\\:*?\"<>|\x00-\x1f=+@-][^/\\:*?\"<>|\x00-\x1f]{0,50}")
+"""What every file system takes as the name of a folder, and no spreadsheet as a formula."""
 
 TABLE = "roles.csv"
 """What is said of each image of a folder of class folders."""
@@ -95,9 +97,8 @@ def _write_parquet(path: Path, pictures: list[bytes], images: Images, more: Colu
         dtype = "string" if name == "role" else "int64"
         features[name] = {"dtype": dtype, "_type": "Value"}
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
-    half = path.with_suffix(".tmp")
-    pq.write_table(pa.table(columns).replace_schema_metadata(metadata), half)
-    half.replace(path)
+    with whole(path) as half:
+        pq.write_table(pa.table(columns).replace_schema_metadata(metadata), half)
 
 
 def _write_folders(folder: Path, pictures: list[bytes], images: Images, more: Columns) -> None:
@@ -118,6 +119,9 @@ def _write_folders(folder: Path, pictures: list[bytes], images: Images, more: Co
 
 def folder_names(classes: Sequence[str]) -> list[str]:
     """A folder for each class: its name, or its number if not all names can be folders."""
-    plain = all(PLAIN.fullmatch(name) and not name.endswith((" ", ".")) for name in classes)
+    plain = all(
+        PLAIN.fullmatch(name) and printable(name) == name and not name.endswith((" ", "."))
+        for name in classes
+    )
     distinct = len({name.lower() for name in classes}) == len(classes)
     return list(classes) if plain and distinct else [f"{i:04d}" for i in range(len(classes))]
