@@ -72,7 +72,8 @@ def tiny(tmp_path_factory) -> Tiny:
     from unbackdoor.models import create
 
     folder = tmp_path_factory.mktemp("tiny")
-    spec = Spec("preact_resnet18", ("ant", "bee", "cat"), (0.5,) * 3, (0.2,) * 3, {"width": 2})
+    told = ("ant", "bee", "cat"), (0.5,) * 3, (0.2,) * 3, {"width": 2}, (16, 16)
+    spec = Spec("preact_resnet18", *told)
     checkpoint.save(create(spec), folder / "victim.safetensors", {})
     pixels, labels = noise(12, 3)
     pixels[:, -3:, -3:] = 255

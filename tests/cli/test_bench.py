@@ -130,7 +130,8 @@ def test_a_cluster_that_refuses_is_one_line_that_names_the_token(run, grid, tmp_
 
 
 def test_the_grid_in_the_documentation_runs(run, tmp_path):
-    (text,) = re.findall(r"```toml\n(.*?)```", (DOCS / "bench.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```toml\n(.*?)```", (DOCS / "bench.md").read_text(), re.DOTALL)
+    (text,) = (block for block in blocks if "[[victims]]" not in block)
     path = tmp_path / "grid.toml"
     path.write_text(text)
     dry = run("bench", path, "--out", tmp_path / "results", "--dry-run", "--json")
@@ -145,6 +146,11 @@ def test_the_grid_in_the_documentation_runs(run, tmp_path):
 @pytest.mark.parametrize(
     "path", sorted((DOCS.parent / "grids").glob("*.toml")), ids=lambda p: p.stem
 )
-def test_ready_grids_are_grids(run, path, tmp_path):
+def test_ready_grids_are_grids(run, path, tmp_path, monkeypatch):
+    if "$UNBACKDOOR_DATA" in path.read_text():
+        shared = DOCS.parents[1] / "shared"
+        if not (shared / "zoo-real").is_dir():
+            pytest.skip("needs the victims that others published")
+        monkeypatch.setenv("UNBACKDOOR_DATA", str(shared))
     dry = run("bench", path, "--out", tmp_path / "results", "--dry-run", "--json")
     assert dry.code == 0 and dry.json["cells"] > 20, dry.err

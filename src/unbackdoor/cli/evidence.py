@@ -17,6 +17,9 @@ from ..models import Normalized
 SAMPLE = 500
 """So many images tell near chance from a model that can read them."""
 
+FEWEST = 50
+"""Fewer images are no evidence that a model cannot read them."""
+
 NEAR_CHANCE = 2.0
 """An accuracy that may be below so many times chance, of 1 / classes, is called near chance."""
 
@@ -62,7 +65,7 @@ def _rate(answers: Tensor, labels: Tensor) -> Rate:
 
 
 def _warn_near_chance(rate: Rate, classes: int, source: str) -> None:
-    if classes > 1 and rate.total >= 20 and rate.interval()[0] < NEAR_CHANCE / classes:
+    if classes > 1 and rate.total >= FEWEST and rate.interval()[0] < NEAR_CHANCE / classes:
         if rate.value > NEAR_CHANCE / classes * 1.5:
             return  # few images: unsure, but hardly chance
         warnings.warn(

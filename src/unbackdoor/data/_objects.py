@@ -75,7 +75,8 @@ def _picture(value: Any) -> Tensor:
     if isinstance(value, Image.Image):
         gray = value.mode in ("1", "L")
         value = np.asarray(value.convert(MODES[1 if gray else 3]))
-    tensor = torch.as_tensor(np.asarray(value) if not isinstance(value, Tensor) else value)
+    # Copied: torch warns of arrays that cannot be written to.
+    tensor = value if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
     if tensor.ndim == 2:
         tensor = tensor.unsqueeze(0)
     if tensor.ndim != 3:
