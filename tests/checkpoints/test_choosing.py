@@ -142,6 +142,17 @@ def test_building_ends_early_where_shapes_differ():
     assert len(made) < 10
 
 
-@pytest.mark.parametrize("name", ["weight", "a.weight", ".", "", "a."])
-def test_counting_classes_comes_to_an_end_whatever_the_names_are(name):
-    assert models.count_classes("simple_cnn", {}, {name: torch.zeros(3, 2)}) is None
+@pytest.mark.parametrize("name", ["weight", "a.weight", ".", "a.", ".a"])
+def test_reading_comes_to_an_end_whatever_the_names_are(name, tmp_path):
+    torch.save({name: torch.zeros(3, 2)}, tmp_path / "a.pt")
+    for arch in (None, "simple_cnn"):
+        with pytest.raises(CheckpointError, match="does not"):
+            checkpoint.load(tmp_path / "a.pt", arch=arch, **SCALE)
+
+
+def test_what_lies_beside_the_weights_hides_no_number_of_classes(tmp_path):
+    state = models.bare("simple_cnn", 4, {"width": 2}).state_dict()
+    state = {f"model.{name}": value for name, value in state.items()}
+    torch.save({**state, "train_acc.seen": torch.zeros(9)}, tmp_path / "a.pt")
+    found = checkpoint.load(tmp_path / "a.pt", arch="simple_cnn", **SCALE)
+    assert len(found.spec.classes) == 4

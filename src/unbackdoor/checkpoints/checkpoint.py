@@ -71,11 +71,10 @@ def load(
     }
     scale = claims.scale(path, mean or told.mean, std or told.std, chosen)
     if not (classes or told.classes):
-        count = count or choosing.count_classes(Spec(name, ("",), *scale, chosen), views)
+        bare = Spec(name, ("0",), *scale, chosen)
+        count = count or choosing.count_classes(bare, found)
         if count is None:
-            _built(
-                path, Spec(name, ("0",), *scale, chosen), found, ()
-            )  # raises: says what is wrong
+            _built(path, bare, found, ())  # raises, and says what does not fit
         classes = claims.numbered(path, count)
     spec = Spec(name, claims.classes_of(path, classes, told.classes), *scale, chosen)
     for note in stored.notes if mean is None and std is None else ():

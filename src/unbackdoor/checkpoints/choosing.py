@@ -14,7 +14,7 @@ from ..core.errors import CheckpointError, UnbackdoorError, UnbackdoorWarning, l
 from ..core.spec import Spec
 from ..models import Fit
 from .candidates import Candidate
-from .fitting import leading
+from .fitting import best, leading
 
 TRIED = 5
 """So many of the state dicts in a file are looked at: the most likely come first."""
@@ -29,12 +29,7 @@ def choose(path: Path, found: Sequence[Candidate]) -> Fit:
     Ours and torchvision's come before timm's. Where several fit, the one with the shortest name if
     all compute the same. Raises `CheckpointError` where none fits, or several that differ.
     """
-    parts = [part for one in found[:TRIED] for part in leading(one.weights)]
-    for weights in parts:
-        if fits := models.recognize(weights) or models.recognize_timm(weights):
-            break
-    else:
-        fits = ()
+    fits, weights = recognized(found)
     if not fits:
         raise CheckpointError(
             f"{path} does not say its architecture, and no known network has its tensors "
@@ -57,6 +52,24 @@ def choose(path: Path, found: Sequence[Candidate]) -> Fit:
         stacklevel=3,
     )
     return chosen
+
+
+def recognized(
+    found: Sequence[Candidate], *, every: bool = False
+) -> tuple[tuple[Fit, ...], Mapping[str, Tensor]]:
+    """The known networks that fit, and the weights that they fit, by their names there.
+
+    Those of timm, which take seconds to go through, only where no other fits, or `every` one is
+    wanted.
+    """
+    parts = [part for one in found[:TRIED] for part in leading(one.weights)]
+    for weights in parts:
+        if fits := models.recognize(weights):
+            return ((*fits, *models.recognize_timm(weights)) if every else fits), weights
+    for weights in leading(found[0].weights):
+        if fits := models.recognize_timm(weights):
+            return fits, weights
+    return (), found[0].weights
 
 
 def differing(fits: Sequence[Fit], weights: Mapping[str, Tensor]) -> list[str]:
@@ -96,16 +109,18 @@ def views(arch: str, found: Sequence[Candidate]) -> list[Mapping[str, Tensor]]:
     return [_named(arch, part) for one in found[:TRIED] for part in leading(one.weights)]
 
 
-def count_classes(spec: Spec, views: Sequence[Mapping[str, Tensor]]) -> int | None:
+def count_classes(spec: Spec, found: Sequence[Candidate]) -> int | None:
     """How many classes the weights are for, by the last layer; None where they do not fit."""
-    for weights in views:
-        told = models.count_classes(spec.arch, spec.options, weights)
-        if told is not None:
-            return told
-    try:
-        net = models.bare(spec.arch, 1, spec.options)
-    except UnbackdoorError:
+    net = models.probed(spec.arch, spec.options)
+    fit = best(spec.arch, net, found)
+    expected = net.state_dict()
+    counts = {fit.weights[name].shape[:1] for name in fit.wrong}
+    rest = {fit.weights[n].shape[1:] == expected[n].shape[1:] for n in fit.wrong}
+    heads = {expected[name].shape[:1] for name in fit.wrong}
+    if fit.missing or fit.over or len(counts) > 1 or False in rest:
         return None
+    if fit.wrong:
+        return next(iter(next(iter(counts))), None) if heads == {(models.PROBE,)} else None
     # A network that takes no number of classes has the one that it is written with.
     last = [module for module in net.modules() if isinstance(module, nn.Linear)]
-    return last[-1].out_features if ":" in spec.arch and last else None
+    return last[-1].out_features if last else None

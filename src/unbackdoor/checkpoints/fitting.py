@@ -67,7 +67,9 @@ def fitted(
 def _prefixes(names: Iterable[str], expected: Shapes) -> list[str]:
     every = list(names)
     found = {"": None}
-    for wanted in sorted(expected, key=len, reverse=True)[:SAMPLES]:
+    # Not those that count: older files do not have them.
+    weights = (name for name in expected if not name.endswith(COUNTED))
+    for wanted in sorted(weights, key=len, reverse=True)[:SAMPLES]:
         for name in every:
             if name == wanted or name.endswith("." + wanted):
                 found[name.removesuffix(wanted)] = None
@@ -154,12 +156,7 @@ def matched(
 
     `net` gains the inserts of a repair that the weights are of.
     """
-    theirs = {stored: ours for ours, stored in models.stored_names(net).items()}
-    unused = models.unused(spec.arch)
-
-    def renamed(name: str) -> str:
-        return theirs.get(name) or models.renamed(spec.arch, name)
-
+    renamed, unused = _renaming(spec.arch, net), models.unused(spec.arch)
     fit, others = choose(found, _shapes(net), renamed, unused)
     for name, tensor in fit.weights.items():
         _check_plain(path, name, tensor)
@@ -180,6 +177,16 @@ def matched(
     parts = {"missing": fit.missing, "unexpected": fit.over, "wrong shapes": shapes}
     told = "; ".join(f"{what}: {listed(names)}" for what, names in parts.items() if names)
     raise CheckpointError(f"{path} does not fit {spec.arch}: {told}")
+
+
+def best(arch: str, net: nn.Module, found: Sequence[Candidate]) -> Fit:
+    """What of `found` fits `net` best, by the names that `arch` has; it may not fit."""
+    return choose(found, _shapes(net), _renaming(arch, net), models.unused(arch))[0]
+
+
+def _renaming(arch: str, net: nn.Module) -> Renamed:
+    theirs = {stored: ours for ours, stored in models.stored_names(net).items()}
+    return lambda name: theirs.get(name) or models.renamed(arch, name)
 
 
 def _shapes(net: nn.Module) -> dict[str, torch.Size]:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from .. import models
 from ..core.errors import CheckpointError, UnbackdoorError
 from ..core.files import sha256
 from . import choosing, hub, model_files
-from .fitting import leading
+from .candidates import Candidate
 from .untrusted import open_torch, read_torch
 
 MOST_KEYS = 50
@@ -64,7 +63,7 @@ def inspect(path: Path) -> dict[str, Any]:
     ]
     told["parameters"] = sum(t.numel() for t in stored.weights.values())
     if stored.header.arch is None:
-        told["architectures"] = _fits(stored.weights)
+        told["architectures"] = _fits(stored.candidates)
     return told
 
 
@@ -130,10 +129,9 @@ def _maker(told: Mapping[str, Any], folder: Path | None) -> str | None:
     return None
 
 
-def _fits(weights: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+def _fits(found: Sequence[Candidate]) -> list[dict[str, Any]]:
     """Known networks with just these tensors; whether each computes the same as the first."""
-    *_, bare = leading(weights)
-    fits = (*models.recognize(bare), *models.recognize_timm(bare))
+    fits, bare = choosing.recognized(found, every=True)
     if not fits or not all(model_files.plain(tensor) for tensor in bare.values()):
         return []
     others = set(choosing.differing(fits, bare)) if len(fits) > 1 else set()

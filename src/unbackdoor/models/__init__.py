@@ -11,6 +11,7 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from ..core.errors import ModelError, ParameterError, UnbackdoorError, UnknownNameError
 from ..core.outputs import logits_of
 from ..core.spec import Spec
+from ._recognize import PROBE as PROBE
 from ._recognize import Fit as Fit
 
 
@@ -172,11 +174,15 @@ def recognize_timm(state: Mapping[str, Tensor]) -> tuple[Fit, ...]:
     return tuple(_recognize.timm(state))
 
 
-def count_classes(arch: str, options: Mapping[str, Any], state: Mapping[str, Tensor]) -> int | None:
-    """How many classes the weights `state` of `arch` are for; None if they are of another one."""
-    from . import _recognize
+def probed(arch: str, options: Mapping[str, Any]) -> nn.Module:
+    """The network for `PROBE` classes, which no layer has otherwise: without memory if it can be.
 
-    return _recognize.count(arch, options, state)
+    Raises as `create`.
+    """
+    if arch in names() or arch.startswith(("timm:", "transformers:")):
+        with suppress(ParameterError), torch.device("meta"):
+            return bare(arch, PROBE, options)
+    return bare(arch, PROBE, options)
 
 
 def _said(arch: str, constant: str) -> tuple[Any, ...]:

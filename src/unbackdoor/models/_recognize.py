@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from ..core.errors import ParameterError, UnbackdoorError
+from ..core.errors import UnbackdoorError
 
 MOST_STRANGE = 8
 """Parameters of other shapes that may be made: some builders make a layer to try it, or a stem
@@ -98,21 +98,6 @@ def timm(state: Mapping[str, Tensor]) -> Iterator[Fit]:
         count = _count(f"timm:{name}", {}, shapes)
         if count:
             yield Fit(f"timm:{name}", {}, count)
-
-
-def count(arch: str, options: Mapping[str, Any], state: Mapping[str, Tensor]) -> int | None:
-    """How many classes `state` tells of `arch`; None where they are not its tensors."""
-    from . import bare, names
-
-    shapes = shapes_of(state)
-    try:
-        # Without memory first: a small file may claim a huge network.
-        known = arch in names() or arch.startswith(("timm:", "transformers:"))
-        with torch.device("meta" if known else "cpu"):
-            net = bare(arch, PROBE, options)
-    except ParameterError:
-        net = bare(arch, PROBE, options)
-    return classes_told(net, shapes)
 
 
 def _count(arch: str, options: Mapping[str, Any], shapes: Shapes) -> int | None:

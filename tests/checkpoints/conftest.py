@@ -1,0 +1,13 @@
+"""Looking through all of timm takes seconds; here it is small."""
+
+from __future__ import annotations
+
+import pytest
+
+NAMES = ["resnet18", "efficientnet_lite0", "vit_tiny_patch16_224"]
+
+
+@pytest.fixture(autouse=True)
+def small_timm(monkeypatch):
+    timm = pytest.importorskip("timm")
+    monkeypatch.setattr(timm, "list_models", lambda: NAMES)
