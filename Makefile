@@ -9,7 +9,7 @@ DEV := $(VENV)/.installed-dev
 # Tests are small: one thread each and several at once is what keeps the cores busy.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 
-.PHONY: help demo bench test lint test-slow victims headline defenses ablations channel_ranking
+.PHONY: help demo bench test lint test-slow docs dist victims headline defenses ablations channel_ranking
 
 help:
 	@echo "make demo       the whole story in a minute: plant, measure, repair, measure again"
@@ -17,6 +17,8 @@ help:
 	@echo "make test       lint, types and tests"
 	@echo "make lint       lint and types only"
 	@echo "make test-slow  the tests with trained victims, too"
+	@echo "make docs       the documentation as pages that work offline, in site/"
+	@echo "make dist       sdist and wheel, both tried in fresh environments"
 	@echo "make victims    plants the benchmarks' victims (hours; goes on where it stopped)"
 	@echo "make headline   every repair of every victim that is planted (hours; goes on)"
 	@echo "make defenses   every defense against five victims (hours; goes on where it stopped)"
@@ -50,6 +52,14 @@ lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(DEV)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+dist: $(DEV)
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	PYTHON=$(abspath $(BIN))/python .ci/dist
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "unbackdoor needs Python 3.11 or newer; set PYTHON")'

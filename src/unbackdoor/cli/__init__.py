@@ -11,7 +11,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
-from typing import cast
+from typing import Annotated, cast
 
 import typer
 
@@ -27,10 +27,27 @@ app = typer.Typer(
     help="Take backdoors out of trained image classifiers, and measure fairly what works.",
     epilog="Exit codes: 0 done; 1 done, but a bound that you set was missed; 2 bad input or usage; "
     "70 a fault of ours.",
-    add_completion=False,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"unbackdoor {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    pass
+
+
 app.command("demo")(demo.demo)
 app.command("repair")(repair.repair)
 app.command("evaluate")(evaluate.evaluate)
