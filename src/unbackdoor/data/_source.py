@@ -8,6 +8,14 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..core.errors import ImagesError
+
+MOST_CLASSES = 100_000
+ROOM, SHRUNK = 2**30, 200
+"""Bytes of pixels that any source may have, and how many times as large as its file more may be:
+files of photographs are smaller than their pixels by far less, files made to fill a memory by more.
+"""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -48,3 +56,21 @@ class Raw:
     classes: tuple[str, ...]
     goals: Tensor | None = None
     size: tuple[int, int] | None = None
+
+
+def check_size(source: object, claimed: int, held: int) -> None:
+    """Raises `ImagesError` where `held` bytes of a file claim to be far too many bytes of pixels."""
+    if claimed > max(ROOM, SHRUNK * held):
+        raise ImagesError(
+            f"{source} claims {claimed / 2**30:.1f} GiB of images, but its files hold "
+            f"{held / 2**20:.1f} MiB: that is not read"
+        )
+
+
+def numbered(source: object, count: int) -> tuple[str, ...]:
+    """The names of `count` classes that have numbers only; `ImagesError` for too many of them."""
+    if count > MOST_CLASSES:
+        raise ImagesError(
+            f"{source} speaks of {count:,} classes; at most {MOST_CLASSES:,} are read"
+        )
+    return tuple(str(label) for label in range(count))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from torch import Tensor
 
 from ..core.errors import ImagesError
 from ..core.images import to_uint8
-from ._source import Raw, Source
+from ._source import MOST_CLASSES, Raw, Source, check_size, numbered
 
 SPLITS = ("train", "test", "val")
 PAIRS = (("x", "y"), ("images", "labels"), ("pixels", "labels"), ("data", "labels"))
@@ -38,10 +36,7 @@ def read(source: Source) -> Raw:
             x_key, x, y_key, y, classes = _arrays(source, np.load(file, allow_pickle=False))
     except ImagesError:
         raise
-    except (
-        *(OSError, ValueError, EOFError, LookupError, MemoryError, NotImplementedError),
-        *(RuntimeError, SyntaxError, zipfile.BadZipFile, zlib.error),
-    ) as error:
+    except Exception as error:  # noqa: BLE001  a reader breaks in more ways than can be listed
         reason = str(error).partition("\n")[0][:100]
         raise ImagesError(
             f"{source} is no readable .npz file, or is truncated ({reason})"
@@ -50,14 +45,23 @@ def read(source: Source) -> Raw:
     if len(pixels) != len(labels):
         raise ImagesError(f"{source} holds {len(pixels)} images but {len(labels)} labels")
     count = int(labels.max()) + 1 if len(labels) else 0
-    names = [str(label) for label in range(count)] if classes is None else map(str, classes.flat)
-    return Raw(pixels, labels, tuple(names))
+    names = numbered(source, count) if classes is None else _names(source, classes)
+    return Raw(pixels, labels, names)
+
+
+def _names(source: Source, classes: Any) -> tuple[str, ...]:
+    if classes.size > MOST_CLASSES or classes.dtype.kind not in "USiu":
+        raise ImagesError(f"{source}: classes must be at most {MOST_CLASSES:,} names")
+    return tuple(map(str, classes.flat))
 
 
 def _arrays(source: Source, archive: Any) -> tuple[str, Any, str, Any, Any]:
     if not isinstance(archive, np.lib.npyio.NpzFile):
         raise ImagesError(f"{source} holds a single array, not images and labels")
     x_key, y_key = _keys(source, archive)
+    members = archive.zip.infolist()
+    held = min(source.path.stat().st_size, sum(member.compress_size for member in members))
+    check_size(source, sum(member.file_size for member in members), held)
     return x_key, archive[x_key], y_key, archive[y_key], archive.get("classes")
 
 
