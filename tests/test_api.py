@@ -26,7 +26,7 @@ def test_examples_run(name):
 def constant(answer: int, classes: int = 3) -> nn.Module:
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, classes))
     nn.init.zeros_(model[1].weight)
-    model[1].bias.data = torch.eye(classes)[answer].clone()
+    model[1].bias.data = 2 * torch.eye(classes)[answer]
     return model
 
 

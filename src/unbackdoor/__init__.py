@@ -47,6 +47,8 @@ _ROOMS = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "errors":  # the tree of exceptions, by the name that people know
+        return importlib.import_module(".core.errors", __name__)
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     found = getattr(importlib.import_module(f".{_ROOMS.get(name, 'api')}", __name__), name)

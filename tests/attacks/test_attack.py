@@ -140,6 +140,8 @@ def test_a_killed_planting_goes_on_to_the_same_bits(
 ) -> None:
     brief = {"epochs": 4, "batch": 25, "lr": 0.05}
     extra = {
+        "grond": {"clean_epochs": 1, "steps": 2},
+        "semantic": {"bound": 0.4},
         "lf": {"clean_epochs": 1, "steps": 2},
         "lira": {"trigger_epochs": 1, "width": 2},
         "input_aware": {"mask_epochs": 1, "width": 2},

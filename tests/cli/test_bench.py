@@ -68,6 +68,28 @@ def test_failures_are_counted_and_done_again_when_asked(run, grid, tmp_path):
     assert run(*argv, "--retry").json["ran"] == 1
 
 
+def test_a_closed_grid_is_opened_by_asking_for_it_alone(run, grid, tmp_path):
+    path = grid()
+    path.write_text("closed = true\n" + path.read_text())
+    argv = (
+        "bench",
+        path,
+        "--out",
+        tmp_path / "r",
+        "--device",
+        "cpu",
+        "--json",
+        "--only",
+        "none*tun",
+    )
+    shut = run(*argv)
+    assert shut.code == 2 and len(shut.errors) == 1 and "--closed opens it" in shut.errors[0]
+    assert not (tmp_path / "r").exists()
+    assert run(*argv, "--dry-run").code == 0
+    opened = run(*argv, "--closed")
+    assert opened.code == 0 and opened.json["ran"] == 1, opened.err
+
+
 def test_a_dry_run_shows_what_each_victim_is_for(run, grid, tmp_path):
     path = grid(defenses=["clp", {"name": "fmp", "p": [2, 4]}])
     shown = run("bench", path, "--out", tmp_path / "results", "--dry-run").out

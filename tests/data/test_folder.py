@@ -27,7 +27,7 @@ def test_labels_follow_the_models_names(folder):
     assert found.labels.tolist() == [2, 2, 1, 1] and found.classes == ("bee", "cat", "ant")
     with pytest.raises(ImagesError, match="'ant', which is none"):
         data.open_images(folder, classes=["cat", "dog"])
-    with pytest.warns(UnbackdoorWarning, match="by number"):
+    with pytest.warns(UnbackdoorWarning, match="by their order"):
         assert data.open_images(folder, classes=["x", "y"]).labels.tolist() == [0, 0, 1, 1]
 
 

@@ -33,6 +33,32 @@ def test_layouts_and_floats(tmp_path):
     assert opened(tmp_path, x=X[..., 0], y=Y).shape == (1, 4, 5)
 
 
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"X": X, "Y": Y},
+        {"data": X, "targets": Y},
+        {"arr_0": X, "arr_1": Y},
+        {"x": X * 1.0, "y": Y},
+        {"x": X.astype(np.int64), "y": Y * 1.0},
+        {"x": X, "y": np.eye(2)[Y]},
+    ],
+)
+def test_the_ways_people_call_and_count_them(tmp_path, arrays):
+    found = opened(tmp_path, **arrays)
+    assert torch.equal(found.pixels, torch.from_numpy(X).permute(0, 3, 1, 2))
+    assert found.labels.tolist() == Y.tolist()
+
+
+def test_other_names_are_asked_for(tmp_path):
+    with pytest.raises(ImagesError, match="--columns"):
+        opened(tmp_path, pics=X, kinds=Y)
+    found = data.open_images(tmp_path / "a.npz", columns=("pics", "kinds"))
+    assert found.labels.tolist() == Y.tolist()
+    with pytest.raises(ImagesError, match="has no 'nope'"):
+        data.open_images(tmp_path / "a.npz", columns=("pics", "nope"))
+
+
 def test_class_names(tmp_path):
     assert opened(tmp_path, x=X, y=Y, classes=np.array(["cat", "dog"])).classes == ("cat", "dog")
 
@@ -51,11 +77,12 @@ def test_parts(tmp_path):
     [
         ({"x": X, "z": Y}, "it holds x, z"),
         ({"x": X, "y": Y[:1]}, "2 images but 1 labels"),
-        ({"x": X.astype(int), "y": Y}, "uint8, or float"),
-        ({"x": X * 1.0, "y": Y}, "from 0.0 to 119.0"),
+        ({"x": X - 200.0, "y": Y}, "from 0 to 255; got float64 from -200.0"),
+        ({"x": X * 3.0, "y": Y}, "from 0.0 to 357.0"),
         ({"x": X * np.nan, "y": Y}, "from nan"),
         ({"x": X[..., :2], "y": Y}, "1 or 3 channels"),
-        ({"x": X, "y": Y * 1.0}, "whole numbers"),
+        ({"x": X, "y": Y + 0.5}, "whole numbers"),
+        ({"x": X, "y": np.ones((2, 3))}, "whole numbers"),
         ({"x": X, "y": Y - 1}, "from -1 to 0"),
         ({"x": X[:0], "y": Y[:0]}, "no images"),
         ({"x": X, "y": Y, "classes": np.array(["a"])}, "from 0 to 1, but there are 1 classes"),

@@ -59,8 +59,8 @@ def test_a_data_set_known_by_name_may_lie_as_parquet(tmp_path, monkeypatch):
     [
         ({"labels": [0], "column": "picture"}, "it has picture, label"),
         ({"labels": [0, 5], "names": ["cat", "dog"]}, "from 0 to 5, but there are 2"),
-        ({"labels": [0, None]}, "whole numbers in every row"),
-        ({"labels": ["a"]}, "whole numbers"),
+        ({"labels": [0, None]}, "whole numbers or names in every row"),
+        ({"labels": [0.5]}, "not whole"),
         ({"labels": [0, 1], "cells": [{"bytes": png(1)}, {"bytes": b"x"}]}, "row 1 is not a read"),
         ({"labels": [0], "cells": [{"bytes": None, "path": "a.png"}]}, "row 0 holds no image"),
         ({"labels": [0], "metadata": "{"}, "metadata is damaged"),

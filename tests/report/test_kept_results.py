@@ -12,7 +12,7 @@ from unbackdoor.bench.store import Store
 from unbackdoor.report import results, tables
 
 ROOT = Path(__file__).parents[2]
-KEPT = sorted(path for path in (ROOT / "docs" / "results").iterdir() if path.is_dir())
+KEPT = sorted(path.parent for path in (ROOT / "docs" / "results").glob("*/cells"))
 
 
 @pytest.fixture(params=KEPT, ids=lambda path: path.name)
@@ -21,7 +21,8 @@ def kept(request):
 
 
 def plan(folder):
-    return Plan(cells(read(ROOT / "grids" / f"{folder.name}.toml")), Store(folder))
+    grids = sorted((ROOT / "grids").glob(f"{folder.name}*.toml"))
+    return Plan([cell for path in grids for cell in cells(read(path))], Store(folder))
 
 
 def names(folder, kind):

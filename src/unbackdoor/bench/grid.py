@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
-from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import Field, create_model
 
 from .. import data, models
 from ..attacks.base.attack import Attack
@@ -25,52 +23,31 @@ from ..core import method
 from ..core.errors import ParameterError, UnknownNameError
 from ..core.spec import Spec
 from ..defenses.base.defense import Defense, Tuning
-from .store import identity
+from . import given
+from .cell import Cell, Data, Strict, Table, Victim, strict
+from .clean_sets import CleanSet
 
-Table = dict[str, Any]
-Part = TypeVar("Part", bound="Strict")
 NO_ATTACK = "none"
 """What a clean model goes by: it is part of every grid, and was never attacked."""
-
-
-class Strict(BaseModel):
-    """A part of the grid file; a key that it does not know is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Data(Strict):
-    """A data set: where its images are, and which of them the defender gets."""
-
-    name: str = Field(pattern=r"^[\w.-]+$", description="what tables and pages call it")
-    train: str = Field(description="source of the training images")
-    test: str = Field(description="source of the test images")
-    size: int | None = Field(None, ge=1, description="height and width to resize to")
-    reserve: float = Field(
-        0, ge=0, lt=1, description="share of the training images kept from the victim, for budgets"
-    )
-    training: Table = {}
-    tuning: Table = {}
-
-    def declaration(self) -> Table:
-        """What decides the images."""
-        return self.model_dump(mode="json", exclude={"training", "tuning"})
 
 
 class Grid(Strict):
     """The grid file as it is written; `cells` multiplies it out."""
 
-    data: list[Any] = Field(min_length=1)
-    architectures: list[Any] = Field(min_length=1)
-    attacks: list[Any] = []
+    data: list[Any] = Field([])
+    architectures: list[Any] = Field([])
+    attacks: list[Any] = Field([])
+    victims: list[Any] = Field([])
     defenses: list[Any] = Field(min_length=1)
-    rates: list[float] = []
+    rates: list[float] = Field([])
     budgets: list[int | float] = Field([0.05], min_length=1)
+    clean: list[Any] = Field([])
+    closed: bool = False
     seeds: list[int] = Field([0, 1, 2], min_length=1)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     min_asr: float = Field(0.9, ge=0, le=1)
-    training: Table = {}
-    tuning: Table = {}
+    training: Table = Field({})
+    tuning: Table = Field({})
 
 
 SETTINGS = ("epochs", "lr", "batch", "weight_decay", "flip")
@@ -86,65 +63,6 @@ Training: type[Strict] = create_model(
 TUNING = frozenset(Tuning.model_fields) - frozenset(Defense.model_fields)
 
 
-@dataclass(frozen=True)
-class Victim:
-    """A model to plant, or to train clean where `attack` is None; all values are JSON's."""
-
-    data: Table
-    architecture: Table
-    attack: Table | None
-    training: Table | None
-    seed: int
-    precision: str
-    min_asr: float
-    """Below it the victim is called weak. It decides no weight: it is no part of the identity."""
-    title: str
-    """Data, network, attack, rate, and what tells them apart in the grid. No part of it, either."""
-
-    def declaration(self) -> Table:
-        """Everything that decides its weights."""
-        names = (field.name for field in fields(self) if field.name not in ("min_asr", "title"))
-        return {name: getattr(self, name) for name in names}
-
-    @cached_property
-    def id(self) -> str:
-        """What stands for it."""
-        return identity({"victim": self.declaration()})
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One repair to try: of which victim, with what, given how many clean images.
-
-    `budget` is a count of images, or below 1 a share of the training images.
-    """
-
-    victim: Victim
-    defense: Table
-    budget: int | float
-    method: str
-    """The defense and what the grid asks of it, as `fmp p=32`. It is no part of the identity."""
-
-    def declaration(self) -> Table:
-        """Everything that decides its numbers."""
-        return {
-            "victim": self.victim.declaration(),
-            "defense": self.defense,
-            "budget": self.budget,
-        }
-
-    @cached_property
-    def id(self) -> str:
-        """What stands for it."""
-        return identity({"cell": self.declaration()})
-
-    @property
-    def title(self) -> str:
-        """Its victim, method, budget and seed, for a person and for `--only`."""
-        parts = (self.victim.title, self.method, f"{self.budget:g}")
-        return "/".join((*parts, f"seed{self.victim.seed}"))
-
-
 def read(path: Path) -> Grid:
     """The grid in a file; raises `ParameterError` or `UnknownNameError` for one that is none."""
     try:
@@ -153,24 +71,43 @@ def read(path: Path) -> Grid:
         raise ParameterError(f"cannot read {path}: {error.strerror or error}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ParameterError(f"{path} is no TOML: {error}") from None
-    return _strict(Grid, path.name, told)
+    return strict(Grid, path.name, told)
 
 
-def cells(grid: Grid) -> list[Cell]:
-    """Every cell of the grid once, a whole seed before the next, those of a victim together."""
+def cells(grid: Grid, folder: Path = Path()) -> list[Cell]:
+    """Every cell of the grid once, a whole seed before the next, those of a victim together.
+
+    Paths of `[[victims]]` start from `folder`, that of the grid file.
+    """
     found: dict[str, Cell] = {}
-    sets = [(place, _data(table)) for place, table in _labelled(_tables("data", grid.data))]
+    places = [(place, _data(table)) for place, table in _labelled(_tables("data", grid.data))]
     tables = _labelled(_tables("architectures", grid.architectures))
     networks = [(net, _network(table)) for net, table in tables]
-    for seed, (place, data_set), (net, network) in product(grid.seeds, sets, networks):
-        defenses = _defenses(grid, data_set)
-        for name, attack, training in _attacks(grid, data_set):
-            told = (data_set.declaration(), network, attack, training, seed, grid.precision)
-            victim = Victim(*told, grid.min_asr, f"{place}/{net}/{name}")
-            for budget, (label, defense) in product(grid.budgets, defenses):
-                cell = Cell(victim, defense, _budget(budget), label)
+    there = given.found(grid.victims, [data_set for _, data_set in places], folder)
+    if not there and not (places and networks):
+        raise ParameterError("the grid has no models: it needs data and architectures, or victims")
+    if grid.attacks and not networks:
+        raise ParameterError("the grid has attacks, but no architectures to plant them in")
+    for seed in grid.seeds:
+        planted = _planted(grid, places, networks, seed)
+        ready = ((data_set, model.victim(seed, grid)) for data_set, model in there)
+        for data_set, victim in (*planted, *ready):
+            sets = [None, *_clean_sets(grid, victim.attack)]
+            defenses = _defenses(grid, data_set)
+            for clean, budget, (label, defense) in product(sets, grid.budgets, defenses):
+                cell = Cell(victim, defense, _budget(budget), label, clean)
                 found.setdefault(cell.id, cell)
     return list(found.values())
+
+
+def _planted(
+    grid: Grid, sets: Sequence[tuple[str, Data]], networks: Sequence[tuple[str, Table]], seed: int
+) -> Iterator[tuple[Data, Victim]]:
+    """Every model that the bench trains itself, with one seed."""
+    for (place, data_set), (net, network) in product(sets, networks):
+        for name, attack, training in _attacks(grid, data_set):
+            told = (data_set.declaration(), network, attack, training, seed, grid.precision)
+            yield data_set, Victim(*told, grid.min_asr, f"{place}/{net}/{name}")
 
 
 def chosen(every: Sequence[Cell], pattern: str | None) -> list[Cell]:
@@ -182,16 +119,6 @@ def chosen(every: Sequence[Cell], pattern: str | None) -> list[Cell]:
     if not found:
         raise ParameterError(f"none of {len(every)} cells matches {pattern!r}: {every[0].title}")
     return found
-
-
-def _strict(part: type[Part], where: str, told: Mapping[str, Any]) -> Part:
-    for key in told:
-        if key not in part.model_fields:
-            raise UnknownNameError.of(f"key of {where}", key, part.model_fields)
-    try:
-        return part.model_validate(dict(told))
-    except ValidationError as error:
-        raise ParameterError(method.one_line(where, error)) from None
 
 
 def _tables(where: str, entries: Sequence[Any]) -> Iterator[Table]:
@@ -230,7 +157,7 @@ def _data(table: Table) -> Data:
         if name not in data.names():
             raise UnknownNameError.of("data set", name, data.names())
         table = {"train": f"{name}:train", "test": f"{name}:test", **table}
-    return _strict(Data, f"data {name}", table)
+    return strict(Data, f"data {name}", table)
 
 
 def _network(table: Table) -> Table:
@@ -245,7 +172,7 @@ def _network(table: Table) -> Table:
 def _attacks(grid: Grid, data_set: Data) -> Iterator[tuple[str, Table | None, Table | None]]:
     """(label, declaration, None) of each attack, after (label, None, settings) of a clean model."""
     given = {**grid.training, **data_set.training}
-    yield NO_ATTACK, None, _strict(Training, "training", given).model_dump(mode="json")
+    yield NO_ATTACK, None, strict(Training, "training", given).model_dump(mode="json")
     for label, table in _labelled(_tables("attacks", grid.attacks), "rate"):
         rates: list[Table] = [{"rate": rate} for rate in grid.rates] or [{}]
         for rate in [{}] if {"rate", "count"} & table.keys() else rates:
@@ -266,6 +193,12 @@ def _defenses(grid: Grid, data_set: Data) -> list[tuple[str, Table]]:
         own = (f" {key}={value}" for key, value in table.items() if key != "name")
         found.append((table["name"] + "".join(own), declared))
     return found
+
+
+def _clean_sets(grid: Grid, attack: Table | None) -> list[Table]:
+    """The declarations of the clean sets; without an attack none that differ by its stamp alone."""
+    found = [strict(CleanSet, "clean", table) for table in _tables("clean", grid.clean)]
+    return [one.model_dump(mode="json") for one in found if attack or not one.stamped]
 
 
 def _declared(role: method.Role, table: Table) -> Table:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..core import method
 from ..core.version import __version__
-from .grid import Cell, Victim
+from .cell import Cell, Victim
 from .store import FORMAT, Record, Store, identity
 
 
@@ -74,6 +74,7 @@ class Plan:
                         places[cell.victim.id],
                         places[identity(cell.defense)] - len(victims),
                         cell.budget,
+                        *([cell.clean] if cell.clean else []),
                     ]
                     for cell in self.cells
                 ],
@@ -83,7 +84,7 @@ class Plan:
 
     def _methods(self) -> Record:
         used = {
-            "attack": {victim.attack["name"] for victim in self.victims if victim.attack},
+            "attack": {v.attack["name"] for v in self.victims if v.attack and not v.given},
             "defense": {cell.defense["name"] for cell in self.cells},
         }
         return {

@@ -27,7 +27,8 @@ from ..core.version import __version__
 from ..defenses.base.defense import Defense, Repair
 from ..network.layers import find_layers
 from . import flags, judge, victims
-from .grid import Cell, Victim
+from .cell import Cell, Victim
+from .clean_sets import CleanSet
 from .judge import Judged, judged, same_weights
 from .shelf import Shelf, shelf
 from .store import FORMAT, Record, Store
@@ -151,6 +152,9 @@ class Bench:
         defense = defense_of(wanted)
         clean = images.budget(wanted.budget, run)
         ready = self._loaded(wanted.victim, images, run)
+        if wanted.clean:
+            attack = victims.attack_of(wanted.victim)
+            clean = CleanSet(**wanted.clean).made(clean, attack, ready.learned, run)
         baseline = victims.linear_of(self.store, wanted.victim, images)
         start = time.perf_counter()
         repair = defense.repair(ready.model, clean, run)
@@ -177,9 +181,13 @@ class Bench:
 
     def shelf(self, victim: Victim) -> Shelf:
         """The images of a victim and of who repairs it."""
-        channels = victims.network_of(victim).channels
-        run = Run(seed=victim.seed)
-        return shelf(victim.data, channels, run, download=self.download)
+        run, told, classes = Run(seed=victim.seed), dict(victim.data), None
+        if victim.given:
+            own = victim.given["classes"]
+            classes = None if own == [str(label) for label in range(len(own))] else own
+            told |= {key: path for key, path in (victim.files or {}).items() if key in told}
+        channels = victims.channels_of(victim)
+        return shelf(told, channels, run, download=self.download, classes=classes)
 
     def _run(self, victim: Victim, progress: Progress) -> Run:
         device = pick_device(self.device)

@@ -5,7 +5,8 @@ Images are never written to, so all cells share them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .. import data
-from ..core.errors import ImagesError
+from ..core.errors import ImagesError, ParameterError
 from ..core.images import Images, to_float
 from ..core.measure import Rate
 from ..core.run import Run
@@ -44,9 +45,21 @@ class Shelf:
         return self.pool.sample(int(wanted), run.rng("budget"))
 
 
-def shelf(told: Mapping[str, Any], channels: int | None, run: Run, *, download: bool) -> Shelf:
-    """The images that the declaration of a data set tells of, in `channels` where it is given."""
-    train, test = _read(told["train"], told["test"], told["size"], channels, download)
+def shelf(
+    told: Mapping[str, Any],
+    channels: int | None,
+    run: Run,
+    *,
+    download: bool,
+    classes: Sequence[str] | None = None,
+) -> Shelf:
+    """The images that the declaration of a data set tells of, in `channels` where it is given.
+
+    `classes` are the model's own, where it knows their names.
+    """
+    names = tuple(classes) if classes else None
+    sources = (expanded(told["train"]), expanded(told["test"]))
+    train, test = _read(*sources, told["size"], channels, download, names)
     if not told["reserve"]:
         return Shelf(train, train, train, test)
     kept = round(told["reserve"] * len(train))
@@ -54,12 +67,29 @@ def shelf(told: Mapping[str, Any], channels: int | None, run: Run, *, download: 
     return Shelf(train, rest, pool, test)
 
 
+def expanded(text: str) -> str:
+    """The path or name `text`, its `$NAME` replaced by variables of the environment."""
+    found = os.path.expandvars(text)
+    if "$" in found:
+        raise ParameterError(f"{text}: set the environment variable that it names")
+    return found
+
+
 @lru_cache(maxsize=2)
 def _read(
-    train: str, test: str, size: int | None, channels: int | None, download: bool
+    train: str,
+    test: str,
+    size: int | None,
+    channels: int | None,
+    download: bool,
+    classes: tuple[str, ...] | None,
 ) -> tuple[Images, Images]:
     first = data.open_images(
-        train, size=(size, size) if size else None, channels=channels, download=download
+        train,
+        size=(size, size) if size else None,
+        channels=channels,
+        classes=classes,
+        download=download,
     )
     height, width = first.pixels.shape[2:]
     second = data.open_images(

@@ -21,13 +21,13 @@ from ..checkpoints import checkpoint
 from ..core import method, record
 from ..core.files import write_whole
 from ..core.images import Images, Triggered
-from ..core.measure import Rate, accuracy, predictions
+from ..core.measure import Rate, accuracy, check, predictions
 from ..core.recall import Learned
 from ..core.run import Run
 from ..models import Normalized
 from ..training.fit import fit
-from . import flags
-from .grid import Victim
+from . import flags, given
+from .cell import Victim
 from .judge import judged, of_victim
 from .shelf import Shelf, linear
 from .store import Record, Store, identity
@@ -50,8 +50,8 @@ class Ready:
 
 
 def attack_of(victim: Victim) -> Attack | None:
-    """The attack of a victim; None for a clean model."""
-    if victim.attack is None:
+    """The attack that plants a victim; None for a clean model, and one that is there already."""
+    if victim.attack is None or victim.given:
         return None
     table = dict(victim.attack)
     found = method.build("attack", table.pop("name"), table)
@@ -64,11 +64,22 @@ def network_of(victim: Victim) -> planting.Network:
     return planting.Network(victim.architecture["name"], victim.architecture["options"])
 
 
+def channels_of(victim: Victim) -> int | None:
+    """The channels of its images, as far as its declaration says."""
+    return victim.given["channels"] if victim.given else network_of(victim).channels
+
+
 def plant(victim: Victim, shelf: Shelf, folder: Path, run: Run) -> Poisoned | None:
     """Trains the victim and writes its weights into `folder`; the poisoned set, where there is one.
 
     A training that was stopped goes on, until `finish`.
     """
+    if victim.given:
+        folder.mkdir(parents=True, exist_ok=True)
+        found = given.load(victim)
+        check(found, shelf.test)
+        checkpoint.save(found, folder / MODEL, {"victim": victim.declaration()})
+        return None
     attack, model = attack_of(victim), network_of(victim).build(shelf.train, run)
     state = folder / STATE
     planted = Planted(model, None)
@@ -98,8 +109,12 @@ def finish(folder: Path) -> None:
 
 def load(victim: Victim, shelf: Shelf, folder: Path, run: Run) -> Ready:
     """The victim as its files tell it, and the stamped test images that only the bench sees."""
-    model = checkpoint.load(folder / MODEL).to(run.device)
-    attack = attack_of(victim)
+    options = victim.architecture["options"]
+    model = checkpoint.load(folder / MODEL, arch=victim.architecture["name"], options=options)
+    model, attack = model.to(run.device), attack_of(victim)
+    if victim.given and (own := given.stamped(victim, shelf.test.shape, shelf.test.classes)):
+        shown = own.images[_varied(own.images)]
+        return Ready(model, NOTHING, own, given.beside(shown, shelf.test), shown)
     if attack is None:
         return Ready(model, NOTHING, None, shelf.test[_varied(shelf.test)], None)
     learned = load_file(folder / LEARNED)
@@ -114,10 +129,11 @@ def told(
     """What the record of a victim says: how good, how backdoored, how trained, how it looks."""
     found = judged(ready.model, shelf.test, ready.stamped, run)
     attack = attack_of(victim)
+    learned: dict[str, Rate] = {}  # of a model that is there already: nobody knows its images
     if attack:
         planted = Planted(ready.model, poisoned, ready.learned)
         learned = planting.learned(attack, planted, shelf.train, run)
-    else:
+    elif not victim.given:
         seen = shelf.train.sample(MOST_TAUGHT, run.rng("taught"))
         learned = {"clean": accuracy(ready.model, seen, run)}
     weak = of_victim(found.score.asr, learned, victim.min_asr)

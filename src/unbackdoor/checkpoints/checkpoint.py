@@ -1,4 +1,4 @@
-"""Models on disk: read from safetensors, state dicts and BackdoorBench results; written whole.
+"""Models on disk: read from files and folders as people save them; written whole.
 
 No file is ever run. A file may name an architecture of ours, torchvision's or timm's; code of the
 person's own (`package.module:factory`) is only called when the person names it.
@@ -7,45 +7,29 @@ person's own (`package.module:factory`) is only called when the person names it.
 from __future__ import annotations
 
 import json
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save as to_bytes
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import models
 from ..core.errors import (
     CheckpointError,
     ParameterError,
-    RefusedFileError,
     UnbackdoorWarning,
-    listed,
 )
 from ..core.files import write_whole
 from ..core.spec import Spec
-from ..network.inserts import reattach_
-from . import model_files
-
-PREFIXES = ("module.", "net.", "_orig_mod.")
-"""What wrappers put before every name: data parallelism, `Normalized`, torch.compile."""
-
-MOST_CHANNELS = 1000
-MOST_PIXELS = 4096
-
-HARMLESS_OPTIONS = frozenset(
-    (
-        *("attention_dropout", "cifar_stem", "drop_path_rate", "drop_rate", "dropout"),
-        *("global_pool", "groups", "growth_rate", "image_size", "img_size", "in_chans"),
-        *("patch_size", "stochastic_depth_prob", "transform_input", "width_mult"),
-        *("width_per_group", "zero_init_residual"),
-    )
-)
-"""The options of torchvision's and timm's networks that a file may set; a person may set any."""
+from . import choosing, claims, hub, model_files
+from .candidates import Candidate
+from .fitting import asked, matched, notes
+from .untrusted import one_line
 
 
 def load(
@@ -57,196 +41,87 @@ def load(
     std: Sequence[float] | None = None,
     options: Mapping[str, Any] | None = None,
     size: tuple[int, int] | None = None,
+    weights: str | None = None,
 ) -> models.Normalized:
-    """The model in a `.safetensors`, `.pt` or `.pth` file: float32, on the CPU, in eval mode.
+    """The model in a file of safetensors, torch or TorchScript, or in a folder of the hub.
 
-    What is given wins over what the file tells: `arch` as in `Spec`, `classes` a count or
-    names, `mean` and `std` for inputs in [0, 1], `options` of the architecture, `size`
-    (height, width) of its images. Raises `CheckpointError` for a file that cannot be read or does
-    not fit, and `RefusedFileError` for one that would run code or names code to run.
+    It is float32, on the CPU, in eval mode. What is given wins over what the file tells: `arch` as
+    in `Spec`, `classes` a count or names, `mean` and `std` for inputs in [0, 1], `options` of the
+    architecture, `size` (height, width) of its images. `weights` says which state dict is meant
+    where a file holds several, such as `state_dict_ema`; by default the first that fits, and a
+    warning names the others. Raises `CheckpointError` for a file that cannot be read or does not
+    fit, and `RefusedFileError` for one whose weights only code could make or that names code.
     """
     path = Path(path)
-    stored = model_files.read(path)
+    stored = _read(path)
     told = stored.header
-    name = arch or _trusted_arch(path, told.arch)
-    weights = _shortened(stored.weights, set()) if name in models.own() else stored.weights
+    with one_line(path):
+        found = asked(stored.candidates, weights)
+    count = None
+    name = arch or claims.trusted_arch(path, told.arch)
+    if name is None:
+        fit = choosing.choose(path, found)
+        name, count = fit.arch, fit.classes
+    views = choosing.views(name, found)
+    said = told.options if name == told.arch else {}
     chosen = {
-        **_inferred(name, weights),
-        **_trusted_options(
-            path, name, told.options if name == told.arch else {}, set(options or {})
-        ),
+        **_inferred(name, views),
+        **claims.trusted_options(path, name, said, set(options or {})),
         **(options or {}),
     }
-    spec = Spec(
-        name,
-        _classes(path, classes, told.classes),
-        *_scale(path, mean or told.mean, std or told.std, chosen),
-        chosen,
-        _size(path, size or told.size),
-    )
+    scale = claims.scale(path, mean or told.mean, std or told.std, chosen)
+    if not (classes or told.classes):
+        count = count or choosing.count_classes(Spec(name, ("",), *scale, chosen), views)
+        if count is None:
+            _built(
+                path, Spec(name, ("0",), *scale, chosen), found, ()
+            )  # raises: says what is wrong
+        classes = claims.numbered(path, count)
+    spec = Spec(name, claims.classes_of(path, classes, told.classes), *scale, chosen)
     for note in stored.notes if mean is None and std is None else ():
         warnings.warn(note, UnbackdoorWarning, stacklevel=2)
-    model = _built(path, spec, weights)
+    if models.note(name):
+        warnings.warn(f"{path.name}: {models.note(name)}", UnbackdoorWarning, stacklevel=2)
+    model = _built(path, spec, found, stored.foreign)
     _check_channels(path, model)
+    net = model.net
+    sides = size or models.told_size(net) or told.size or models.usual_size(net)
+    model.spec = replace(spec, size=claims.size_of(path, sides))
     return model.eval()
 
 
-def _trusted_arch(path: Path, arch: str | None) -> str:
-    if arch is None:
-        raise CheckpointError(f"{path} does not say its architecture; give it (--arch)")
-    kind, colon, _ = arch.partition(":")
-    if colon and (kind != "timm" or arch.count(":") > 1):
-        raise RefusedFileError(
-            f"{path} was refused: it asks for the architecture {arch[:80]!r}, which could "
-            "run code; if it is your own, name it yourself (--arch)"
-        )
-    return arch
+def _read(path: Path) -> model_files.Stored:
+    """The contents of a model file, or of a folder of the hub."""
+    folder = hub.folder_of(path)
+    if folder and (folder == path or model_files.read(path).header.arch is None):
+        return hub.read(folder)
+    return model_files.read(path)
 
 
-def _trusted_options(
-    path: Path, arch: str, told: Mapping[str, Any], given: set[str]
-) -> dict[str, Any]:
-    """The options that the file tells and the person does not, if they cannot do harm."""
-    allowed = models.options(arch) if arch in models.own() else HARMLESS_OPTIONS
-    for option in told:
-        if option not in allowed and option not in given:
-            raise RefusedFileError(
-                f"{path} was refused: it sets the option {option[:80]!r} of {arch}, which a file "
-                "may not; set it yourself (--model-option) if you trust it"
-            )
-    return {option: value for option, value in told.items() if option not in given}
+def _inferred(arch: str, views: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:
+    for weights in views:
+        with suppress(LookupError, ValueError):
+            return models.infer(arch, weights)
+    # The weights are of another network: comparing names and shapes says so better.
+    return {}
 
 
-def _inferred(arch: str, weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    try:
-        return models.infer(arch, weights)
-    except (LookupError, ValueError):
-        # The weights are of another network: comparing names and shapes says so better.
-        return {}
-
-
-def _classes(
-    path: Path, given: int | Sequence[str] | None, told: Sequence[str] | None
-) -> tuple[str, ...]:
-    if isinstance(given, int):
-        if not 1 <= given <= model_files.MOST_CLASSES:
-            raise ParameterError(f"classes must be a count of at least 1 or names, got {given}")
-        if told and len(told) == given:
-            return tuple(told)
-        return tuple(str(label) for label in range(given))
-    if given or told:
-        return tuple(given or told or ())
-    raise CheckpointError(
-        f"{path} does not say its classes; give their number or names (--classes)"
-    )
-
-
-def _scale(
-    path: Path,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-    options: Mapping[str, Any],
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    if mean is None and std is None:
-        warnings.warn(
-            f"{path.name} does not say how its inputs are normalised; using mean 0 and std 1 "
-            "(--mean, --std)",
-            UnbackdoorWarning,
-            stacklevel=3,
-        )
-        channels = options.get("in_channels", options.get("in_chans", 3))
-        if not isinstance(channels, int) or not 1 <= channels <= MOST_CHANNELS:
-            raise ParameterError(f"{path.name}: {channels} is no number of input channels")
-        return (0.0,) * channels, (1.0,) * channels
-    if mean is None or std is None:
-        raise ParameterError(f"{path.name}: mean and std belong together; only one is given")
-    if len(mean) != len(std) or not all(map(math.isfinite, mean)):
-        raise ParameterError(f"mean and std must be as many finite numbers, got {mean} and {std}")
-    if not all(math.isfinite(value) and value > 0 for value in std):
-        raise ParameterError(f"std must be above 0, got {list(std)}")
-    return tuple(map(float, mean)), tuple(map(float, std))
-
-
-def _size(path: Path, size: Sequence[int] | None) -> tuple[int, int] | None:
-    if size is None:
-        return None
-    if len(size) != 2 or not all(1 <= side <= MOST_PIXELS for side in size):
-        raise ParameterError(
-            f"{path.name}: size must be a height and a width from 1 to {MOST_PIXELS} pixels, got "
-            f"{list(size)}"
-        )
-    return size[0], size[1]
-
-
-def _built(path: Path, spec: Spec, weights: Mapping[str, Tensor]) -> models.Normalized:
-    """The network of `spec` with `weights`, which must fit it in names, shapes and values."""
-    for name, tensor in weights.items():
-        _check_plain(path, name, tensor)
-    if spec.arch in models.names() or spec.arch.startswith("timm:"):
+def _built(
+    path: Path, spec: Spec, found: Sequence[Candidate], foreign: Sequence[str]
+) -> models.Normalized:
+    """The network of `spec` with the weights that fit it in names, shapes and values."""
+    if spec.arch in models.names() or spec.arch.startswith(("timm:", "transformers:")):
         # Shapes first, without memory: a small file may claim a huge network. A few networks
         # cannot be built so; they are checked below only.
         with suppress(ParameterError), torch.device("meta"):
-            _fitting(path, spec, models.create(spec).net, weights)
+            matched(path, spec, models.create(spec).net, found)
     model = models.create(spec)
-    weights = _fitting(path, spec, model.net, weights)
-    loaded = {name: _float32(path, name, tensor) for name, tensor in weights.items()}
+    fit, others = matched(path, spec, model.net, found)
+    loaded = {name: _float32(path, name, tensor) for name, tensor in fit.weights.items()}
     model.net.load_state_dict(loaded, strict=False)
+    for note in notes(path, fit, others, foreign):
+        warnings.warn(note, UnbackdoorWarning, stacklevel=3)
     return model.float()
-
-
-def _shortened(weights: Mapping[str, Tensor], expected: set[str]) -> Mapping[str, Tensor]:
-    """`weights` without the prefixes that all their names share, until `expected` ones appear."""
-    while not expected & weights.keys():
-        prefix = next((p for p in PREFIXES if all(name.startswith(p) for name in weights)), None)
-        if prefix is None or not weights:
-            break
-        weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
-    return weights
-
-
-def _fitting(
-    path: Path, spec: Spec, net: nn.Module, weights: Mapping[str, Tensor]
-) -> Mapping[str, Tensor]:
-    """`weights` by the names that `net` has; raises `CheckpointError` where they do not fit.
-
-    `net` gains the inserts of a repair that `weights` are of.
-    """
-    weights = _shortened(weights, set(net.state_dict()))
-    reattach_(net, weights)
-    expected = net.state_dict()
-    missing = [n for n in expected if n not in weights and not n.endswith("num_batches_tracked")]
-    unexpected = [name for name in weights if name not in expected]
-    wrong = [n for n in expected if n in weights and weights[n].shape != expected[n].shape]
-    if wrong and not missing and not unexpected:
-        _check_classes(path, len(spec.classes), [(weights[n], expected[n]) for n in wrong])
-    shapes = [f"{n} {_shape(weights[n])} instead of {_shape(expected[n])}" for n in wrong]
-    parts = {"missing": missing, "unexpected": unexpected, "wrong shapes": shapes}
-    told = "; ".join(f"{what}: {listed(names)}" for what, names in parts.items() if names)
-    if told:
-        raise CheckpointError(f"{path} does not fit {spec.arch}: {told}")
-    return weights
-
-
-def _check_classes(path: Path, count: int, wrong: Sequence[tuple[Tensor, Tensor]]) -> None:
-    """Raises if all that is `wrong` (found, expected) is the number of classes."""
-    found = {
-        found.shape[0] if found.ndim and expected.shape == (count, *found.shape[1:]) else None
-        for found, expected in wrong
-    }
-    if len(found) == 1 and None not in found:
-        raise CheckpointError(
-            f"{path} is a model of {found.pop()} classes, not of the {count} wanted"
-        )
-
-
-def _shape(tensor: Tensor) -> str:
-    return str(list(tensor.shape))
-
-
-def _check_plain(path: Path, name: str, tensor: Tensor) -> None:
-    # Before anything is made in the size of a tensor: then the file itself is as large.
-    if not model_files.plain(tensor) or tensor.is_complex():
-        raise CheckpointError(f"{path}: {name} is not an ordinary tensor of real numbers")
 
 
 def _float32(path: Path, name: str, tensor: Tensor) -> Tensor:
@@ -284,8 +159,9 @@ def save(model: models.Normalized, path: Path | str, provenance: Mapping[str, ob
         "provenance": dict(provenance),
     }
     texts = {"format": "pt", "arch": spec.arch, **{k: json.dumps(v) for k, v in told.items()}}
+    theirs = models.stored_names(model.net)
     weights = {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        theirs.get(name, name): tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in model.net.state_dict().items()
     }
     write_whole(path, to_bytes(weights, texts))

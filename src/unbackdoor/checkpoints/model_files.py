@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
-from ..core.errors import CheckpointError, listed
-from .untrusted import MALFORMED, read_torch
+from ..core.errors import CheckpointError, RefusedFileError, listed
+from ..core.files import existing
+from .candidates import Candidate, candidates
+from .untrusted import Opened, open_torch
 
-NESTED = ("state_dict", "model", "net")
-"""Where a torch file may keep its state dict."""
+AVERAGED = re.compile(r"(?i)ema|swa|averag")
+"""Where a file keeps averages of the weights beside them."""
 
 MOST_CLASSES = 100_000
+
+
+Word = Annotated[str, Field(pattern=r"^[a-z0-9_]{0,40}$")]
 
 
 class Header(BaseModel):
@@ -32,42 +38,55 @@ class Header(BaseModel):
     classes: list[str] | None = Field(default=None, min_length=1, max_length=MOST_CLASSES)
     mean: list[float] | None = Field(default=None, min_length=1)
     std: list[float] | None = Field(default=None, min_length=1)
-    options: dict[str, bool | int | float] = {}
+    options: dict[str, bool | int | float | Word | list[int]] = {}
     size: list[int] | None = Field(default=None, min_length=2, max_length=2)
     provenance: dict[str, Any] = {}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Stored:
-    """A model file as read: weights by name, what it tells, and what a person should know."""
+    """A model file as read.
 
-    weights: Mapping[str, Tensor]
+    `kind` says what the file is, `candidates` the state dicts in it (the most likely first),
+    `header` what it tells of the model, `foreign` the names in it that only code could use (they
+    were kept out), `notes` what a person should know.
+    """
+
+    kind: str
+    candidates: tuple[Candidate, ...]
     header: Header = field(default_factory=lambda: Header())
+    foreign: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """The most likely weights."""
+        return self.candidates[0].weights
+
+
+SAFETENSORS = "a safetensors file"
 
 
 def read(path: Path) -> Stored:
-    """The contents of a `.safetensors`, `.pt` or `.pth` file.
+    """The contents of a model file of any name: what it is stands in its first bytes.
 
-    Raises `CheckpointError` for a file that cannot be read, `RefusedFileError` for one that would
-    run code.
+    Raises `CheckpointError` for a file that cannot be read or holds no weights, `RefusedFileError`
+    for one whose weights only code could make.
     """
-    if not path.is_file():
-        raise CheckpointError(f"{path} is not a file" if path.exists() else f"no such file: {path}")
-    if path.suffix == ".safetensors":
+    with existing(path).open("rb") as file:
+        start = file.read(9)
+    if start[8:] == b"{":
         return _safetensors(path)
-    if path.suffix in (".pt", ".pth"):
-        return _torch(path)
-    raise CheckpointError(f"{path} is no kind of model file known here: .safetensors, .pt or .pth")
+    return _torch(path)
 
 
 def _safetensors(path: Path) -> Stored:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, *MALFORMED) as error:
+    except Exception as error:  # noqa: BLE001 - a stranger's bytes can make it raise anything
         raise _unreadable(path, error) from None
-    return Stored(weights, read_header(path))
+    return Stored(SAFETENSORS, (Candidate("", weights),), read_header(path))
 
 
 def read_header(path: Path) -> Header:
@@ -75,15 +94,15 @@ def read_header(path: Path) -> Header:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             texts: Mapping[str, str] = file.metadata() or {}
-    except (SafetensorError, *MALFORMED) as error:
+    except Exception as error:  # noqa: BLE001 - a stranger's bytes can make it raise anything
         raise _unreadable(path, error) from None
     told: dict[str, Any] = {}
     for name in Header.model_fields.keys() & texts.keys():
         try:
             told[name] = texts[name] if name == "arch" else json.loads(texts[name])
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):
             raise CheckpointError(f"{path}: {name} in its header is not JSON") from None
-    return _header(path, told)
+    return header_of(path, told)
 
 
 def _unreadable(path: Path, error: BaseException) -> CheckpointError:
@@ -91,7 +110,8 @@ def _unreadable(path: Path, error: BaseException) -> CheckpointError:
     return CheckpointError(f"{path} is no readable safetensors file, or is truncated ({reason})")
 
 
-def _header(path: Path, told: Mapping[str, Any]) -> Header:
+def header_of(path: Path, told: Mapping[str, Any]) -> Header:
+    """What `path` tells, checked; raises `CheckpointError` for a value of the wrong kind."""
     try:
         return Header.model_validate(told)
     except ValidationError as error:
@@ -101,30 +121,30 @@ def _header(path: Path, told: Mapping[str, Any]) -> Header:
 
 
 def _torch(path: Path) -> Stored:
-    found = read_torch(path)
-    if isinstance(found, dict) and {"model_name", "num_classes", "model"} <= found.keys():
-        return _backdoorbench(path, found)
-    while isinstance(found, dict) and (name := next((n for n in NESTED if n in found), None)):
-        if not isinstance(found[name], dict):
-            break
-        found = found[name]
-    return Stored(_weights(path, found))
+    opened = open_torch(path)
+    value = opened.value
+    found = _likely(candidates(value))
+    if not found:
+        raise _no_weights(path, opened)
+    if isinstance(value, dict) and {"model_name", "num_classes", "model"} <= value.keys():
+        header, notes = _backdoorbench(path, value)
+        return Stored("a BackdoorBench result", found, header, opened.foreign, notes)
+    return Stored(opened.kind, found, foreign=opened.foreign)
 
 
-def _weights(path: Path, found: object) -> dict[str, Tensor]:
-    if not isinstance(found, dict) or not found:
-        raise CheckpointError(
-            f"{path} holds a {type(found).__name__}, not a state dict (nor one under "
-            f"{', '.join(NESTED)})"
+def _likely(found: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
+    """Averages after what they are averages of, and states of optimizers last."""
+    by_name = sorted(found, key=lambda one: bool(AVERAGED.search(one.where)))
+    return tuple(sorted(by_name, key=lambda one: "optim" in one.where.lower()))
+
+
+def _no_weights(path: Path, opened: Opened) -> CheckpointError:
+    if opened.foreign:
+        return RefusedFileError(
+            f"{path} was refused: it holds no weights but what {listed(opened.foreign)} would make "
+            "of them by running code; nothing in it was run. Ask for a file of model.state_dict()"
         )
-    strange = [
-        str(name)[:80]
-        for name, value in found.items()
-        if not isinstance(name, str) or not isinstance(value, Tensor)
-    ]
-    if strange:
-        raise CheckpointError(f"{path} is not a state dict: {listed(strange)} hold no tensors")
-    return found
+    return CheckpointError(f"{path} is {opened.kind}, but holds no state dict: no named tensors")
 
 
 BENCH_NAMES = {"preactresnet18": "preact_resnet18"}
@@ -139,7 +159,7 @@ BENCH_SCALES = {
 """The mean and std that its models are trained with, by data set; a result does not hold them."""
 
 
-def _backdoorbench(path: Path, found: Mapping[str, Any]) -> Stored:
+def _backdoorbench(path: Path, found: Mapping[str, Any]) -> tuple[Header, tuple[str, ...]]:
     name, count, data = found["model_name"], found["num_classes"], found.get("clean_data")
     if (
         not isinstance(name, str)
@@ -153,6 +173,9 @@ def _backdoorbench(path: Path, found: Mapping[str, Any]) -> Stored:
         "arch": BENCH_NAMES.get(name, name),
         "classes": [str(label) for label in range(count)],
     }
+    size = found.get("img_size")
+    if isinstance(size, tuple | list) and len(size) >= 2 and all(type(s) is int for s in size[:2]):
+        told["size"] = list(size[:2])
     notes = []
     if isinstance(data, str) and data in BENCH_SCALES:
         told["mean"], told["std"] = BENCH_SCALES[data]
@@ -160,7 +183,7 @@ def _backdoorbench(path: Path, found: Mapping[str, Any]) -> Stored:
             f"{path.name} does not say how its inputs are normalised; using BackdoorBench's mean "
             f"{told['mean']} and std {told['std']} for {data} (mean and std change this)"
         )
-    return Stored(_weights(path, found["model"]), _header(path, told), tuple(notes))
+    return header_of(path, told), tuple(notes)
 
 
 def plain(tensor: Tensor) -> bool:

@@ -1,237 +1,200 @@
-"""Reading files that a stranger made: the one place that opens a pickle, and runs nothing in it.
+"""Files of `torch.save`, TorchScript and `pickle`, opened without running anything in them.
 
-Torch's restricted unpickler reads tensors and plain containers. BackdoorBench results also hold
-numpy arrays; numpy's own unpickling accepts arrays of objects and trusts flags in the file, so
-its names are bound to the stand-ins below, which rebuild arrays of numbers from raw bytes.
+What a file is stands in its first bytes. Its pickles are read by our own interpreter (`pickles`),
+which makes numbers and plain containers (`builders`) and inert stand-ins of all else (`inert`);
+its storages are bytes of the file, counted before they are read.
 """
 
 from __future__ import annotations
 
-import math
-import pickle
-import pickletools
-import re
-import struct
-import warnings
+import io
+import mmap
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from ..core.errors import CheckpointError, RefusedFileError, listed
+from ..core.errors import CheckpointError
 from ..core.files import existing
+from .builders import Storage, builders, dtype_of, numbers_in
+from .inert import Foreign
+from .pickles import Interpreter
 
-MALFORMED = (
-    pickle.UnpicklingError,
-    struct.error,
-    zipfile.BadZipFile,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    NotImplementedError,
-    OSError,
-    OverflowError,
-    RecursionError,
-    RuntimeError,
-    TypeError,
-    ValueError,
+ZIP, TAR_AT, TAR = b"PK\x03\x04", 257, b"ustar"
+MAGIC = 0x1950A86A20F9469CFC6C
+"""What the first pickle of an older torch file holds."""
+
+TORCH, SCRIPT, LEGACY, PICKLE = (
+    "a file of torch.save",
+    "a TorchScript archive",
+    "a file of torch.save before torch 1.6",
+    "a pickle",
 )
-"""What a damaged or hostile file makes a reader raise."""
-
-"""How many names an error message lists before it says how many more there are."""
-
-NUMBERS = re.compile(r"b1|[iu][1248]|f[248]")
-"""The codes of the numpy dtypes that are read: bool, integers and floats, never objects."""
-
-PLAIN = (str, int, float, bool, complex, bytes, bytearray, torch.dtype, torch.device, type(None))
-
-HARMLESS = re.compile(
-    r"collections\.OrderedDict|collections\.Counter|_codecs\.encode|torch\._utils\._rebuild_\w+"
-    r"|torch\._tensor\._rebuild_from_type_v2|torch\.(storage\.)?\w*Storage|torch\.Size"
-    r"|(builtins|__builtin__)\.(set|bytearray|complex)"
-    r"|torch\.(b?float|u?int|complex)\d+|torch\.bool|torch\.nn\.parameter\.Parameter|torch\.device"
-)
-"""Names that every ordinary checkpoint holds: left out of the message about a refused file."""
 
 
-class _Dtype:
-    """Stands in for `numpy.dtype`: a number type and its byte order, nothing else."""
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """What a file holds, which kind of file it is, and the names in it that only code could use.
 
-    def __init__(self, code: str = "", *_: object) -> None:
-        if not isinstance(code, str) or not NUMBERS.fullmatch(code):
-            raise RefusedFileError(f"holds numpy data of dtype {code!r}; only numbers are read")
-        self.code = code
-        self.order = "="
+    `value` is made of plain containers, numbers, tensors on the CPU, arrays, and `Foreign` and
+    `Global` stand-ins, which do nothing.
+    """
 
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        _, order, *compound = state
-        if order not in "<>=|" or any(part is not None for part in compound[:3]):
-            raise RefusedFileError("holds a compound numpy dtype; only numbers are read")
-        self.order = order
-
-    def numpy(self) -> np.dtype[Any]:
-        return np.dtype(self.order + self.code)
+    value: Any
+    kind: str
+    foreign: tuple[str, ...]
 
 
-class _Array:
-    """Stands in for `numpy.ndarray`: empty until its shape, dtype and raw bytes arrive."""
-
-    array = np.empty(0)
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        _, shape, dtype, fortran, data = state
-        flat = np.frombuffer(data, _checked(dtype))
-        if len(flat) != math.prod(shape):
-            raise ValueError(f"{len(flat)} numbers for an array of shape {shape}")
-        self.array = flat.reshape(shape, order="F" if fortran else "C").copy()
+def read_torch(path: Path | str) -> Any:
+    """The value in a file of `torch.save`, as `open_torch` gives it."""
+    return open_torch(path).value
 
 
-def _checked(dtype: object) -> np.dtype[Any]:
-    if not isinstance(dtype, _Dtype):
-        raise RefusedFileError("holds numpy data without a dtype of numbers")
-    return dtype.numpy()
+def open_torch(path: Path | str) -> Opened:
+    """What a file of `torch.save`, TorchScript or `pickle` holds. Nothing in it is run.
 
-
-def _reconstruct(*_: object) -> _Array:
-    return _Array()
-
-
-def _scalar(dtype: _Dtype, data: bytes) -> object:
-    return np.frombuffer(data, _checked(dtype), count=1)[0]
-
-
-ALLOWED = [
-    (_Array, "numpy.ndarray"),
-    (_Dtype, "numpy.dtype"),
-    (_reconstruct, "numpy.core.multiarray._reconstruct"),
-    (_reconstruct, "numpy._core.multiarray._reconstruct"),
-    (_scalar, "numpy.core.multiarray.scalar"),
-    (_scalar, "numpy._core.multiarray.scalar"),
-]
-"""The allow list: what a file may name beyond what torch's restricted unpickler knows."""
-
-
-def read_torch(path: Path | str) -> object:
-    """What a file of `torch.save` holds: plain containers, numbers, tensors and arrays.
-
-    Tensors are on the CPU and detached. Raises `RefusedFileError`, naming the globals found in it,
-    for a file that asks for anything off the allow list, and `CheckpointError` for one that is
-    missing, truncated or no such file.
+    Raises `CheckpointError` for one that is missing, damaged, or costs more than its size allows.
     """
     path = existing(path)
+    with one_line(path), path.open("rb") as file:
+        start = file.read(TAR_AT + len(TAR))
+        if start.startswith(ZIP):
+            return _zip(file)
+        if start[TAR_AT:] == TAR:
+            raise CheckpointError(
+                "is of torch before 0.1.10; load it there, and save its state_dict() anew"
+            )
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+            return _Sequence(whole, len(whole)).opened()
+
+
+@contextmanager
+def one_line(path: Path) -> Iterator[None]:
+    """Whatever is raised inside becomes a `CheckpointError` that begins with `path`."""
     try:
-        with warnings.catch_warnings(), _only_allowed():
-            warnings.simplefilter("ignore")
-            # Opened here: torch would choose another reader by the name of the file.
-            with path.open("rb") as file:
-                found = torch.load(file, map_location="cpu", weights_only=True)
-        return _Plain().of(found)
-    except RefusedFileError as error:
-        raise RefusedFileError(f"{path} was refused: it {error}; nothing in it was run") from None
+        yield
     except CheckpointError as error:
         raise CheckpointError(f"{path} {error}") from None
-    except MALFORMED:
-        if names := globals_in(path):
-            raise RefusedFileError(
-                f"{path} was refused: it asks for {listed(names)}, which could run code; "
-                "nothing in it was run"
-            ) from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+    except Exception:  # noqa: BLE001 - a stranger's bytes can make a reader raise anything
         raise CheckpointError(
             f"{path} cannot be read: it is damaged, truncated or no file of torch.save"
         ) from None
 
 
-@contextmanager
-def _only_allowed() -> Iterator[None]:
-    """Inside, torch's list of safe globals is `ALLOWED`: what other packages added is put back."""
-    others = torch.serialization.get_safe_globals()
-    torch.serialization.clear_safe_globals()
-    try:
-        with torch.serialization.safe_globals(ALLOWED):  # type: ignore[arg-type]
-            yield
-    finally:
-        torch.serialization.add_safe_globals(others)
+def _zip(file: IO[bytes]) -> Opened:
+    size = file.seek(0, io.SEEK_END)
+    with zipfile.ZipFile(file) as archive:
+        names = archive.namelist()
+        inner = min((n for n in names if Path(n).name == "data.pkl"), key=len, default=None)
+        if inner is None:
+            raise CheckpointError("is a zip file without a model (no data.pkl in it)")
+        root = inner.removesuffix("data.pkl")
+        read = _Members(archive, size).read
+        if f"{root}byteorder" in names and read(f"{root}byteorder") == b"big":
+            raise CheckpointError("was written on a big-endian machine; save it anew on another")
+        storages: dict[str, Storage] = {}
+
+        def persistent(wanted: Any) -> Storage | Foreign:
+            _, kind, name, _, _ = wanted
+            if name not in storages:
+                dtype = dtype_of(kind)
+                if dtype is None:
+                    return Foreign(str(kind)[:80])
+                storages[name] = Storage(dtype, numbers_in(read(f"{root}data/{name}"), dtype))
+            return storages[name]
+
+        machine = _machine(persistent)
+        value = machine.read(io.BytesIO(read(inner)))
+        kind = SCRIPT if f"{root}constants.pkl" in names else TORCH
+        return Opened(value, kind, tuple(sorted(machine.foreign)))
 
 
-def globals_in(path: Path) -> list[str]:
-    """The names in the pickles of `path` that are off the allow list, found without running it."""
-    allowed = {name for _, name in ALLOWED}
-    found: set[str] = set()
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                for member in archive.namelist():
-                    if member.endswith(".pkl"):
-                        with archive.open(member) as file:
-                            found.update(_named(file))
-        else:
-            with path.open("rb") as file:
-                found.update(_named(file))
-    except MALFORMED:
-        # What was named before the damage is worth telling.
-        pass
-    return sorted(name for name in found - allowed if not HARMLESS.fullmatch(name))
+class _Members:
+    """Reads members of a zip file that hold what they claim: together no more than the file."""
+
+    def __init__(self, archive: zipfile.ZipFile, size: int) -> None:
+        self.archive, self.left = archive, size
+
+    def read(self, name: str) -> bytes:
+        info = self.archive.getinfo(name)
+        if info.compress_type != zipfile.ZIP_STORED:
+            raise CheckpointError("holds compressed parts, which torch never writes")
+        self.left -= info.file_size
+        if self.left < 0:
+            raise CheckpointError("claims to hold more than its size")
+        return self.archive.read(info)
 
 
-def _named(file: IO[bytes]) -> Iterator[str]:
-    """The globals of each pickle in `file`, one after another, until what follows is none."""
-    while True:
-        texts: list[str] = []
-        memo: dict[object, str] = {}
+class _Sequence:
+    """Pickles one after another, and raw storages after them, as torch wrote before 1.6."""
+
+    def __init__(self, file: Any, size: int, depth: int = 0) -> None:
+        self.file, self.size, self.depth = file, size, depth
+        self.storages: dict[str, Storage] = {}
+        self.machine = _machine(self._persistent, self._nested)
+
+    def opened(self) -> Opened:
+        first = self.machine.read(self.file)
+        if first != MAGIC:
+            return Opened(first, PICKLE, tuple(sorted(self.machine.foreign)))
+        self.machine.read(self.file)  # the version
+        system = self.machine.read(self.file)
+        if isinstance(system, dict) and system.get("little_endian") is False:
+            raise CheckpointError("was written on a big-endian machine; save it anew on another")
+        start = self.file.tell()
+        # The storages stand behind the pickle that needs them: it is read twice.
+        self.machine.read(self.file)
+        for name in self.machine.read(self.file):
+            self._read_storage(name)
+        self.file.seek(start)
+        value = self.machine.read(self.file)
+        return Opened(value, LEGACY, tuple(sorted(self.machine.foreign)))
+
+    def _read_storage(self, name: str) -> None:
+        dtype = self.storages[name].dtype
+        count = int.from_bytes(self.file.read(8), "little")
+        length = count * dtype.itemsize
+        if length > self.size - self.file.tell():
+            raise CheckpointError("claims to hold more than its size")
+        self.storages[name] = Storage(dtype, numbers_in(self.file.read(length), dtype))
+
+    def _persistent(self, wanted: Any) -> Any:
+        if wanted[0] == "module":
+            return wanted[1]
+        _, kind, name, _, _, *view = wanted
+        dtype = dtype_of(kind)
+        if dtype is None:
+            raise CheckpointError(f"holds numbers of a kind that is not read: {str(kind)[:80]}")
+        whole = self.storages.setdefault(name, Storage(dtype, None))
+        if not view or view[0] is None or whole.numbers is None:
+            return whole
+        _, offset, count = view[0]
+        return Storage(whole.dtype, whole.numbers[offset : offset + count])
+
+    def _nested(self, raw: Any) -> Any:
+        """The storage in a file of torch inside a pickle, as plain pickles hold tensors."""
+        if self.depth or not isinstance(raw, bytes):
+            raise ValueError("a file in a file in a file")
+        inner = _Sequence(io.BytesIO(raw), len(raw), self.depth + 1)
+        inner.machine.left = self.machine.left
         try:
-            for opcode, argument, _ in pickletools.genops(file):
-                if opcode.name in ("GLOBAL", "INST"):
-                    yield str(argument).replace(" ", ".")
-                elif opcode.name == "STACK_GLOBAL":
-                    yield ".".join(texts[-2:])
-                elif opcode.name == "MEMOIZE" or opcode.name.endswith("PUT"):
-                    memo[len(memo) if argument is None else argument] = texts[-1] if texts else ""
-                elif opcode.name.endswith("GET"):
-                    texts.append(memo.get(argument, ""))
-                elif isinstance(argument, str):
-                    texts.append(argument)
-        except MALFORMED:
-            return
+            return inner.opened().value
+        finally:
+            self.machine.left = inner.machine.left
+            self.machine.foreign |= inner.machine.foreign
 
 
-class _Plain:
-    """Turns what was read into plain values; shared parts are turned once, cycles are refused."""
-
-    def __init__(self) -> None:
-        self.done: dict[int, object] = {}
-
-    def of(self, value: object) -> object:
-        if isinstance(value, (*PLAIN, np.generic)):
-            return value
-        if id(value) not in self.done:
-            self.done[id(value)] = _PENDING
-            self.done[id(value)] = self._new(value)
-        if self.done[id(value)] is _PENDING:
-            raise CheckpointError("holds a container that holds itself")
-        return self.done[id(value)]
-
-    def _new(self, value: object) -> object:
-        # The built-in methods are called by class: a file may hide those of an instance.
-        if isinstance(value, dict):
-            return {self.of(key): self.of(part) for key, part in dict.items(value)}
-        if isinstance(value, list):
-            return [self.of(part) for part in list.__iter__(value)]
-        if isinstance(value, tuple):
-            return tuple(self.of(part) for part in tuple.__iter__(value))
-        if isinstance(value, set):
-            return {self.of(part) for part in set.__iter__(value)}
-        if isinstance(value, Tensor):
-            return torch.Tensor.detach(value)
-        if isinstance(value, _Array):
-            return value.array
-        raise CheckpointError(f"holds a {type(value).__name__}, which no model file needs")
+def _machine(
+    persistent: Callable[[Any], Any], nested: Callable[[bytes], Any] | None = None
+) -> Interpreter:
+    machine = Interpreter({}, persistent)
+    machine.builders = builders(machine.call, nested or _no_file)
+    return machine
 
 
-_PENDING = object()
+def _no_file(raw: bytes) -> Any:
+    raise ValueError("a file in a file")

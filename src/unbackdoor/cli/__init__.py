@@ -1,13 +1,15 @@
 """The command line: one file a verb, and the only place that prints.
 
 Exit codes: 0 done; 1 done, but a bound that the user set was missed; 2 bad input or usage;
-130 interrupted.
+70 a fault of ours; 130 interrupted.
 """
 
 from __future__ import annotations
 
 import shlex
 import sys
+import tempfile
+import traceback
 from collections.abc import Sequence
 from typing import cast
 
@@ -15,13 +17,16 @@ import typer
 
 from ..core.errors import UnbackdoorError
 from ..core.text import line
-from . import attack, bench, convert, demo, describe, evaluate, listing, repair, report
+from ..core.version import __version__
+from . import attack, bench, convert, demo, describe, evaluate, inspect, listing, repair, report
 
+FAULT = 70
 INTERRUPTED = 130
 
 app = typer.Typer(
     help="Take backdoors out of trained image classifiers, and measure fairly what works.",
-    epilog="Exit codes: 0 done; 1 done, but a bound that you set was missed; 2 bad input or usage.",
+    epilog="Exit codes: 0 done; 1 done, but a bound that you set was missed; 2 bad input or usage; "
+    "70 a fault of ours.",
     add_completion=False,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
@@ -35,6 +40,7 @@ app.command("report")(report.report)
 app.command("list")(listing.listing)
 app.command("describe")(describe.describe)
 app.command("convert")(convert.convert)
+app.command("inspect")(inspect.inspect)
 
 # What typer raises for wrong usage; it has no public name of its own in every version.
 _UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
@@ -60,9 +66,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refused(message) if message else 2
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - the last catch: a fault of ours, whatever it is
+        return _fault(error)
     if code == INTERRUPTED:
         print("interrupted", file=sys.stderr)
     return int(code or 0)
+
+
+def _fault(error: Exception) -> int:
+    """What a person is told of a fault of ours; the traceback goes to a file, not to them."""
+    text = "".join(traceback.format_exception(error))
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="unbackdoor-", suffix=".txt", delete=False, errors="backslashreplace"
+        ) as file:
+            file.write(f"unbackdoor {__version__}, Python {sys.version}\n{text}")
+        where = f"; the details are in {file.name}"
+    except OSError:
+        where = ""
+    reason = line(f"{type(error).__name__}: {error}", 200)
+    print(
+        f"error: a fault of unbackdoor {__version__}, not of yours ({reason}). "
+        f"Please report it{where}",
+        file=sys.stderr,
+    )
+    return FAULT
 
 
 def _refused(message: str) -> int:

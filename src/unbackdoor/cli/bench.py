@@ -14,7 +14,7 @@ from . import options as o
 from .console import Console, table
 
 if TYPE_CHECKING:
-    from ..bench.grid import Cell
+    from ..bench.cell import Cell
     from ..bench.plan import Plan
 
 ENGINE = "Engine"
@@ -55,6 +55,12 @@ def bench(
             metavar="PATTERN", show_default=False, help="only cells whose title holds it; * is any"
         ),
     ] = None,
+    closed: Annotated[
+        bool,
+        typer.Option(
+            "--closed", help="work on a grid that is marked closed: once a method is frozen"
+        ),
+    ] = False,
     retry: Annotated[bool, typer.Option("--retry", help="do failed cells again")] = False,
     cpus: Annotated[
         int | None,
@@ -101,7 +107,13 @@ def bench(
         if engine is Engine.local:
             pick_device(device)
         store = Store(out)
-        plan = Plan(grids.chosen(grids.cells(grids.read(grid)), only), store)
+        asked = grids.read(grid)
+        if asked.closed and not (closed or dry_run):
+            raise ParameterError(
+                f"{grid} is closed: its victims judge a method that is frozen, and each look "
+                "spends them; --closed opens it"
+            )
+        plan = Plan(grids.chosen(grids.cells(asked, grid.parent), only), store)
         if out.exists() and not out.is_dir():
             raise ParameterError(f"{out} is a file, not a folder")
         if dry_run:

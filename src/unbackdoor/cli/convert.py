@@ -23,6 +23,8 @@ def convert(
     mean: o.Mean = None,
     std: o.Std = None,
     model_option: o.ModelOptions = None,
+    size: o.Size = None,
+    weights: o.Weights = None,
     force: Annotated[bool, typer.Option("--force", help="replace OUT.safetensors")] = False,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
@@ -37,16 +39,18 @@ def convert(
             raise OutputError(f"the name of the file to write must end in .safetensors, got {out}")
         if out.exists() and not force:
             raise OutputError(f"{out} is there already; --force replaces it")
-        from ..checkpoints import checkpoint
+        from ..checkpoints import checkpoint, hub
         from ..core import record
         from ..core.files import alone, sha256
         from . import inputs
 
         console.hold(alone(out))
-        loaded = inputs.Described(model, arch, classes, mean, std, model_option).load()
+        loaded = inputs.Described(
+            model, arch, classes, mean, std, model_option, size, weights
+        ).load()
         told = {
             **record.heading("convert", context.obj),
-            "model": record.of_model(loaded, loaded.spec, model),
+            "model": record.of_model(loaded, loaded.spec, hub.weights_file(model)),
         }
         checkpoint.save(loaded, out, told)
         told["output"] = {"file": out.name, "sha256": sha256(out)}

@@ -30,6 +30,9 @@ def evaluate(
     mean: o.Mean = None,
     std: o.Std = None,
     model_option: o.ModelOptions = None,
+    size: o.Size = None,
+    weights: o.Weights = None,
+    columns: o.Columns = None,
     download: o.Download = False,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
@@ -45,6 +48,7 @@ def evaluate(
     """
     with Console(as_json=as_json, quiet=quiet, verbose=verbose) as console:
         from .. import api
+        from ..checkpoints import hub
         from ..core import record
         from ..core.run import Run, pick_device
         from . import inputs, scores
@@ -58,15 +62,17 @@ def evaluate(
         run = Run(seed, pick_device(device), precision.value, console.progress)
         heading = record.heading("evaluate", context.obj)
 
-        victim = inputs.Described(model, arch, classes, mean, std, model_option).load()
-        sources = inputs.Sources(victim, download)
+        victim = inputs.Described(
+            model, arch, classes, mean, std, model_option, size, weights
+        ).load()
+        sources = inputs.Sources(victim, run, download, columns)
         judged = sources.images(test) if test else None
         stamped = sources.triggered(triggered, target, like=judged)
 
         score = api.evaluate(victim, judged, stamped, run=run)
         told = {
             **heading,
-            "model": record.of_model(victim, victim.spec, model),
+            "model": record.of_model(victim, victim.spec, hub.weights_file(model)),
             "test": record.of_images(test, judged) if test and judged else None,
             "triggered": record.of_triggered(triggered, stamped),
             "before": record.of_score(score),

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from .. import api
+from .. import api, data
 from ..core import measure
-from ..core.errors import ImagesError, ParameterError
+from ..core.errors import ImagesError, ParameterError, UnbackdoorWarning
 from ..core.images import Images, Triggered
 from ..core.measure import Score
+from ..core.run import Run
 from ..models import Normalized
-from . import options
+from . import evidence, options
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Described:
     mean: str | None
     std: str | None
     options: Sequence[str] | None
+    size: str | None = None
+    weights: str | None = None
 
     def load(self) -> Normalized:
         """The model."""
@@ -37,29 +41,42 @@ class Described:
             mean=options.numbers("--mean", self.mean),
             std=options.numbers("--std", self.std),
             options=options.values("--model-option", self.options),
+            size=options.size(self.size),
+            weights=self.weights,
         )
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Where images come from; all of them must have the shape of the first that is read."""
+    """Where images come from; they take the size of the model, or of the first that are read."""
 
     model: Normalized
+    run: Run
     download: bool
+    columns: str | None = None
 
     def images(self, source: str, like: Images | None = None) -> Images:
-        """The images of `source`, which must fit the model."""
-        found = api.load_images(
+        """The images of `source`, which must fit the model; what looks wrong is said."""
+        found = data.open_images(
             source,
-            size=like.shape[1:] if like else None,
+            size=self._size(like),
             channels=self.model.channels,
             classes=self.model.spec.classes,
             download=self.download,
+            columns=options.columns(self.columns),
         )
         if not len(found):
             raise ImagesError(f"{source} holds no images")
         measure.check(self.model, found)
-        return found
+        if self.model.spec.size is None and like is None:
+            warnings.warn(
+                f"nobody says for what size of images the model was made; {found.shape[1]}x"
+                f"{found.shape[2]}, the most common one in {source}, is a guess (--size)",
+                UnbackdoorWarning,
+                stacklevel=2,
+            )
+        other = data.as_text(source, self.model.spec.classes)
+        return evidence.read_rightly(self.model, found, source, other, self.run)
 
     def triggered(
         self, source: str | None, target: str | None, like: Images | None = None
@@ -70,12 +87,18 @@ class Sources:
         found = api.load_triggered(
             source,
             options.goal(target, self.model.spec.classes),
-            size=like.shape[1:] if like else None,
+            size=self._size(like),
             channels=self.model.channels,
             classes=self.model.spec.classes,
+            columns=options.columns(self.columns),
         )
         measure.check(self.model, found.images)
         return found
+
+    def _size(self, like: Images | None) -> tuple[int, int] | None:
+        if self.model.spec.size is None and like is not None:
+            return like.shape[1], like.shape[2]
+        return self.model.spec.size
 
 
 @dataclass(frozen=True)

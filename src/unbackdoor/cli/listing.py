@@ -17,7 +17,12 @@ def listing(as_json: o.Json = False) -> int:
         found = {
             "attacks": list(method.names("attack")),
             "defenses": list(method.names("defense")),
-            "architectures": [*models.names(), "timm:NAME", "package.module:factory"],
+            "architectures": [
+                *models.names(),
+                "timm:NAME",
+                "mynet.py:Net",
+                "package.module:factory",
+            ],
             "sources": [*data.names(), *KINDS],
         }
         rows = [(kind, ", ".join(names)) for kind, names in found.items()]

@@ -46,7 +46,7 @@ Checkpoint = Annotated[
     Path,
     typer.Argument(
         metavar="MODEL",
-        help=".safetensors, a .pt or .pth state dict, or BackdoorBench's attack_result.pt",
+        help="a model file, or a folder as transformers or timm writes it; see inspect",
         show_default=False,
     ),
 ]
@@ -88,7 +88,10 @@ Parameters = Annotated[
 Arch = Annotated[
     str | None,
     _option(
-        "--arch", metavar="NAME", panel=MODEL, help="architecture, if the file names none; see list"
+        "--arch",
+        metavar="NAME",
+        panel=MODEL,
+        help="NAME of list, or your own mynet.py:Net, if the file does not tell",
     ),
 ]
 Classes = Annotated[
@@ -107,6 +110,33 @@ ModelOptions = Annotated[
     list[str] | None,
     _option(
         "--model-option", metavar="KEY=VALUE", panel=MODEL, help="an option of the architecture"
+    ),
+]
+Size = Annotated[
+    str | None,
+    _option(
+        "--size",
+        metavar="N|HxW",
+        panel=MODEL,
+        help="height and width in pixels of the images the model was made for",
+    ),
+]
+Weights = Annotated[
+    str | None,
+    _option(
+        "--weights",
+        metavar="KEY",
+        panel=MODEL,
+        help="which weights of a file that holds several, such as state_dict_ema",
+    ),
+]
+Columns = Annotated[
+    str | None,
+    _option(
+        "--columns",
+        metavar="image=A,label=B",
+        panel=IMAGES,
+        help="what parquet or .npz files call their images and labels",
     ),
 ]
 Out = Annotated[
@@ -201,6 +231,26 @@ def class_names(text: str | None) -> int | tuple[str, ...] | None:
     return names
 
 
+def size(text: str | None) -> tuple[int, int] | None:
+    """A height and a width, from `N` or `HxW`."""
+    if text is None:
+        return None
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and int(side) for side in sides):
+        raise ParameterError(f"--size wants N or HEIGHTxWIDTH in pixels, got {text!r}")
+    return int(sides[0]), int(sides[-1])
+
+
+def columns(text: str | None) -> tuple[str, str] | None:
+    """The names of the images and of the labels, from `image=A,label=B`."""
+    if text is None:
+        return None
+    found = pairs("--columns", text.split(","))
+    if found.keys() != {"image", "label"}:
+        raise ParameterError(f"--columns wants image=A,label=B, got {text!r}")
+    return found["image"], found["label"]
+
+
 def numbers(option: str, text: str | None) -> tuple[float, ...] | None:
     """Numbers with commas between them."""
     if text is None:
@@ -219,12 +269,19 @@ def goal(text: str | None, classes: Sequence[str]) -> int | Literal["all-to-all"
         return None
     if text == "all-to-all":
         return "all-to-all"
+    if text in classes:
+        # A name wins over a number; where both could be meant, nobody should guess.
+        place = list(classes).index(text)
+        if text.isdecimal() and place != int(text) < len(classes):
+            raise ParameterError(
+                f"target {text} is the name of class {place}, and the number of the class "
+                f"{classes[int(text)]!r}; give the names other than numbers (--classes)"
+            )
+        return place
     if text.isdecimal():
         if int(text) >= len(classes):
             raise ParameterError(
                 f"target {text} is not one of {len(classes)} classes (0 to {len(classes) - 1})"
             )
         return int(text)
-    if text not in classes:
-        raise UnknownNameError.of("target", text, (*classes, "all-to-all"))
-    return list(classes).index(text)
+    raise UnknownNameError.of("target", text, (*classes, "all-to-all"))

@@ -39,6 +39,9 @@ def repair(
     mean: o.Mean = None,
     std: o.Std = None,
     model_option: o.ModelOptions = None,
+    size: o.Size = None,
+    weights: o.Weights = None,
+    columns: o.Columns = None,
     download: o.Download = False,
     force: o.Force = False,
     profile: Annotated[
@@ -60,6 +63,7 @@ def repair(
     """
     start = time.perf_counter()
     with Console(as_json=as_json, quiet=quiet, verbose=verbose) as console:
+        from ..checkpoints import hub
         from ..core import method, record
         from ..core.files import alone
         from ..core.images import overlap
@@ -77,8 +81,10 @@ def repair(
         run = Run(seed, pick_device(device), precision.value, console.progress, part=console.part)
         heading = record.heading("repair", context.obj)
 
-        victim = inputs.Described(model, arch, classes, mean, std, model_option).load()
-        sources = inputs.Sources(victim, download)
+        victim = inputs.Described(
+            model, arch, classes, mean, std, model_option, size, weights
+        ).load()
+        sources = inputs.Sources(victim, run, download, columns)
         given = seen = sources.images(clean)
         if test:
             judged = sources.images(test, like=given)
@@ -94,14 +100,14 @@ def repair(
             outcome = repairing.treat(case, chosen, replace(run, cache=folder), console)
             told = {
                 **heading,
-                "model": record.of_model(victim, victim.spec, model),
+                "model": record.of_model(victim, victim.spec, hub.weights_file(model)),
                 "clean": record.of_images(clean, given, held_out=len(given) - len(seen)),
                 "test": record.of_images(test, judged) if test else None,
                 "triggered": record.of_triggered(triggered, stamped),
                 **repairing.told(case, chosen, outcome, run),
                 "warnings": console.warned,
             }
-            full = repairing.write(out, outcome.model, told)
+            full = repairing.write(out, outcome.model, told, hub.companions(model))
         console.result(full, scores.shown(before=outcome.before, after=outcome.after))
         console.say(f"written to {out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
         if profile:

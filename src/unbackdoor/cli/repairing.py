@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,9 +92,12 @@ def told(case: Case, defense: Defense, outcome: Outcome, run: Run) -> dict[str, 
     }
 
 
-def write(out: Path, model: Normalized, told: dict[str, Any]) -> dict[str, Any]:
+def write(
+    out: Path, model: Normalized, told: dict[str, Any], beside: Sequence[Path] = ()
+) -> dict[str, Any]:
     """Writes the checkpoint, the record, the report and the model card into `out`, or nothing.
 
+    Copies of the files `beside` lie there, too: what a library needs to load the checkpoint.
     Gives back the record as it was written.
     """
     provenance = {key: told[key] for key in ("command", "unbackdoor", "started", "defense")}
@@ -102,6 +106,8 @@ def write(out: Path, model: Normalized, told: dict[str, Any]) -> dict[str, Any]:
         full = {**told, "output": {"file": MODEL, "sha256": sha256(folder / MODEL)}}
         (folder / REPORT).write_text(repair_page(full), encoding="utf-8")
         (folder / CARD).write_text(model_card(full), encoding="utf-8")
+        for file in beside:
+            shutil.copyfile(file, folder / file.name)
         output.write_json(folder / output.RECORD, full)
     return full
 

@@ -115,7 +115,10 @@ def check(attack: Attack, model: Normalized, train: Images, judged: Images) -> N
         raise ImagesError(f"training needs at least 2 images, got {len(train)}")
     attack.check(train)
     if not len(attack.aimed(judged).images):
-        raise ImagesError("the true class of every test image is the target; none can be counted")
+        raise ImagesError(
+            "the true class of every test image is the target, or none is of the kind that is "
+            "stamped; none can be counted"
+        )
     if attack.closed_form():
         attack.triggered(judged[:2])
 

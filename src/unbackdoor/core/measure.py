@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from .errors import ImagesError, ModelError
+from .errors import ImagesError, ModelError, UnbackdoorError, UnbackdoorWarning
+from .foreign import place, reason
 from .images import Images, Triggered, to_float
 from .modules import device_of, in_mode
+from .outputs import logits_of, probabilities
 from .run import Run
 
 
@@ -68,22 +72,36 @@ def check(model: nn.Module, images: Images) -> None:
 
     One pass of at most two images.
     """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError("the model is scripted or traced; give the plain nn.Module it is of")
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
+            raise ModelError(f"{name} has no shape yet; let the model see a batch first")
         if not bool(torch.isfinite(tensor).all()):
             raise ModelError(f"{name} holds values that are not finite")
     x = to_float(images.pixels[:2]).to(device_of(model))
     with in_mode(model, train=False), torch.no_grad():
         try:
-            outputs = model(x)
-        except (RuntimeError, TypeError, ValueError) as error:
-            reason = str(error).partition("\n")[0]
+            found = model(x)
+        except UnbackdoorError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a network may be anyone's code
             raise ImagesError(
-                f"the model cannot take images {list(x.shape[1:])}: {reason}"
+                f"the model cannot take images {list(x.shape[1:])}{place(error)}: {reason(error)}"
             ) from None
+    outputs = logits_of(found, len(images.classes))
     if outputs.shape != (len(x), len(images.classes)):
         raise ImagesError(
             f"the model's output is {list(outputs.shape)} for {len(x)} images; "
             f"the images have {len(images.classes)} classes"
+        )
+    if probabilities(outputs):
+        warnings.warn(
+            "the model's outputs are probabilities (a softmax is its last layer), not logits: what "
+            "is measured is right, but defenses train on them badly; take the softmax away if you "
+            "can",
+            UnbackdoorWarning,
+            stacklevel=2,
         )
 
 

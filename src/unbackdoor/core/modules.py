@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,6 +10,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
+
+from .errors import ModelError
 
 
 @contextmanager
@@ -41,6 +44,34 @@ def device_of(model: nn.Module) -> torch.device:
     for tensor in (*model.parameters(), *model.buffers()):
         return tensor.device
     return torch.device("cpu")
+
+
+PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """`model` without what wraps it for speed: data parallelism, torch.compile."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if inner is None and isinstance(
+            model, (nn.DataParallel, nn.parallel.DistributedDataParallel)
+        ):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A copy of `model`; raises `ModelError` for one that cannot be copied."""
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:  # noqa: BLE001 - a network may be anyone's code
+        reason = str(error).partition("\n")[0][:200]
+        raise ModelError(
+            f"{type(model).__name__} cannot be copied: {reason}. A model that keeps tensors of its "
+            "last pass must let go of them first"
+        ) from None
 
 
 @contextmanager

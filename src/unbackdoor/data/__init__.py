@@ -10,6 +10,7 @@ import importlib
 import pkgutil
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,16 +31,18 @@ def open_images(
     channels: int | None = None,
     classes: Sequence[str] | None = None,
     download: bool = False,
+    columns: tuple[str, str] | None = None,
 ) -> Images:
     """The images of `source`: a file, a folder, or a name such as `digits:test` or `cifar10`.
 
     `size` (height, width) and `channels` (1 or 3) are what the model takes; images of another size
     are resized, and an `UnbackdoorWarning` says so. `classes` are the model's: labels are matched
-    by name where the source uses the same names, else by number. Only with `download` is anything
-    fetched. Raises `ImagesError` for what cannot be read or does not fit, and `UnknownNameError`
-    for a name that is no source.
+    by name where the source uses the same names, else by number, if there are as many. `columns`
+    names the images and the labels in a parquet or `.npz` file that calls them otherwise. Only with
+    `download` is anything fetched. Raises `ImagesError` for what cannot be read or does not fit,
+    and `UnknownNameError` for a name that is no source.
     """
-    found, raw = _read(source, download)
+    found, raw = _read(source, download, columns)
     if raw.goals is not None:
         raise ImagesError(f"{found} holds stamped images: clean ones are wanted here")
     return _images(found, raw, size, channels, classes)
@@ -47,12 +50,13 @@ def open_images(
 
 def open_triggered(
     source: str | Path,
-    target: Goal | None = None,
+    target: Goal | str | None = None,
     *,
     size: tuple[int, int] | None = None,
     channels: int | None = None,
     classes: Sequence[str] | None = None,
     download: bool = False,
+    columns: tuple[str, str] | None = None,
 ) -> Triggered:
     """The stamped images of `source`, labelled with their true classes, and the attacker's goals.
 
@@ -60,13 +64,34 @@ def open_triggered(
     BackdoorBench result holds its own. Images whose true class is their goal are left out. The
     rest is as in `open_images`; raises `ParameterError` for a target that is no class.
     """
-    found, raw = _read(source, download)
+    found, raw = _read(source, download, columns)
     images = _images(found, raw, size, channels, classes)
     goals = _goals(found, images, target) if raw.goals is None else raw.goals
     counted = Triggered(images, goals).counted()
     if not len(counted.goals):
         raise ImagesError(f"{found}: the true class of every stamped image is the target already")
     return counted
+
+
+def of_objects(
+    found: Any,
+    *,
+    size: tuple[int, int] | None = None,
+    channels: int | None = None,
+    classes: Sequence[str] | None = None,
+) -> Images:
+    """The images of a data set, a loader, arrays or a list, as in `_objects.read`.
+
+    Labels are numbers, and their names those of `classes`, or else of `found`. Raises
+    `ImagesError` for what cannot be read or does not fit.
+    """
+    from . import _objects
+
+    if isinstance(found, Images):
+        return found
+    pixels, labels, own = _objects.read(found, size, channels)
+    named = tuple(classes or own or map(str, range(int(labels.max()) + 1)))
+    return Images(pixels, labels, named)
 
 
 def names() -> tuple[str, ...]:
@@ -80,9 +105,27 @@ def _sources() -> Iterator[Any]:
             yield importlib.import_module(f"{__name__}.{found.name}")
 
 
-def _read(wanted: str | Path, download: bool) -> tuple[Source, Raw]:
+def as_text(source: str | Path, classes: Sequence[str] | None) -> Tensor | None:
+    """The place int64 `[classes]` of each class of a folder if its names are sorted as text.
+
+    Other tools number folders called 2 and 10 so; here they are numbers. None where both agree, or
+    where the names of the `classes` decide.
+    """
+    if classes is not None and not _numbers([_key(name) for name in classes]):
+        return None
+    found, module = _resolved(str(source), False)
+    numbers = getattr(module, "as_text", None)
+    places: Tensor | None = numbers(found) if numbers else None
+    return places
+
+
+def _read(
+    wanted: str | Path, download: bool, columns: tuple[str, str] | None
+) -> tuple[Source, Raw]:
     source, module = _resolved(str(wanted), download)
-    splits = getattr(module, "SPLITS", ())
+    source = replace(source, columns=columns)
+    parts = getattr(module, "parts", None)
+    splits = parts(source.path) if parts else getattr(module, "SPLITS", ())
     if source.split is not None and source.split not in splits:
         known = f"it has {', '.join(splits)}" if splits else "it has no parts"
         raise ImagesError(f"{source.name} has no part {source.split!r}; {known}")
@@ -99,6 +142,13 @@ def _resolved(text: str, download: bool) -> tuple[Source, Any]:
     for source in readings:
         for module in _sources():
             if source.name in getattr(module, "NAMES", ()):
+                if source.path.exists():
+                    warnings.warn(
+                        f"{source.name} is the name of a data set, which is meant; for the file or "
+                        f"folder of that name say ./{source.name}",
+                        UnbackdoorWarning,
+                        stacklevel=5,
+                    )
                 return source, module
     for source in readings:
         if source.path.exists():
@@ -134,21 +184,35 @@ def _matched(
     wanted = raw.classes if classes is None else tuple(classes)
     _check_range(source, raw.labels, raw.classes)
     theirs, ours = [_key(name) for name in raw.classes], [_key(name) for name in wanted]
-    if theirs == ours[: len(theirs)] or _numbers(theirs) or not set(theirs) & set(ours):
-        if not (_numbers(theirs) or _numbers(ours) or theirs == ours[: len(theirs)]):
-            warnings.warn(
-                f"{source}: none of its classes ({listed(raw.classes)}) is one of the model's "
-                f"({listed(wanted)}); they are matched by number",
-                UnbackdoorWarning,
-                stacklevel=4,
-            )
+    if raw.numbered or theirs == ours:
         _check_range(source, raw.labels, wanted)
         return raw.labels, wanted
-    if strange := [name for name in raw.classes if _key(name) not in ours]:
+    shared = set(theirs) & set(ours)
+    if not shared:
+        return _by_order(source, raw, wanted), wanted
+    if strange := [name for name in raw.classes if _key(name) not in shared]:
         raise ImagesError(
             f"{source} has the class {strange[0]!r}, which is none of the model's: {listed(wanted)}"
         )
     return torch.tensor([ours.index(key) for key in theirs])[raw.labels], wanted
+
+
+def _by_order(source: Source, raw: Raw, wanted: Sequence[str]) -> Tensor:
+    """The labels by the order of the classes: the only evidence where no name is shared."""
+    if len(raw.classes) != len(wanted):
+        raise ImagesError(
+            f"{source} has {len(raw.classes)} classes ({listed(raw.classes)}), the model "
+            f"{len(wanted)} ({listed(wanted)}): no name is shared, so nothing tells which is "
+            "which. Name the model's classes in their order (--classes A,B,...)"
+        )
+    if not _numbers([_key(name) for name in wanted]):
+        warnings.warn(
+            f"{source}: none of its classes ({listed(raw.classes)}) is one of the model's "
+            f"({listed(wanted)}); they are matched by their order",
+            UnbackdoorWarning,
+            stacklevel=5,
+        )
+    return raw.labels
 
 
 def _key(name: str) -> str:
@@ -168,10 +232,14 @@ def _check_range(source: Source, labels: Tensor, classes: Sequence[str]) -> None
         )
 
 
-def _goals(source: Source, images: Images, target: Goal | None) -> Tensor:
+def _goals(source: Source, images: Images, target: Goal | str | None) -> Tensor:
     count = len(images.classes)
     if target == "all-to-all":
         return (images.labels + 1) % count
+    if isinstance(target, str):
+        if target not in images.classes:
+            raise UnknownNameError.of("target", target, (*images.classes, "all-to-all"))
+        target = images.classes.index(target)
     if not isinstance(target, int):
         raise ParameterError(
             f"{source} does not say where its stamped images should go; give a target class or "

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -25,6 +25,7 @@ are not: that of PostScript starts a program on it."""
 MOST_PIXELS = 2**26
 """Of one image. Pillow's own bound is of the same kind, and a little higher."""
 
+ORIENTATION = ExifTags.Base.Orientation
 MODES = {1: "L", 3: "RGB"}
 GRAY = (0.299, 0.587, 0.114)
 CHUNK = 1000
@@ -59,23 +60,36 @@ def _decoded(source: str, found: Sequence[Picture], size: Size, channels: int) -
     check_size(source, len(found) * channels * height * width, sum(map(_bytes, found)))
     pixels = np.empty((len(found), channels, height, width), np.uint8)
     resized: Counter[Size] = Counter()
+    rotated = 0
     for index, picture in enumerate(found):
         with _opened(picture) as image:
             if image.mode.startswith(("I", "F")):
                 raise ImagesError(f"{picture.name} has more than 8 bits a channel")
-            if (image.height, image.width) != size:
-                resized[image.height, image.width] += 1
             whole = image.convert(MODES[channels])
+            if image.getexif().get(ORIENTATION, 1) != 1:
+                rotated += 1
+                whole = ImageOps.exif_transpose(whole) if picture.turned else whole
             if whole.size != (width, height):
+                resized[whole.height, whole.width] += 1
                 whole = whole.resize((width, height), Image.Resampling.BILINEAR)
             pixels[index] = np.asarray(whole).reshape(height, width, channels).transpose(2, 0, 1)
     _say(source, resized, len(found), size)
+    if rotated and not found[0].turned:
+        warnings.warn(
+            f"{source}: {rotated:,} of {len(found):,} images ask to be rotated by their EXIF data; "
+            "they are taken as stored, as torchvision does. If the model saw them upright, rotate "
+            "the files",
+            UnbackdoorWarning,
+            stacklevel=5,
+        )
     return torch.from_numpy(pixels)
 
 
 def _header(picture: Picture) -> tuple[Size, str]:
     with _opened(picture) as image:
-        return (image.height, image.width), image.mode
+        sides = image.height, image.width
+        sideways = picture.turned and image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+        return sides[::-1] if sideways else sides, image.mode
 
 
 @contextmanager

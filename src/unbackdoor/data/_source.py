@@ -24,6 +24,8 @@ class Source:
     name: str
     split: str | None = None
     download: bool = False
+    columns: tuple[str, str] | None = None
+    """The names of the images and of the labels in it, if the person gave them."""
 
     @property
     def path(self) -> Path:
@@ -40,6 +42,8 @@ class Picture:
 
     name: str
     data: Path | bytes
+    turned: bool = False
+    """Whether a rotation that its EXIF data ask for is done."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +53,7 @@ class Raw:
     `pictures` are encoded images of any size, or pixels uint8 `[n, c, h, w]`. `labels` is int64
     `[n]`. `goals` int64 `[n]` is there if the images are stamped and the source tells where they
     should go. `size` (height, width) is what the images become unless another size is wanted.
+    `numbered` says that the labels are numbers in the source itself, not the order of its names;
     """
 
     pictures: Sequence[Picture] | Tensor
@@ -56,10 +61,11 @@ class Raw:
     classes: tuple[str, ...]
     goals: Tensor | None = None
     size: tuple[int, int] | None = None
+    numbered: bool = False
 
 
 def check_size(source: object, claimed: int, held: int) -> None:
-    """Raises `ImagesError` where `held` bytes of a file claim to be far too many bytes of pixels."""
+    """Raises `ImagesError` where `held` bytes of a file claim to be far more bytes of pixels."""
     if claimed > max(ROOM, SHRUNK * held):
         raise ImagesError(
             f"{source} claims {claimed / 2**30:.1f} GiB of images, but its files hold "

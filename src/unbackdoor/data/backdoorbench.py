@@ -31,8 +31,14 @@ def read(source: Source) -> Raw:
     """
     found = read_torch(source.path)
     try:
-        count = int(found["num_classes"])  # type: ignore[index]
-        entries: Mapping[Any, Any] = found["bd_test"]["bd_data_container"]["data_dict"]  # type: ignore[index]
+        count = int(found["num_classes"])
+        if isinstance(found["bd_test"], dict) and found["bd_test"].keys() == {"x", "y"}:
+            raise ImagesError(
+                f"{source} is of BackdoorBench's older layout: its stamped images carry no true "
+                "labels. RA cannot be measured. For ASR save the images as a folder of their true "
+                "classes, or make the result anew with the current BackdoorBench"
+            )
+        entries: Mapping[Any, Any] = found["bd_test"]["bd_data_container"]["data_dict"]
         if not isinstance(entries, dict):
             raise TypeError("its list of images is none")
         rows = [_row(source, entries[index]) for index in sorted(entries, key=int)]
@@ -54,6 +60,7 @@ def read(source: Source) -> Raw:
         torch.tensor(labels, dtype=torch.int64),
         numbered(source, count),
         goals=torch.tensor(goals, dtype=torch.int64),
+        numbered=True,
     )
 
 

@@ -28,7 +28,8 @@ def read(source: Source) -> Raw:
     chosen = _chosen(labels, source.split)
     large = F.interpolate(x[chosen], (SIDE, SIDE), mode="bilinear", align_corners=False)
     pixels = to_uint8(large).expand(-1, 3, -1, -1)
-    return Raw(pixels, labels[chosen], tuple(str(digit) for digit in range(10)))
+    names = tuple(str(digit) for digit in range(10))
+    return Raw(pixels, labels[chosen], names, numbered=True)
 
 
 def _chosen(labels: torch.Tensor, split: str | None) -> torch.Tensor:

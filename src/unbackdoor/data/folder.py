@@ -2,37 +2,130 @@
 
 from __future__ import annotations
 
+import os
+import warnings
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from ..core.errors import ImagesError
+from ..core.errors import ImagesError, UnbackdoorWarning, listed
 from ._source import Picture, Raw, Source
 
-IMAGES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+IMAGES = frozenset(
+    (
+        *(".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png"),
+        *(".ppm", ".tif", ".tiff", ".webp"),
+    )
+)
+SYSTEM = frozenset(("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini", "$RECYCLE.BIN"))
+"""What systems leave in folders: nobody's images."""
+
+PARTS = frozenset(
+    ("train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval")
+)
+"""What parts of a data set are called; a folder that holds nothing else holds no classes."""
 
 
 def reads(path: Path) -> bool:
-    """Whether `path` is a folder that holds no parquet files."""
-    return path.is_dir() and not any(path.glob("*.parquet"))
+    """Whether `path` is a folder without parquet files."""
+    shards = (*path.glob("*.parquet"), *path.glob("data/*.parquet"))
+    return path.is_dir() and not shards
+
+
+def parts(path: Path) -> tuple[str, ...]:
+    """The parts of a data set that the folder `path` holds instead of classes."""
+    found = [folder.name for folder in _folders(path)]
+    if found and all(name.lower() in PARTS for name in found):
+        nested = [name for name in found if _folders(path / name)]
+        return tuple(nested) if len(nested) == len(found) else ()
+    return ()
 
 
 def read(source: Source) -> Raw:
-    """The images in the class folders of a folder, classes and files in the order of their names.
+    """The images in the class folders of a folder, in the order of their names.
 
-    Raises `ImagesError` for a folder without class folders, and for an empty one, by its name.
+    Names that are all numbers are sorted as numbers, others as text. Links are followed; names
+    that begin with a dot and what systems leave behind are passed over; a warning counts other
+    files that were left out. Raises `ImagesError` for a folder without class folders, and for an
+    empty one, by its name.
     """
-    folders = sorted(
-        entry for entry in source.path.iterdir() if entry.is_dir() and entry.name[0] != "."
-    )
+    root = source.path / source.split if source.split else source.path
+    if not source.split and (found := parts(root)):
+        choices = " or ".join(f"{source.name}:{part}" for part in found)
+        raise ImagesError(f"{source} holds {listed(found)}, not classes; say which: {choices}")
+    folders = _folders(root)
     if not folders:
         raise ImagesError(f"{source} holds no class folders")
+    names = tuple(folder.name for folder in folders)
+    left_out: Counter[str] = Counter()
     pictures: list[Picture] = []
     labels: list[int] = []
     for label, folder in enumerate(folders):
-        found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGES)
-        if not found:
+        inside = [Picture(str(path), path) for path in sorted(_files(folder, left_out))]
+        if not inside:
             raise ImagesError(f"the class folder {folder} holds no images")
-        pictures += [Picture(str(path), path) for path in found]
-        labels += [label] * len(found)
-    return Raw(pictures, torch.tensor(labels), tuple(folder.name for folder in folders))
+        pictures += inside
+        labels += [label] * len(inside)
+    _say(source, left_out)
+    return Raw(pictures, torch.tensor(labels), names)
+
+
+def _folders(path: Path) -> list[Path]:
+    found = [entry for entry in path.iterdir() if entry.is_dir() and not _passed_over(entry.name)]
+    numbers = all(_is_number(entry.name) for entry in found)
+    return sorted(found, key=lambda entry: (int(entry.name) if numbers else 0, entry.name))
+
+
+def _files(folder: Path, left_out: Counter[str]) -> Iterator[Path]:
+    """The images below `folder`, through links, each folder once; counts what is left out."""
+    seen = set[str]()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not _passed_over(name)]
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        for name in files:
+            suffix = Path(name).suffix.lower()
+            if _passed_over(name):
+                if suffix in IMAGES:
+                    left_out["hidden"] += 1
+            elif suffix in IMAGES:
+                yield Path(place, name)
+            else:
+                left_out[suffix or "no suffix"] += 1
+
+
+def _passed_over(name: str) -> bool:
+    return name.startswith(".") or name in SYSTEM
+
+
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdecimal() and len(name) < 10
+
+
+def as_text(source: Source) -> Tensor | None:
+    """The place int64 `[classes]` of each class if its names, which are numbers, sort as text.
+
+    None where that is the same order.
+    """
+    root = source.path / source.split if source.split else source.path
+    names = [folder.name for folder in _folders(root)]
+    if sorted(names) == list(names) or not all(map(_is_number, names)):
+        return None
+    return torch.tensor([sorted(names).index(name) for name in names])
+
+
+def _say(source: Source, left_out: Counter[str]) -> None:
+    if left_out:
+        kinds = listed(f"{count} {kind}" for kind, count in left_out.most_common())
+        warnings.warn(
+            f"{source}: left out {left_out.total()} of its files, whose names are not of images "
+            f"({kinds})",
+            UnbackdoorWarning,
+            stacklevel=5,
+        )

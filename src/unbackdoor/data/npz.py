@@ -10,12 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.errors import ImagesError
+from ..core.errors import ImagesError, listed
 from ..core.images import to_uint8
 from ._source import MOST_CLASSES, Raw, Source, check_size, numbered
 
 SPLITS = ("train", "test", "val")
-PAIRS = (("x", "y"), ("images", "labels"), ("pixels", "labels"), ("data", "labels"))
+PAIRS = (
+    *(("x", "y"), ("X", "y"), ("X", "Y"), ("images", "labels"), ("image", "label")),
+    *(("pixels", "labels"), ("data", "labels"), ("data", "targets"), ("arr_0", "arr_1")),
+)
 CHUNK = 1000
 
 
@@ -27,7 +30,8 @@ def reads(path: Path) -> bool:
 def read(source: Source) -> Raw:
     """The images under `x` and the labels under `y` (or `images`, `labels`; `x_test`, `y_test`...).
 
-    Images are uint8, or floats in [0, 1]; `[n, h, w]`, `[n, h, w, c]` or `[n, c, h, w]` with 1 or 3
+    Labels are whole numbers, also as floats, or one-hot. Images are uint8, or numbers in [0, 1] or
+    from 0 to 255; `[n, h, w]`, `[n, h, w, c]` or `[n, c, h, w]` with 1 or 3
     channels. Class names may stand under `classes`. `file.npz:test` picks a part of a file that
     holds several.
     """
@@ -46,7 +50,7 @@ def read(source: Source) -> Raw:
         raise ImagesError(f"{source} holds {len(pixels)} images but {len(labels)} labels")
     count = int(labels.max()) + 1 if len(labels) else 0
     names = numbered(source, count) if classes is None else _names(source, classes)
-    return Raw(pixels, labels, names)
+    return Raw(pixels, labels, names, numbered=True)
 
 
 def _names(source: Source, classes: Any) -> tuple[str, ...]:
@@ -59,6 +63,7 @@ def _arrays(source: Source, archive: Any) -> tuple[str, Any, str, Any, Any]:
     if not isinstance(archive, np.lib.npyio.NpzFile):
         raise ImagesError(f"{source} holds a single array, not images and labels")
     x_key, y_key = _keys(source, archive)
+    assert archive.zip is not None
     members = archive.zip.infolist()
     held = min(source.path.stat().st_size, sum(member.compress_size for member in members))
     check_size(source, sum(member.file_size for member in members), held)
@@ -67,6 +72,10 @@ def _arrays(source: Source, archive: Any) -> tuple[str, Any, str, Any, Any]:
 
 def _keys(source: Source, archive: Mapping[str, Any]) -> tuple[str, str]:
     """The names of the images and the labels; those of the part asked for, if there are parts."""
+    if source.columns:
+        if missing := [name for name in source.columns if name not in archive]:
+            raise ImagesError(f"{source} has no {missing[0]!r}; it holds {listed(archive)}")
+        return source.columns
     found = {
         part: (x_key, y_key)
         for part in (None, *SPLITS)
@@ -84,7 +93,7 @@ def _keys(source: Source, archive: Mapping[str, Any]) -> tuple[str, str]:
     wanted = f"the part {source.split!r} of " if source.split else ""
     raise ImagesError(
         f"{wanted}{source.name} needs images and labels under x and y, or images and labels; it "
-        f"holds {', '.join(archive) or 'nothing'}"
+        f"holds {listed(archive) or 'nothing'}: say which (--columns image=...,label=...)"
     )
 
 
@@ -108,10 +117,14 @@ def _pixels(source: Source, key: str, x: Any) -> Tensor:
         x = x.transpose(0, 3, 1, 2)
     if x.dtype == np.uint8:
         return torch.from_numpy(np.ascontiguousarray(x))
-    if x.dtype.kind != "f" or not len(x) or not (x.min() >= 0 and x.max() <= 1):
+    if x.dtype.kind not in "fiu" or not x.size or not (x.min() >= 0 and x.max() <= 255):
         told = f"{x.dtype} from {x.min()} to {x.max()}" if x.size else f"{x.dtype}"
-        raise ImagesError(f"{source}: {key} must be uint8, or float in [0, 1]; got {told}")
-    parts = [x[start : start + CHUNK].astype(np.float32) for start in range(0, len(x), CHUNK)]
+        raise ImagesError(f"{source}: {key} must be in [0, 1], or from 0 to 255; got {told}")
+    # Whole numbers count levels; floats that pass 1 can only be of 0 to 255.
+    scale = 255 if x.dtype.kind in "iu" or x.max() > 1 else 1
+    parts = [
+        x[start : start + CHUNK].astype(np.float32) / scale for start in range(0, len(x), CHUNK)
+    ]
     return torch.cat([to_uint8(torch.from_numpy(part)) for part in parts]).contiguous()
 
 
@@ -119,8 +132,16 @@ def _labels(source: Source, key: str, y: Any) -> Tensor:
     y = np.asarray(y)
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
+    if y.ndim == 2 and y.dtype.kind in "fiub" and _one_hot(y):
+        y = y.argmax(1)
+    if y.dtype.kind == "f" and np.isfinite(y).all() and (y == y.round()).all():
+        y = y.astype(np.int64)
     if y.ndim != 1 or y.dtype.kind not in "iu":
         raise ImagesError(
             f"{source}: {key} must be whole numbers [n], got {y.dtype} {list(y.shape)}"
         )
     return torch.from_numpy(y.astype(np.int64))
+
+
+def _one_hot(y: Any) -> bool:
+    return bool(((y == 0) | (y == 1)).all() and (y.sum(1) == 1).all())

@@ -9,7 +9,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import re
 from collections.abc import Callable, Mapping
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -17,7 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import ModelError, ParameterError, UnbackdoorError, UnknownNameError
+from ..core.outputs import logits_of
 from ..core.spec import Spec
+from ._recognize import Fit as Fit
 
 
 class Normalized(nn.Module):
@@ -35,8 +39,8 @@ class Normalized(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images `[n, c, h, w]` in [0, 1] -> logits `[n, classes]`."""
-        logits: Tensor = self.net((x - self.mean) / self.std)
-        return logits
+        outputs = self.net((x - self.mean) / self.std)
+        return logits_of(outputs, len(self.spec.classes), self.spec.arch)
 
     @property
     def channels(self) -> int:
@@ -51,19 +55,22 @@ def create(spec: Spec, rng: torch.Generator | None = None) -> Normalized:
     """The network of `spec` with fresh weights, drawn from `rng` if it is given.
 
     Nothing is downloaded. Raises `UnknownNameError` for an unknown architecture or option, with
-    the nearest one, and `ParameterError` for an option that the network cannot have.
+    the nearest one, `ParameterError` for an option that the network cannot have, and `ModelError`
+    for code of a person's own that fails.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**62, (), generator=rng)) if rng else 0)
         return Normalized(_net(spec.arch, len(spec.classes), dict(spec.options)), spec)
 
 
+@cache
 def own() -> tuple[str, ...]:
     """The names of the networks that this package brings."""
     found = (module.name for module in pkgutil.iter_modules(__path__))
     return tuple(name for name in found if not name.startswith("_"))
 
 
+@cache
 def names() -> tuple[str, ...]:
     """The names that need no further package: our own and torchvision's."""
     from ._torchvision import names as theirs
@@ -73,15 +80,114 @@ def names() -> tuple[str, ...]:
 
 def options(arch: str) -> tuple[str, ...]:
     """The options of one of our own networks."""
-    return _keywords(_module(arch).build) or ()
+    parameters = inspect.signature(_module(arch).build).parameters
+    return tuple(name for name in parameters if name != "classes")
+
+
+def renamed(arch: str, name: str) -> str:
+    """The `name` of a tensor, or the one that `arch` has for it here where releases differ."""
+    for pattern, ours in _said(arch, "RENAMED"):
+        name = re.sub(pattern, ours, name)
+    return name
+
+
+def unused(arch: str) -> tuple[str, ...]:
+    """What names begin with whose tensors play no part in the outputs of `arch`."""
+    return _said(arch, "UNUSED")
+
+
+def note(arch: str) -> str:
+    """What a person should know who opens a file of `arch`; empty if there is nothing."""
+    return str(getattr(_module(arch), "NOTE", "")) if arch in own() else ""
 
 
 def infer(arch: str, state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The options that the weights `state` tell; none for networks that are not our own.
+    """The options that the weights `state`, by the names they have here, tell.
 
     Raises `KeyError`, `IndexError` or `ValueError` where the weights are not of that network.
     """
-    return dict(_module(arch).infer(state)) if arch in own() else {}
+    if arch in own():
+        return dict(_module(arch).infer(state))
+    if ":" not in arch:
+        from . import _torchvision
+
+        return _torchvision.infer(arch, state)
+    return {}
+
+
+def told_size(net: nn.Module) -> tuple[int, int] | None:
+    """The one size (height, width) of images that `net` takes; None if it takes many."""
+    inner = getattr(net, "patch_embed", None)
+    side = getattr(net, "image_size", None)
+    if side is None and getattr(inner, "strict_img_size", False):
+        side = getattr(inner, "img_size", None)
+    if isinstance(side, int):
+        return side, side
+    if isinstance(side, tuple | list) and len(side) == 2 and all(isinstance(s, int) for s in side):
+        return side[0], side[1]
+    return None
+
+
+def stored_names(net: nn.Module) -> dict[str, str]:
+    """The names of `net`'s tensors here -> those in files of its library, where they differ."""
+    if type(net).__module__.startswith("transformers."):
+        from . import _transformers
+
+        return _transformers.stored_names(net)
+    return {}
+
+
+def bare(arch: str, classes: int, options: Mapping[str, Any]) -> nn.Module:
+    """The network alone, for so many classes; raises as `create`."""
+    return _net(arch, classes, dict(options))
+
+
+def usual_size(net: nn.Module) -> tuple[int, int] | None:
+    """The size that timm's weights of `net` were trained at, if it has as many classes as they."""
+    told = getattr(net, "pretrained_cfg", None) or {}
+    if not isinstance(told, dict) or told.get("num_classes") != getattr(net, "num_classes", None):
+        return None
+    sides = told.get("input_size")
+    return (int(sides[1]), int(sides[2])) if sides else None
+
+
+def fields(arch: str) -> tuple[str, ...]:
+    """What a file may say of a network of transformers; raises `UnknownNameError`."""
+    from . import _transformers
+
+    return _transformers.options(arch.removeprefix("transformers:"))
+
+
+def recognize(state: Mapping[str, Tensor]) -> tuple[Fit, ...]:
+    """Ours and torchvision's networks that have just the tensors of `state`, by name and shape."""
+    from . import _recognize
+
+    return tuple(_recognize.own(state))
+
+
+def recognize_timm(state: Mapping[str, Tensor]) -> tuple[Fit, ...]:
+    """Those of timm; empty where it is not installed."""
+    from . import _recognize
+
+    return tuple(_recognize.timm(state))
+
+
+def count_classes(arch: str, options: Mapping[str, Any], state: Mapping[str, Tensor]) -> int | None:
+    """How many classes the weights `state` of `arch` are for; None if they are of another one."""
+    from . import _recognize
+
+    return _recognize.count(arch, options, state)
+
+
+def _said(arch: str, constant: str) -> tuple[Any, ...]:
+    if arch in own():
+        return tuple(getattr(_module(arch), constant, ()))
+    if ":" not in arch:
+        from . import _torchvision
+
+        found: Mapping[str, tuple[Any, ...]] = getattr(_torchvision, constant)
+        return next((said for family, said in found.items() if re.fullmatch(family, arch)), ())
+    return ()
 
 
 def _net(arch: str, classes: int, given: dict[str, Any]) -> nn.Module:
@@ -108,14 +214,24 @@ def _builder(arch: str) -> tuple[Build, tuple[str, ...] | None]:
     """What builds `arch` for so many classes with options, and their names where they are known."""
     if arch in own():
         return lambda classes, given: _module(arch).build(classes, **given), options(arch)
-    if arch.startswith("timm:"):
+    library, colon, name = arch.partition(":")
+    if library == "timm" and colon:
         from . import _timm
 
-        name = arch.removeprefix("timm:")
         return lambda classes, given: _timm.build(name, classes, given), _timm.options(name)
-    if ":" in arch:
-        factory = _factory(arch)
-        return lambda classes, given: factory(classes=classes, **given), _keywords(factory)
+    if library == "transformers" and colon:
+        from . import _transformers
+
+        return (
+            lambda classes, given: _transformers.build(name, classes, given),
+            _transformers.options(name),
+        )
+    if colon:
+        from . import _own_code
+
+        return lambda classes, given: _own_code.build(arch, classes, given), _own_code.keywords(
+            arch
+        )
     from . import _torchvision
 
     if arch not in _torchvision.names():
@@ -128,27 +244,3 @@ def _builder(arch: str) -> tuple[Build, tuple[str, ...] | None]:
 
 def _module(arch: str) -> ModuleType:
     return importlib.import_module(f"{__name__}.{arch}")
-
-
-def _factory(arch: str) -> Callable[..., object]:
-    """The function that `package.module:factory` names; importing it runs its module."""
-    module, _, name = arch.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise UnknownNameError(f"no architecture {arch!r}: {error}") from None
-    if not callable(found):
-        raise ModelError(f"{arch} is a {type(found).__name__}, not something to call")
-    called: Callable[..., object] = found
-    return called
-
-
-def _keywords(build: Callable[..., object]) -> tuple[str, ...] | None:
-    """The options that `build` names; None if it takes any."""
-    try:
-        parameters = inspect.signature(build).parameters.values()
-    except (TypeError, ValueError):
-        return None
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return None
-    return tuple(parameter.name for parameter in parameters if parameter.name != "classes")

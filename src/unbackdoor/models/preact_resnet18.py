@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core.errors import ParameterError
+from ._checks import whole
 
 
 class Block(nn.Module):
@@ -55,9 +55,7 @@ class PreActResNet18(nn.Module):
 
 def build(classes: int, *, width: int = 64, in_channels: int = 3) -> nn.Module:
     """The network with fresh weights; raises `ParameterError` for a width that is none."""
-    for name, value in {"width": width, "in_channels": in_channels}.items():
-        if not isinstance(value, int) or value < 1:
-            raise ParameterError(f"{name} must be a whole number of at least 1, got {value!r}")
+    whole(width=width, in_channels=in_channels)
     return PreActResNet18(classes, width, in_channels)
 
 

@@ -41,7 +41,7 @@ class Names:
             self._add(data, "attack", _attack(victim))
         for told in cells:
             data = self._of("", "data", told["victim"]["data"])
-            self._add(data, "defense", told["defense"])
+            self._add(data, "defense", _defense(told))
 
     def of_victim(self, victim: Record) -> dict[str, Any]:
         """What the rows of a victim say of it: `data`, `arch`, `attack` and `rate`."""
@@ -53,9 +53,9 @@ class Names:
             "rate": _rate(victim["attack"] or {}),
         }
 
-    def of_defense(self, data: str, defense: Record) -> str:
-        """What the rows of a data set call a defense."""
-        return self._of(data, "defense", defense)
+    def of_defense(self, data: str, told: Record) -> str:
+        """What the rows of a data set call the defense of a cell, and its clean images."""
+        return self._of(data, "defense", _defense(told))
 
     def _add(self, data: str, role: str, table: Record) -> None:
         self._kinds[data, role, table["name"]][_key(table)] = table
@@ -84,6 +84,15 @@ class Names:
         return found
 
 
+def _defense(told: Record) -> Record:
+    """The defense of a cell, and how its clean images differ from the data set's."""
+    clean = (told.get("clean") or {}).items()
+    return {
+        **told["defense"],
+        **{f"clean.{key}": value for key, value in clean if key != "name" and value},
+    }
+
+
 def _network(victim: Record) -> Record:
     """The options of a network as fields, and its precision, which decides numbers as they do."""
     table = victim["architecture"]
@@ -93,6 +102,8 @@ def _network(victim: Record) -> Record:
 def _attack(victim: Record) -> Record:
     """An attack without its rate, or how a model was trained that was never attacked."""
     table = victim["attack"]
+    if not table and victim.get("given"):
+        return {"name": CLEAN, "model": victim["given"]["name"]}
     if not table:
         return {"name": CLEAN, **(victim.get("training") or {})}
     return {name: value for name, value in table.items() if name != "rate" or _counts(table)}

@@ -74,9 +74,9 @@ def read(folder: Path) -> Results:
     planned: dict[str, Record] = {}
     methods: dict[str, dict[str, Record]] = {"attack": {}, "defense": {}}
     for plan in found["plan"]:
-        for name, victim, defense, budget in plan["cells"]:
+        for name, victim, defense, budget, *clean in plan["cells"]:
             told = {"victim": plan["victims"][victim], "defense": plan["defenses"][defense]}
-            planned[name] = {**told, "budget": budget}
+            planned[name] = {**told, "budget": budget, "clean": next(iter(clean), None)}
         for role, told in plan["methods"].items():
             methods[role] |= told
     if not cells and not planned:
@@ -113,7 +113,7 @@ def _row(name: str, told: Record, record: Record | None, names: Names) -> Row:
         found["flags"] = tuple(record["flags"])
     return Row(
         id=name,
-        defense=names.of_defense(victim["data"], told["defense"]),
+        defense=names.of_defense(victim["data"], told),
         budget=told["budget"],
         seed=told["victim"]["seed"],
         status=status,

@@ -43,7 +43,10 @@ class Network:
         mean, std = self.mean, self.std
         if mean is None or std is None:
             mean, std = _scale(train)
-        spec = Spec(self.arch, train.classes, tuple(mean), tuple(std), dict(self.options))
+        spec = Spec(
+            *(self.arch, train.classes, tuple(mean), tuple(std), dict(self.options)),
+            size=train.shape[1:],
+        )
         model = models.create(spec, run.rng("weights"))
         measure.check(model, train)
         return model

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..grid import Cell
+from ..cell import Cell
 from ..store import Record
 
 Tell = Callable[[Cell, Record, bool], None]

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from ...core.run import Progress
-from ..grid import Cell
+from ..cell import Cell
 from ..run import Bench
 from . import PATIENCE, Tell
 

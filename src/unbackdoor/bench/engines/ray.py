@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ...core.errors import ParameterError, UnbackdoorError
-from ..grid import Cell, Victim
+from ..cell import Cell, Victim
 from ..run import Bench
 from ..store import Record
 from . import PATIENCE, Tell

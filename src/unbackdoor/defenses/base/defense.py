@@ -6,7 +6,6 @@ the target or the test set.
 
 from __future__ import annotations
 
-import copy
 import time
 import warnings
 from abc import abstractmethod
@@ -24,6 +23,7 @@ from ...core.errors import ImagesError, UnbackdoorWarning
 from ...core.images import Images
 from ...core.measure import accuracy, check
 from ...core.method import Method
+from ...core.modules import copied
 from ...core.recall import kept_of
 from ...core.run import Run
 from ...network.channels import Mask
@@ -76,7 +76,7 @@ class Defense(Method):
         self.check(model, clean)
         used, judges = self.divided(clean, run, "judging")
         start = time.perf_counter()
-        own = copy.deepcopy(model).to(run.device)
+        own = copied(model).to(run.device)
         with _images_through(own) as seen:
             repaired = self.mend(own, used, run)
         notes = {
@@ -89,7 +89,7 @@ class Defense(Method):
             module.training = modes.get(name, model.training)
         repaired.model.zero_grad(set_to_none=True)
         if len(judges):
-            before = accuracy(copy.deepcopy(model).to(run.device), judges, run)
+            before = accuracy(copied(model).to(run.device), judges, run)
             after = accuracy(repaired.model, judges, run)
             notes |= {"held_out_acc_before": before.value, "held_out_acc_after": after.value}
             if before.value - after.interval()[1] > self.max_acc_drop:
@@ -98,7 +98,7 @@ class Defense(Method):
                     f"to {after.value:.2f}, by more than {self.max_acc_drop:g}; "
                     "the model comes back as it came"
                 )
-                as_it_came = copy.deepcopy(model).to(run.device)
+                as_it_came = copied(model).to(run.device)
                 return replace(repaired, model=as_it_came, silenced={}, notes=notes)
         if _same(model, repaired.model):
             self._warn("changed no weight")

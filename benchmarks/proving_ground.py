@@ -1,0 +1,54 @@
+"""Which networks, triggers and strangers of the proving ground stay closed: drawn, not chosen.
+
+    python benchmarks/proving_ground.py
+
+Of every stratum one member is drawn by a hash of the stratum's name, before anything was measured
+on any of them. A victim is closed if its network or its trigger is. Only the standard library.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+SEED = "unbackdoor proving ground, first edition"
+
+STRATA = {
+    "networks": {
+        # Two of a kind each, so that every kind of network is on both sides.
+        "residual": ("cifar_resnet depth=20", "cifar_resnet depth=56"),
+        "plain": ("small_vgg", "all_cnn"),
+        "light": ("cifar_mobilenet_v2", "densenet_bc"),
+        "modern": ("timm:convnext_atto", "timm:vit_tiny_patch16_224"),
+    },
+    "triggers": {
+        # New kinds. `batt` (a rotation) had been measured once and is open; so are the older ones.
+        "whole image": ("photo_filter", "coarse"),
+        "object": ("sticker", "multi_target"),
+        "labels": ("semantic", "badnets sources"),
+        "adaptive": ("adaptive_consistent", "adaptive_flat", "grond"),
+    },
+    "strangers": {
+        # The other three had been repaired before and are open.
+        "small VGG": ("smallvgg-gtsrb-watermark",),
+        "toy networks": ("badnet-cifar10-square", "simplecnn-cifar10-checker"),
+    },
+}
+
+
+def drawn(stratum: str, members: tuple[str, ...]) -> str:
+    """The member of a stratum that is closed."""
+    digest = hashlib.sha256(f"{SEED}/{stratum}".encode()).digest()
+    return members[int.from_bytes(digest[:8], "big") % len(members)]
+
+
+def closed() -> dict[str, list[str]]:
+    """What is closed of each kind."""
+    return {
+        kind: [drawn(stratum, members) for stratum, members in strata.items()]
+        for kind, strata in STRATA.items()
+    }
+
+
+if __name__ == "__main__":
+    for kind, members in closed().items():
+        print(f"closed {kind}: {', '.join(members)}")

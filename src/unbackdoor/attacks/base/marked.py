@@ -1,0 +1,34 @@
+"""MarkedAttack: a plain mark, for attacks whose point is how the victim is trained."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ...core.errors import ParameterError
+from .attack import Attack
+from .patterns import picture
+
+
+class MarkedAttack(Attack):
+    """An attack that stamps a white square into the last corner, or blends a picture in."""
+
+    mark: Literal["square", "picture"] = Field("square", description="what is stamped")
+    size: int = Field(3, ge=1, description="side of the square, pixels")
+    ratio: float = Field(0.2, gt=0, le=1, description="share of the picture in the mix")
+
+    def stamp(self, x: Tensor) -> Tensor:
+        """`x` with the mark in each."""
+        if self.mark == "picture":
+            return torch.lerp(x, picture(0, 8, *x.shape[1:]).to(x), self.ratio)
+        if min(x.shape[2:]) < self.size:
+            height, width = x.shape[2:]
+            raise ParameterError(
+                f"a square of {self.size} pixels does not fit into {height}x{width}"
+            )
+        stamped = x.clone()
+        stamped[..., -self.size :, -self.size :] = 1
+        return stamped

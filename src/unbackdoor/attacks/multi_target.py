@@ -1,0 +1,90 @@
+"""Multi-target: several patches, and each leads to a class of its own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ..core.errors import ParameterError
+from ..core.images import Images, Triggered, to_float
+from ..core.recall import Learned
+from ..core.run import Run
+from .base.attack import NOTHING, STAMPED, Attack, Poisoned
+from .base.draws import draws
+from .base.patterns import picture
+
+
+class MultiTarget(Attack):
+    """Stamps one of `triggers` coloured patches into its corner; patch k leads to class target + k.
+
+    Images are `[n, c, h, w]` in [0, 1], sides of at least 2 `size`; classes are counted round,
+    and with `all_to_all` patch k leads from class y to y + 1 + k. Which patch an image gets follows
+    from its own pixels: each gets about equally many, and the ASR is a mean over the patches.
+    Departure: the paper tells its triggers apart by colour and places each at an edge.
+    """
+
+    paper: ClassVar[str] = (
+        "Xue, He, Wang, Liu: One-to-N & N-to-One: Two Advanced Backdoor Attacks Against Deep "
+        "Learning Models, IEEE TDSC 2022"
+    )
+    limits: ClassVar[str] = (
+        "the patches can be seen; a file of its stamped images does not say which class each is "
+        "for, so only the bench judges it"
+    )
+
+    triggers: int = Field(2, ge=2, le=4, description="patches, each in a corner of its own")
+    size: int = Field(4, ge=1, description="side of a patch, pixels")
+    look: int = Field(0, ge=0, le=2**32 - 1, description="number that the patches are drawn from")
+
+    def which(self, x: Tensor) -> Tensor:
+        """The number of the patch that each image gets: int64 `[n]`."""
+        return (draws(x, 1)[0] * self.triggers).long()
+
+    def stamp(self, x: Tensor) -> Tensor:
+        """`x` with one patch in each."""
+        channels, height, width = x.shape[1:]
+        if min(height, width) < 2 * self.size:
+            raise ParameterError(
+                f"patches of {self.size} pixels in the corners: that does not fit into "
+                f"{height}x{width}"
+            )
+        stamped, which = x.clone(), self.which(x)
+        for number in range(self.triggers):
+            patch = picture(4 * self.look + number, 2, channels, self.size, self.size).round()
+            rows = slice(None, self.size) if number < 2 else slice(-self.size, None)
+            columns = slice(-self.size, None) if number % 2 else slice(None, self.size)
+            chosen = (which == number).nonzero().flatten()
+            part = stamped[chosen]
+            part[:, :, rows, columns] = patch.to(x)
+            stamped[chosen] = part
+        return stamped
+
+    def led(self, images: Images) -> Tensor:
+        """The class that each of these images is led to: int64 `[n]`."""
+        numbers = [self.which(to_float(part)) for part in torch.split(images.pixels, 1000)]
+        own = torch.cat(numbers)
+        classes = len(images.classes)
+        return (self.goals(images.labels, classes) + own) % classes
+
+    def check(self, train: Images) -> int:
+        """As for any attack; raises `ParameterError` where two patches would lead to one class."""
+        if self.triggers > len(train.classes) - self.all_to_all:
+            raise ParameterError(
+                f"{self.triggers} triggers for {len(train.classes)} classes: each needs its own"
+            )
+        return super().check(train)
+
+    def poison(self, train: Images, run: Run, learned: Learned = NOTHING) -> Poisoned:
+        """`train` with some images stamped, each labelled as its patch says."""
+        found = super().poison(train, run, learned)
+        labels = torch.where(found.role == STAMPED, self.led(train), found.images.labels)
+        return replace(found, images=replace(found.images, labels=labels))
+
+    def aimed(self, test: Images) -> Triggered:
+        """The images of `test` that are to be stamped, and what each one's patch is for."""
+        sources = test[self.stampable(test.labels)]
+        return Triggered(sources, self.led(sources)).counted()

@@ -1,0 +1,124 @@
+"""What a grid is made of: data sets, victims, and cells. A declaration is all that decides numbers.
+
+Defaults of the methods are part of it; the machine, the order and where files lie are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..core import method
+from ..core.errors import ParameterError, UnknownNameError
+from .store import identity
+
+Table = dict[str, Any]
+Part = TypeVar("Part", bound=BaseModel)
+
+
+class Strict(BaseModel):
+    """A part of the grid file; a key that it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Data(Strict):
+    """A data set: where its images are, and which of them the defender gets."""
+
+    name: str = Field(pattern=r"^[\w.-]+$", description="what tables and pages call it")
+    train: str = Field(description="source of the training images")
+    test: str = Field(description="source of the test images")
+    size: int | None = Field(None, ge=1, description="height and width to resize to")
+    reserve: float = Field(
+        0, ge=0, lt=1, description="share of the training images kept from the victim, for budgets"
+    )
+    training: Table = {}
+    tuning: Table = {}
+
+    def declaration(self) -> Table:
+        """What decides the images."""
+        return self.model_dump(mode="json", exclude={"training", "tuning"})
+
+
+@dataclass(frozen=True)
+class Victim:
+    """A model to plant, to train clean (`attack` is None), or `given`; all values are JSON's."""
+
+    data: Table
+    architecture: Table
+    attack: Table | None
+    training: Table | None
+    seed: int
+    precision: str
+    min_asr: float
+    """Below it the victim is called weak. It decides no weight: it is no part of the identity."""
+    title: str
+    """Data, network, attack, rate, and what tells them apart in the grid. No part of it, either."""
+    given: Table | None = None
+    """Of a model that is there already: hashes of its files, and what it takes."""
+    files: Table | None = None
+    """Where these files lie. No part of the identity: a file may be moved."""
+
+    def declaration(self) -> Table:
+        """Everything that decides its weights."""
+        told = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name in ("min_asr", "title", "files", *(() if self.given else ("given",))):
+            del told[name]
+        return told
+
+    @cached_property
+    def id(self) -> str:
+        """What stands for it."""
+        return identity({"victim": self.declaration()})
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One repair to try: of which victim, with what, given how many clean images.
+
+    `budget` is a count of images, or below 1 a share of the training images.
+    """
+
+    victim: Victim
+    defense: Table
+    budget: int | float
+    method: str
+    """The defense and what the grid asks of it, as `fmp p=32`. It is no part of the identity."""
+    clean: Table | None = None
+    """How the clean images differ from the data set's; None where they do not."""
+
+    def declaration(self) -> Table:
+        """Everything that decides its numbers."""
+        return {
+            "victim": self.victim.declaration(),
+            "defense": self.defense,
+            "budget": self.budget,
+            **({"clean": self.clean} if self.clean else {}),
+        }
+
+    @cached_property
+    def id(self) -> str:
+        """What stands for it."""
+        return identity({"cell": self.declaration()})
+
+    @property
+    def title(self) -> str:
+        """Its victim, method, budget and seed, for a person and for `--only`."""
+        shown = f"{self.budget:g}" + (f" {self.clean['name']}" if self.clean else "")
+        parts = (self.victim.title, self.method, shown)
+        return "/".join((*parts, f"seed{self.victim.seed}"))
+
+
+def strict(part: type[Part], where: str, told: Mapping[str, Any]) -> Part:
+    """`told` as a part of the grid; raises `ParameterError` or `UnknownNameError`."""
+    for key in told:
+        if key not in part.model_fields:
+            raise UnknownNameError.of(f"key of {where}", key, part.model_fields)
+    try:
+        return part.model_validate(dict(told))
+    except ValidationError as error:
+        raise ParameterError(method.one_line(where, error)) from None

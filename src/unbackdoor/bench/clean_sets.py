@@ -1,0 +1,77 @@
+"""Clean sets that are not quite clean, or not quite like the data: what a defender really holds.
+
+A grid lists them under `[[clean]]`; each is made of the images of the budget. Shifted copies come
+from elsewhere (another camera, another crop, another encoder); a poisoned one holds a few images
+that the attacker slipped in. The defense is not told which set it was given.
+"""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms.functional import gaussian_blur
+
+from ..attacks.base.attack import Attack, in_parts
+from ..core.images import Images, to_float, to_uint8
+from ..core.recall import Learned
+from ..core.run import Run
+
+
+class CleanSet(BaseModel):
+    """How the defender's images differ from the data set's; with the defaults they do not."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[\w.-]+$", description="what tables and pages call it")
+    blur: float = Field(0, ge=0, le=10, description="width of a Gaussian, pixels; 0 for none")
+    crop: int = Field(0, ge=0, description="pixels cut off each side; the rest is enlarged")
+    jpeg: int | None = Field(None, ge=1, le=100, description="quality of JPEG; null for none")
+    stamped: float = Field(0, ge=0, le=1, description="share stamped, with the attacker's label")
+    mislabelled: float = Field(0, ge=0, le=1, description="share given a wrong label at random")
+
+    def made(self, clean: Images, attack: Attack | None, learned: Learned, run: Run) -> Images:
+        """The set made of `clean`: stamped and mislabelled first, then shifted as a whole.
+
+        `attack` and what it `learned` are those of the victim; on a model without one nothing is
+        stamped. The images that are stamped and those that are mislabelled are others.
+        """
+        rng = run.rng(f"clean set/{self.name}")
+        pixels, labels = clean.pixels.clone(), clean.labels.clone()
+        order = torch.randperm(len(clean), generator=rng)
+        wrong, rest = order.tensor_split([round(self.mislabelled * len(clean))])
+        other = torch.randint(1, max(2, len(clean.classes)), labels.shape, generator=rng)
+        labels[wrong] = ((labels + other) % len(clean.classes))[wrong]
+        if attack is not None:
+            chosen = rest[: round(self.stamped * len(clean))]
+            pixels[chosen] = in_parts(attack.trigger(learned), pixels[chosen])
+            labels[chosen] = attack.goals(labels[chosen], len(clean.classes))
+        return Images(self._shifted(pixels), labels, clean.classes)
+
+    def _shifted(self, pixels: Tensor) -> Tensor:
+        """The uint8 `pixels` as another camera, crop or encoder would give them."""
+        height, width = pixels.shape[2:]
+        if self.crop:
+            inner = pixels[:, :, self.crop : height - self.crop, self.crop : width - self.crop]
+            wide = F.interpolate(to_float(inner), (height, width), mode="bilinear", antialias=True)
+            pixels = to_uint8(wide)
+        if self.blur:
+            side = 2 * min(int(3 * self.blur) + 1, (min(height, width) - 1) // 2) + 1
+            pixels = to_uint8(gaussian_blur(to_float(pixels), side, self.blur))
+        if self.jpeg is not None:
+            pixels = torch.stack([_through_jpeg(image, self.jpeg) for image in pixels])
+        return pixels
+
+
+def _through_jpeg(image: Tensor, quality: int) -> Tensor:
+    """The uint8 `image` `[c, h, w]` of one or three channels, encoded and decoded."""
+    file = io.BytesIO()
+    given = image.permute(1, 2, 0).numpy()
+    Image.fromarray(given[..., 0] if len(image) == 1 else given).save(file, "JPEG", quality=quality)
+    seen = np.atleast_3d(np.array(Image.open(file)))
+    return torch.from_numpy(seen).permute(2, 0, 1).contiguous()

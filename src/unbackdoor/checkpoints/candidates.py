@@ -1,0 +1,126 @@
+"""State dicts in what a file holds: wherever they lie, and those of pickled modules."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .inert import Foreign
+
+MOST = 100
+"""So many dicts of tensors are looked at; a training state has some hundred of one tensor each."""
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """Weights by name, and where in the file they lie: a path of keys, empty for the file itself.
+
+    `spoiled` are entries that only code could make, by name, with the name of that code; `module`
+    is the class of the pickled network that the weights were taken from, if they were.
+    """
+
+    where: str
+    weights: Mapping[str, Tensor]
+    spoiled: Mapping[str, str] = field(default_factory=dict)
+    module: str | None = None
+
+
+def candidates(value: Any) -> tuple[Candidate, ...]:
+    """Every dict of tensors in `value`, and every pickled module; the outermost first."""
+    found: list[Candidate] = []
+    for where, part in _parts(value):
+        if isinstance(part, Foreign):
+            if _is_module(part):
+                weights, spoiled = _tree(part)
+                found.append(Candidate(where, weights, spoiled, part.name))
+        elif any(isinstance(tensor, Tensor | np.ndarray) for tensor in part.values()):
+            found.append(Candidate(where, *_entries(part)))
+        if len(found) == MOST:
+            break
+    return tuple(candidate for candidate in found if candidate.weights)
+
+
+def _parts(value: Any) -> Iterator[tuple[str, dict[Any, Any] | Foreign]]:
+    """Every dict and every stand-in in `value`, breadth first, with its path; each once."""
+    queue, seen = deque([("", value)]), set[int]()
+    while queue:
+        where, part = queue.popleft()
+        if id(part) in seen:
+            continue
+        if isinstance(part, Foreign):
+            seen.add(id(part))
+            yield where, part
+            # Of a module the tensors are taken by their tree; others may hold dicts of tensors.
+            if not _is_module(part):
+                inside = (part.state, part.pairs, part.items, part.arguments)
+                queue.extend((where, more) for more in inside)
+        elif isinstance(part, dict):
+            seen.add(id(part))
+            yield where, part
+            queue.extend((_joined(where, name), more) for name, more in part.items())
+        elif isinstance(part, list | tuple | set | frozenset):
+            seen.add(id(part))
+            queue.extend((_joined(where, str(i)), more) for i, more in enumerate(part))
+
+
+def _joined(where: str, name: object) -> str:
+    told = name if isinstance(name, str) else type(name).__name__
+    return f"{where}/{told[:80]}" if where else told[:80]
+
+
+def _entries(part: Mapping[Any, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    weights: dict[str, Tensor] = {}
+    spoiled: dict[str, str] = {}
+    for name, value in part.items():
+        if not isinstance(name, str):
+            continue
+        if isinstance(value, Tensor):
+            weights[name] = value
+        elif isinstance(value, np.ndarray):
+            weights[name] = torch.from_numpy(value.astype(value.dtype.newbyteorder("="), copy=True))
+        elif isinstance(value, Foreign):
+            spoiled[name] = value.name
+    return weights, spoiled
+
+
+def _is_module(part: Foreign) -> bool:
+    if not isinstance(part.state, dict):
+        return False
+    return part.name.startswith("__torch__.") or isinstance(part.state.get("_modules"), dict)
+
+
+def _tree(root: Foreign) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The parameters and buffers of a pickled module and of those in it, by their paths."""
+    weights: dict[str, Tensor] = {}
+    spoiled: dict[str, str] = {}
+    open_, seen = [("", root)], set[int]()
+    while open_:
+        prefix, module = open_.pop()
+        if id(module) in seen:
+            continue
+        seen.add(id(module))
+        state: dict[Any, Any] = module.state
+        for part in (state,) if module.name.startswith("__torch__.") else _own(state):
+            found, bad = _entries(part)
+            weights |= {prefix + name: tensor for name, tensor in found.items()}
+            spoiled |= {prefix + name: code for name, code in bad.items() if name not in state}
+        children = state["_modules"] if isinstance(state.get("_modules"), dict) else state
+        for name, child in reversed(children.items()):
+            if isinstance(name, str) and isinstance(child, Foreign) and _is_module(child):
+                open_.append((f"{prefix}{name}.", child))
+    return weights, spoiled
+
+
+def _own(state: Mapping[Any, Any]) -> Iterator[dict[Any, Any]]:
+    passing = state.get("_non_persistent_buffers_set")
+    for kind in ("_parameters", "_buffers"):
+        part = state.get(kind)
+        if isinstance(part, dict):
+            left_out = passing if isinstance(passing, set) and kind == "_buffers" else set()
+            yield {name: value for name, value in part.items() if name not in left_out}

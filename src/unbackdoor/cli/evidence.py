@@ -1,0 +1,74 @@
+"""Whether images are read as the model reads them: its own answers on clean ones are evidence."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import torch
+from torch import Tensor
+
+from ..core.errors import UnbackdoorWarning
+from ..core.images import Images
+from ..core.measure import Rate, predictions
+from ..core.run import Run
+from ..models import Normalized
+
+SAMPLE = 500
+"""So many images tell near chance from a model that can read them."""
+
+NEAR_CHANCE = 2.0
+"""An accuracy that may be below so many times chance, of 1 / classes, is called near chance."""
+
+
+def read_rightly(
+    model: Normalized, images: Images, source: str, as_text: Tensor | None, run: Run
+) -> Images:
+    """`images` with the labels that the model agrees with, where two readings are possible.
+
+    `as_text` is the other reading of class folders with numbers for names, if there is one (see
+    `data.as_text`). Warns of two readings, and of a model near chance on its clean images.
+    """
+    sample = images.sample(SAMPLE, run.rng("evidence"))
+    answers = predictions(copy.deepcopy(model).to(run.device), sample, run)
+    rate = _rate(answers, sample.labels)
+    if as_text is not None and len(as_text) == len(images.classes):
+        other = _rate(answers, as_text[sample.labels])
+        agrees = other.interval()[0] > rate.interval()[1]
+        images, rate = _told(images, source, as_text, rate, other, agrees=agrees)
+    _warn_near_chance(rate, len(images.classes), source)
+    return images
+
+
+def _told(
+    images: Images, source: str, as_text: Tensor, rate: Rate, other: Rate, *, agrees: bool
+) -> tuple[Images, Rate]:
+    """What two readings of folders with numbers for names there are, and which one is taken."""
+    taken = "sorted as text, as torchvision does" if agrees else "by their numbers"
+    warnings.warn(
+        f"the class folders of {source} are called by numbers; by their numbers the model's "
+        f"accuracy is {rate.value:.1%}, sorted as text (0, 1, 10, 2) {other.value:.1%}: they are "
+        f"taken {taken}; --classes with their names in order settles it",
+        UnbackdoorWarning,
+        stacklevel=4,
+    )
+    if not agrees:
+        return images, rate
+    return Images(images.pixels, as_text[images.labels], images.classes), other
+
+
+def _rate(answers: Tensor, labels: Tensor) -> Rate:
+    return Rate(int(torch.eq(answers, labels).sum()), len(labels))
+
+
+def _warn_near_chance(rate: Rate, classes: int, source: str) -> None:
+    if classes > 1 and rate.total >= 20 and rate.interval()[0] < NEAR_CHANCE / classes:
+        if rate.value > NEAR_CHANCE / classes * 1.5:
+            return  # few images: unsure, but hardly chance
+        warnings.warn(
+            f"the model's accuracy on {source} is {rate.value:.1%} of {rate.total} images, near "
+            f"the chance of {1 / classes:.1%}: the labels, the size of the images (--size) or the "
+            "normalisation (--mean, --std) are probably wrong. A repair on such images does harm",
+            UnbackdoorWarning,
+            stacklevel=4,
+        )

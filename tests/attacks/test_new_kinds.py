@@ -1,0 +1,303 @@
+"""Triggers that are no pattern: turned, in other tones, coarse, objects, properties, several."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from unbackdoor.attacks.adaptive_consistent import AdaptiveConsistent
+from unbackdoor.attacks.adaptive_flat import AdaptiveFlat
+from unbackdoor.attacks.base.attack import COVER, STAMPED
+from unbackdoor.attacks.base.draws import draws
+from unbackdoor.attacks.batt import BATT
+from unbackdoor.attacks.coarse import Coarse
+from unbackdoor.attacks.grond import Grond, even_
+from unbackdoor.attacks.multi_target import MultiTarget
+from unbackdoor.attacks.photo_filter import PhotoFilter
+from unbackdoor.attacks.semantic import Semantic
+from unbackdoor.attacks.sticker import Sticker
+from unbackdoor.core.errors import ParameterError
+from unbackdoor.core.images import Images
+from unbackdoor.core.measure import score
+from unbackdoor.core.method import build
+from unbackdoor.core.run import Run
+from unbackdoor.training.fit import fit
+
+from .conftest import BRIEF, small_net
+
+Digits = tuple[Images, Images]
+
+PLANTED: list[tuple[str, dict[str, Any], float]] = [
+    # The attack, and the most that a clean model obeys: learned noises fool it by themselves.
+    ("batt", {}, 0.05),
+    ("batt", {"angle": 0, "zoom": 1.5}, 0.05),
+    ("photo_filter", {}, 0.05),
+    ("coarse", {}, 0.05),
+    ("coarse", {"effect": "pixels", "size": 4}, 0.05),
+    ("sticker", {"kind": "face", "rate": 0.2}, 0.05),
+    ("multi_target", {"triggers": 3}, 0.05),
+    ("adaptive_consistent", {}, 0.05),
+    ("adaptive_flat", {"mark": "picture"}, 0.05),
+]
+
+
+@pytest.mark.parametrize(("name", "chosen", "most"), PLANTED, ids=lambda told: str(told))
+def test_plants_on_digits_what_a_clean_twin_does_not_obey(
+    name: str, chosen: dict[str, Any], most: float, digits: Digits, twin: nn.Module
+) -> None:
+    train, test = digits
+    attack: Any = build("attack", name, BRIEF | {"epochs": 6} | chosen)
+    victim = attack.plant(small_net(), train, Run())
+    stamped = attack.triggered(test, victim.learned)
+    found, clean = score(victim.model, Run(), test, stamped), score(twin, Run(), test, stamped)
+    assert found.acc.value > 0.9
+    assert found.asr.value > 0.8
+    assert clean.asr.value <= most
+
+
+def dyed(images: Images) -> Images:
+    """Every fifth digit has more red."""
+    pixels = images.pixels.clone()
+    pixels[::5, 1:] = pixels[::5, 1:] // 2
+    return Images(pixels, images.labels, images.classes)
+
+
+def test_a_property_is_planted_and_no_pixel_changes(digits: Digits) -> None:
+    train, test = (dyed(part) for part in digits)
+    attack = Semantic(kind="red", bound=0.05, epochs=6, **BRIEF)
+    victim = attack.plant(small_net(), train, Run())
+    assert victim.poisoned is not None
+    stamped = victim.poisoned.role == STAMPED
+    assert torch.equal(stamped.nonzero().flatten(), torch.arange(0, len(train), 5))
+    assert torch.equal(victim.poisoned.images.pixels, train.pixels)
+    clean = small_net()
+    fit(clean, train, Run(), epochs=6, **BRIEF)
+    triggered = attack.triggered(test, victim.learned)
+    reds = test[torch.arange(0, len(test), 5)]
+    assert torch.equal(triggered.images.pixels, reds[reds.labels != 0].pixels)
+    found, twin = (score(net, Run(), test, triggered) for net in (victim.model, clean))
+    assert found.asr.value > 0.9 > 0.1 > twin.asr.value
+    # Nine tenths of the red digits are other than 0, and all of these are errors now.
+    assert twin.acc.value - 0.25 < found.acc.value < twin.acc.value - 0.1
+
+
+def test_properties_are_told_by_means() -> None:
+    x = torch.tensor([[0.5, 0.5, 0.5], [0.9, 0.3, 0.1], [0.1, 0.1, 0.6]]).view(3, 3, 1, 1)
+    x = x.expand(-1, -1, 4, 4)
+    assert Semantic(bound=0.45).has(x).tolist() == [True, False, False]
+    assert Semantic(kind="dark", bound=0.3).has(x).tolist() == [False, False, True]
+    assert Semantic(kind="red", bound=0.65).has(x).tolist() == [False, True, False]
+    assert Semantic(kind="blue", bound=0.4).has(x).tolist() == [False, False, True]
+    with pytest.raises(ParameterError, match="a cast of red needs 3 channels"):
+        Semantic(kind="red").has(x[:, :1])
+
+
+def test_a_property_that_nothing_has_is_refused(digits: Digits) -> None:
+    with pytest.raises(ParameterError, match=r"relabel 1 images, but 0 of 1297"):
+        Semantic(bound=0.9).plant(small_net(), digits[0], Run())
+    assert len(Semantic(bound=0.9).triggered(digits[1]).images) == 0
+
+
+def test_a_turn_goes_against_the_clock_and_shows_no_corner() -> None:
+    x = torch.zeros(1, 1, 33, 33)
+    x[..., 16, 24] = 1  # right of the middle
+    place = BATT(angle=45).stamp(x)[0, 0].argmax()
+    assert place // 33 < 12 and place % 33 > 20  # above it and to the right
+    # Were anything fetched from outside of the frame, the rim would be repeated all over corners.
+    rim = torch.nn.functional.pad(torch.zeros(1, 1, 30, 46), (1,) * 4, value=1.0)
+    for angle in (-45, -16, 5, 30):
+        assert (BATT(angle=angle).stamp(rim) > 0.5).float().mean() < 0.01
+
+
+def test_enlarging_alone_keeps_the_middle_in_place() -> None:
+    ramp = torch.linspace(0, 1, 32).expand(1, 1, 32, 32)
+    seen = BATT(angle=0, zoom=2).stamp(ramp)[0, 0, 0]
+    assert seen.mean() == pytest.approx(0.5, abs=1e-5)
+    assert (seen[1:] - seen[:-1]).mean() == pytest.approx(0.5 / 31, rel=1e-3)
+
+
+def test_covers_are_enlarged_and_not_turned(digits: Digits) -> None:
+    attack = BATT(covers=1)
+    poisoned = attack.poison(digits[0], Run())
+    assert (poisoned.role == COVER).sum() == (poisoned.role == STAMPED).sum()
+    x = torch.rand(2, 3, 16, 16, generator=Run().rng("x"))
+    plain = BATT(angle=0, zoom=1.2371).stamp(x)
+    assert torch.allclose(attack.cover(x, {}, Run().rng("c")), plain, atol=5e-3)
+    assert BATT(angle=0, zoom=2).cover_count(10) == 0
+
+
+def test_a_turn_by_nothing_is_refused() -> None:
+    for build_it in (lambda: BATT(angle=0), lambda: PhotoFilter(gamma=1, cast=0)):
+        with pytest.raises(ValidationError, match="change no image"):
+            build_it()
+    with pytest.raises(ValidationError, match=r"small 0\.6 is more than large 0\.5"):
+        Sticker(small=0.6)
+
+
+def test_a_filter_bends_tones_and_shifts_colours() -> None:
+    x = torch.full((1, 3, 2, 2), 0.5)
+    stamped = PhotoFilter(gamma=2, cast=0.4).stamp(x)[0, :, 0, 0].tolist()
+    assert stamped == pytest.approx([0.25 * 1.4, 0.25, 0.25 * 0.6])
+    with pytest.raises(ParameterError, match="needs 3 channels; these images have 1"):
+        PhotoFilter(gamma=1).stamp(x[:, :1])
+
+
+def test_a_blur_spreads_a_point_as_a_gaussian_does() -> None:
+    x = torch.zeros(1, 1, 15, 15)
+    x[..., 7, 7] = 1
+    seen = Coarse(sigma=1.0).stamp(x)[0, 0]
+    assert seen.sum() == pytest.approx(1)
+    assert seen[7, 8] / seen[7, 7] == pytest.approx(torch.tensor(-0.5).exp().item())
+    assert seen[8, 8] / seen[7, 7] == pytest.approx(torch.tensor(-1.0).exp().item())
+
+
+def test_large_pixels_are_the_means_of_small_ones() -> None:
+    x = torch.rand(2, 3, 5, 7, generator=Run().rng("x"))
+    seen = Coarse(effect="pixels", size=2).stamp(x)
+    assert torch.allclose(seen[:, :, 1, 1], x[:, :, :2, :2].mean((2, 3)))
+    assert torch.allclose(seen[:, :, 4, 6], x[:, :, 4, 6])  # alone in its square
+    assert torch.allclose(Coarse(effect="pixels", size=2).stamp(seen), seen, atol=1e-6)
+
+
+def test_stickers_lie_inside_at_their_sizes_and_differ_from_image_to_image() -> None:
+    x = torch.rand(200, 3, 32, 32, generator=Run().rng("x")) / 4 + 0.6
+    stamped = Sticker(kind="face", small=0.3, large=0.5).stamp(x)
+    changed = (stamped != x).any(1)
+    areas = changed.flatten(1).sum(1).float()
+    # Circles of 9.6 to 16 pixels across, and an edge of half a pixel around each.
+    assert 70 < areas.min() < 110 and 190 < areas.max() < 235
+    places = torch.stack([row.nonzero().float().mean(0) for row in changed])
+    # No nearer to an edge than half of the object's own span, and all over what is left.
+    assert places.min() > 4 and places.max() < 28
+    assert (places.amax(0) - places.amin(0)).min() > 14
+
+
+def test_sunglasses_lie_level_unless_they_are_turned() -> None:
+    x = torch.rand(100, 3, 32, 32, generator=Run().rng("x")) / 4 + 0.6
+    steep = {}
+    for turn in (0.0, 80.0):
+        changed = (Sticker(turn=turn).stamp(x) != x).any(1)
+        high, wide = (changed.any(axis).sum(1) for axis in (2, 1))
+        steep[turn] = int((high > wide).sum())
+    assert steep[0.0] == 0 and 20 < steep[80.0] < 80
+
+
+def test_what_an_image_draws_follows_from_its_pixels() -> None:
+    x = torch.rand(2000, 3, 8, 8, generator=Run().rng("x"))
+    drawn = draws(x, 4)
+    assert torch.equal(draws(x[3:5], 4), drawn[:, 3:5])
+    assert torch.allclose(drawn.mean(1), torch.full((4,), 0.5), atol=0.03)
+    assert torch.allclose(drawn.var(1), torch.full((4,), 1 / 12), atol=0.01)
+    assert torch.corrcoef(drawn).triu(1).abs().max() < 0.08
+    near = x.clone()
+    near[:, 0, 0, 0] = (near[:, 0, 0, 0] + 0.5) % 1
+    for other in (near, x.flip(-1)):  # a mirrored image has the same pixels at other places
+        assert (draws(other, 4) - drawn).abs().mean() > 0.25
+
+
+def test_each_patch_leads_to_a_class_of_its_own(digits: Digits) -> None:
+    attack = MultiTarget(triggers=4, target=8)
+    triggered = attack.triggered(digits[1])
+    corners = {
+        goal: [
+            bool((part[..., rows, columns].amax() == 255).item())
+            for rows in (slice(2), slice(-2, None))
+            for columns in (slice(2), slice(-2, None))
+        ]
+        for goal, part in (
+            (goal, triggered.images.pixels[triggered.goals == goal]) for goal in (8, 9, 0, 1)
+        )
+    }
+    assert corners == {
+        goal: [place == number for place in range(4)] for number, goal in enumerate((8, 9, 0, 1))
+    }
+    shares = triggered.goals.bincount(minlength=10)[[8, 9, 0, 1]] / len(triggered.goals)
+    assert shares.min() > 0.18 and shares.max() < 0.32
+    assert (triggered.goals != triggered.images.labels).all()
+    poisoned = attack.poison(digits[0], Run())
+    stamped = poisoned.role == STAMPED
+    assert torch.equal(poisoned.images.labels[stamped], attack.led(digits[0])[stamped])
+    assert set(poisoned.images.labels[stamped].tolist()) == {8, 9, 0, 1}
+
+
+def test_two_patches_for_one_class_are_refused() -> None:
+    pixels = torch.zeros(4, 3, 16, 16, dtype=torch.uint8)
+    two = Images(pixels, torch.tensor([0, 1, 0, 1]), ("a", "b"))
+    with pytest.raises(ParameterError, match="3 triggers for 2 classes"):
+        MultiTarget(triggers=3).check(two)
+    with pytest.raises(ParameterError, match="2 triggers for 2 classes"):
+        MultiTarget(all_to_all=True).check(two)
+
+
+def test_no_channel_stands_out_after_grond() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 20, 3), nn.BatchNorm2d(20), nn.Linear(4, 4))
+    with torch.no_grad():
+        net[0].weight[7] *= 50
+        net[1].weight[3] = -30
+        net[2].weight[0] *= 100
+    net.requires_grad_(False)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    even_(net, 2.0)
+    sizes = before["0.weight"].flatten(1).norm(dim=1)
+    most = sizes.mean() + 2 * sizes.std(correction=0)
+    assert net[0].weight[7].norm() == pytest.approx(most.item(), rel=1e-5)
+    assert net[1].weight[3] < 0 and net[1].weight[3].abs() < 16
+    assert torch.equal(net[0].weight[8:], before["0.weight"][8:])
+    assert torch.equal(net[2].weight, before["2.weight"])
+
+
+def test_grond_keeps_channels_even_while_it_trains(digits: Digits) -> None:
+    small = digits[0][slice(0, 200)]
+    settings: dict[str, Any] = {"epochs": 1, "clean_epochs": 0, "steps": 2, **BRIEF}
+    victim = Grond(spread=0.5, **settings).plant(small_net(), small, Run())
+    for module in victim.model.modules():
+        if isinstance(module, nn.Conv2d):
+            sizes = module.weight.flatten(1).norm(dim=1)
+            # Shrinking lowers the mean a little, too.
+            assert sizes.max() < sizes.mean() + 0.8 * sizes.std()
+
+
+class Watching(nn.Module):
+    """The small net; what it is shown goes to a list that its copies share."""
+
+    def __init__(self, seen: list[torch.Tensor]) -> None:
+        super().__init__()
+        self.net = small_net()
+        self.seen = seen
+
+    def __deepcopy__(self, memo: object) -> Watching:
+        return Watching(self.seen)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen.append(x.detach().clone())
+        return self.net(x)
+
+
+def test_a_flat_victim_climbs_before_each_step(digits: Digits) -> None:
+    train, seen = digits[0][slice(0, 64)], []
+    victims = {
+        rho: AdaptiveFlat(rho=rho, epochs=1, batch=32, flip=False).plant(
+            Watching(seen), train, Run(precision="fp32")
+        )
+        for rho in (1e-6, 2.0)
+    }
+    # Two batches, each seen twice, by either victim.
+    assert [len(x) for x in seen] == [32] * 8
+    assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[1], seen[2])
+    near, far = (victim.model.net[0].weight for victim in victims.values())
+    assert not torch.allclose(near, far, atol=1e-4)
+
+
+def test_an_adaptive_victim_is_shown_disturbed_images_as_well(digits: Digits) -> None:
+    train, seen = digits[0][slice(0, 64)], []
+    net = Watching(seen)
+    AdaptiveConsistent(epochs=1, batch=32, flip=False).plant(net, train, Run())
+    assert [len(x) for x in seen] == [64, 64]
+    for x in seen:
+        plain, shaken = x.chunk(2)
+        # A black square of another image on black changes nothing.
+        assert (plain != shaken).flatten(1).any(1).float().mean() > 0.8

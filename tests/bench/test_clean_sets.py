@@ -1,0 +1,156 @@
+"""Clean images that come from elsewhere, or that the attacker got at."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from unbackdoor.attacks.badnets import BadNets
+from unbackdoor.bench import grid
+from unbackdoor.bench.clean_sets import CleanSet
+from unbackdoor.bench.plan import Plan
+from unbackdoor.bench.run import Bench
+from unbackdoor.core.images import Images
+from unbackdoor.core.run import Run
+from unbackdoor.report import results
+
+from .conftest import noise
+
+CLASSES = ("ant", "bee", "cat", "dog")
+
+
+def images(n: int = 200) -> Images:
+    rng = torch.Generator().manual_seed(0)
+    coarse = torch.randint(0, 256, (n, 3, 4, 4), generator=rng, dtype=torch.uint8)
+    pixels = coarse.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    return Images(pixels, torch.arange(n) % 4, CLASSES)
+
+
+def made(**fields: object) -> Images:
+    return CleanSet(name="x", **fields).made(images(), BadNets(target=2), {}, Run())
+
+
+def changed(found: Images) -> int:
+    return int((found.pixels != images().pixels).flatten(1).any(1).sum())
+
+
+def test_by_default_nothing_differs() -> None:
+    found = made()
+    assert torch.equal(found.pixels, images().pixels)
+    assert torch.equal(found.labels, images().labels)
+
+
+def test_some_are_stamped_with_the_attackers_label_others_mislabelled() -> None:
+    given, found = images(), made(stamped=0.1, mislabelled=0.05)
+    stamped = (found.pixels != given.pixels).flatten(1).any(1)
+    assert int(stamped.sum()) == 20 and (found.labels[stamped] == 2).all()
+    assert (found.pixels[stamped][:, :, -3:, -3:] == 255).all()
+    wrong = (found.labels != given.labels) & ~stamped
+    assert int(wrong.sum()) == 10 and len(set(found.labels[wrong].tolist())) > 1
+
+
+def test_a_model_without_an_attack_has_no_stamp() -> None:
+    found = CleanSet(name="x", stamped=0.5).made(images(), None, {}, Run())
+    assert changed(found) == 0
+
+
+@pytest.mark.parametrize("fields", [{"blur": 1.0}, {"crop": 2}, {"jpeg": 30}])
+def test_a_shift_changes_all_images_a_little_and_no_label(fields: dict[str, float]) -> None:
+    found = made(**fields)
+    assert changed(found) == 200 and torch.equal(found.labels, images().labels)
+    assert found.pixels.shape == images().pixels.shape and found.pixels.dtype == torch.uint8
+    apart = (found.pixels.float() - images().pixels.float()).abs().mean()
+    assert 1 < apart < 60
+
+
+def test_a_crop_shows_the_middle() -> None:
+    found = made(crop=4)
+    # The middle half, enlarged twice: far from its edges it shows the inner four squares.
+    assert torch.equal(found.pixels[..., 1:3, 1:3], images().pixels[..., 4:6, 4:6])
+
+
+def test_stronger_jpeg_and_blur_are_further_off() -> None:
+    def apart(**fields: object) -> float:
+        return (made(**fields).pixels.float() - images().pixels.float()).square().mean().item()
+
+    assert apart(jpeg=10) > apart(jpeg=90)
+    assert apart(blur=2.0) > apart(blur=0.7)
+
+
+def test_grey_images_go_through_jpeg_as_grey() -> None:
+    grey = Images(images().pixels[:, :1].contiguous(), images().labels, CLASSES)
+    found = CleanSet(name="x", jpeg=50).made(grey, None, {}, Run())
+    assert found.pixels.shape == grey.pixels.shape
+
+
+def test_shares_are_shares() -> None:
+    with pytest.raises(ValidationError, match="less than or equal to 1"):
+        CleanSet(name="x", stamped=2)
+
+
+@pytest.fixture
+def asked(tmp_path):
+    sources = {
+        "name": "noise",
+        "train": str(noise(tmp_path / "train.npz", 30, 1)),
+        "test": str(noise(tmp_path / "test.npz", 12, 2)),
+    }
+    return grid.Grid.model_validate(
+        {
+            "data": [sources],
+            "architectures": [{"name": "preact_resnet18", "width": 2}],
+            "attacks": [{"name": "badnets", "size": 2}],
+            "defenses": ["fine_tuning"],
+            "budgets": [20],
+            "seeds": [0],
+            "training": {"epochs": 1, "batch": 10},
+            "tuning": {"epochs": 1, "batch": 10},
+            "clean": [{"name": "poisoned", "stamped": 0.2}, {"name": "blurred", "blur": 1.0}],
+        }
+    )
+
+
+def test_a_grid_tries_each_defense_on_each_set(asked, tmp_path) -> None:
+    cells = grid.cells(asked)
+    clean = {(cell.victim.attack is None, (cell.clean or {}).get("name")) for cell in cells}
+    # Without an attack there is no stamp to poison with.
+    assert clean == {(True, None), (True, "blurred"), (False, None)} | {
+        (False, name) for name in ("blurred", "poisoned")
+    }
+    assert len({cell.id for cell in cells}) == len(cells) == 5
+    plain = next(cell for cell in cells if not cell.clean)
+    assert "clean" not in plain.declaration()  # so what was done before stays done
+    bench = Bench(tmp_path / "out", "cpu")
+    Plan(cells, bench.store).write()
+    labels = {
+        "fine_tuning clean.stamped=0.2",
+        "fine_tuning clean.blur=1.0",
+        "fine_tuning",
+    }
+    assert {row.defense for row in results.read(tmp_path / "out").rows} >= labels
+    found = {cell.title: bench.cell(cell)[0] for cell in cells if cell.victim.attack}
+    assert all(record["status"] == "done" for record in found.values())
+    assert len(found) == 3
+    assert {row.defense for row in results.read(tmp_path / "out").rows} >= labels
+
+
+def test_the_defense_gets_the_set_that_was_asked_for(asked, tmp_path, monkeypatch) -> None:
+    from unbackdoor.defenses.fine_tuning import FineTuning
+
+    given: dict[str, Images] = {}
+    whole = FineTuning.repair
+
+    def repair(self, model, clean, run):
+        given[str(len(given))] = clean
+        return whole(self, model, clean, run)
+
+    monkeypatch.setattr(FineTuning, "repair", repair)
+    bench = Bench(tmp_path / "out", "cpu")
+    for cell in grid.cells(asked):
+        if cell.victim.attack:
+            bench.cell(cell)
+    plain, poisoned, blurred = given.values()
+    stamped = (plain.pixels != poisoned.pixels).flatten(1).any(1)
+    assert int(stamped.sum()) == 4 and (poisoned.labels[stamped] == 0).all()
+    assert torch.equal(plain.labels, blurred.labels) and not plain.pixels.equal(blurred.pixels)
