@@ -77,6 +77,6 @@ def numbered(source: object, count: int) -> tuple[str, ...]:
     """The names of `count` classes that have numbers only; `ImagesError` for too many of them."""
     if count > MOST_CLASSES:
         raise ImagesError(
-            f"{source} speaks of {count:,} classes; at most {MOST_CLASSES:,} are read"
+            f"{source} has the label {count - 1:,}; there may be at most {MOST_CLASSES:,} classes"
         )
     return tuple(str(label) for label in range(count))

@@ -17,7 +17,7 @@ from ._source import Picture, Raw, Source, check_size, numbered
 IMAGES = ("img", "image", "images", "jpg", "png")
 LABELS = ("label", "labels", "fine_label", "class", "target", "cls")
 SPLITS = re.compile(r"(train|test|val(?:idation)?|dev)(?![a-z])")
-ROWS = 256
+ROWS = 32
 """How many rows are read at once."""
 
 
@@ -100,6 +100,8 @@ def _whole(shard: Path, file: Any, columns: list[str]) -> Any:
     import pyarrow as pa
 
     held, claimed, parts = shard.stat().st_size, 0, []
+    groups = [file.metadata.row_group(place) for place in range(file.metadata.num_row_groups)]
+    check_size(shard, sum(group.total_byte_size for group in groups), held)
     for part in file.iter_batches(ROWS, columns=columns):
         claimed += part.nbytes
         check_size(shard, claimed, held)
