@@ -64,7 +64,7 @@ def bench(
     trust_code: Annotated[
         bool,
         typer.Option(
-            "--trust-code", help="run code that the grid names, such as arch = \"mynet.py:Net\""
+            "--trust-code", help='run code that the grid names, such as arch = "mynet.py:Net"'
         ),
     ] = False,
     retry: Annotated[bool, typer.Option("--retry", help="do failed cells again")] = False,

@@ -25,7 +25,6 @@ from ..core.spec import Spec
 from ._recognize import PROBE as PROBE
 from ._recognize import Fit as Fit
 
-
 LIBRARIES = ("timm", "transformers")
 """What may stand before a colon and is no code of a person's own."""
 
