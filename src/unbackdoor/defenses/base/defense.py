@@ -129,6 +129,11 @@ class Defense(Method):
             raise ImagesError(f"{self.name()} needs clean images, got none")
         check(model, clean)
 
+    def state_file(self, model: nn.Module, clean: Images, run: Run) -> Path | None:
+        """Where in `run.cache` the tuning of `model` as it is now keeps its state, for `fit`."""
+        path = kept_of(model, run, "fine-tuning", self.declaration(), clean).path
+        return path and path.with_suffix(".pt")
+
 
 def _same(model: nn.Module, other: nn.Module) -> bool:
     one, two = model.state_dict(), other.state_dict()
@@ -193,8 +198,3 @@ class Tuning(Defense):
             flip=self.flip,
             resume=resume,
         )
-
-    def state_file(self, model: nn.Module, clean: Images, run: Run) -> Path | None:
-        """Where in `run.cache` the tuning of `model` as it is now keeps its state, for `tune`."""
-        path = kept_of(model, run, "fine-tuning", self.declaration(), clean).path
-        return path and path.with_suffix(".pt")

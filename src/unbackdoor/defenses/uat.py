@@ -1,0 +1,142 @@
+"""UAT: universal adversarial training that holds the model to what it answered."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from ..core.images import Images
+from ..core.modules import in_mode
+from ..core.run import Run
+from ..training.fit import fit
+from ..training.universal import Universal, clipped
+from .base.defense import Defense, Repair
+
+TYPICAL = 0.15
+"""The root mean square that vectors (biases, scales of norms) are taken to have: their own says
+little of how far they may move."""
+
+LEAST = 1e-3
+"""The least root mean square of a matrix: one of zeros must be able to move."""
+
+
+class UAT(Defense):
+    """Trains the model not to obey the one change of all images that harms it most.
+
+    A backdoor is such a change: one trigger sends all images to one class, and no other small
+    change does so much harm. So the model itself shows where it is weak, without a guess of what
+    the trigger looks like. In every batch a `share` of the images is moved by a universal
+    perturbation, an L2 ball of `radius` around no change. It is found anew every `every` steps,
+    and in between follows the gradient of the training step (Shafahi et al.). All images keep
+    two answers: their label, and for a share of `1 - labels` of the loss what the model said
+    before the repair of the image without the perturbation (Hinton et al.), which spares its
+    accuracy. Images `[n, c, h, w]` are in [0, 1], and are neither cropped nor mirrored.
+
+    Two choices make one setting fit every network:
+
+    * Norms keep their statistics and dropout is off. In train mode the statistics of moved images
+      mix with those of others, and small VGGs broke.
+    * Adam's learning rate is relative: in a step a weight moves by at most `lr` times the root
+      mean square of its tensor. Adam's usual 0.001 is 0.7 % of the weights of a small VGG, but
+      10 % of those in the last layers of a PreActResNet18, which it destroyed (ACC 36).
+
+    What differs from I-BAU: no implicit gradient, a ball with normalised steps in place of a
+    penalty, the old answers beside the labels, and the relative rate.
+    """
+
+    paper: ClassVar[str] = (
+        "ours; after Zeng et al.: Adversarial Unlearning of Backdoors via Implicit Hypergradient, "
+        "ICLR 2022, arXiv 2110.03735, Shafahi et al.: Universal Adversarial Training, AAAI 2020, "
+        "arXiv 1811.11304, and Hinton, Vinyals, Dean 2015, arXiv 1503.02531"
+    )
+    limits: ClassVar[str] = (
+        "a trigger that changes each image in another way (a warp, a rotation, a learned "
+        "generator) is no universal perturbation"
+    )
+
+    epochs: int = Field(6, ge=0, description="passes over the clean images, if they are enough")
+    enough_images: int = Field(
+        5000, ge=1, description="over fewer images as many passes more as it takes"
+    )
+    lr: float = Field(
+        0.007, gt=0, lt=1, description="step of Adam relative to the weights, cosine to 0"
+    )
+    batch: int = Field(100, ge=2, description="images a step")
+    share: float = Field(0.1, gt=0, le=1, description="share of a batch that is moved, 1 at least")
+    radius: float = Field(
+        4.5, gt=0, description="L2 length of the perturbation of 3x32x32 values in [0, 1]"
+    )
+    every: int = Field(10, ge=1, description="steps after which the perturbation is found anew")
+    ascent_steps: int = Field(3, ge=1, description="steps of gradient ascent that find it")
+    labels: float = Field(
+        0.5, ge=0, le=1, description="weight of the labels; the rest is of the old answers"
+    )
+    temperature: float = Field(2.0, gt=0, description="softness of the old answers")
+
+    def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
+        """`model`, trained in place."""
+        fit(
+            model,
+            clean,
+            run,
+            stage="fine-tuning",
+            epochs=math.ceil(self.epochs * max(1, self.enough_images / len(clean))),
+            lr=self.lr,
+            batch=self.batch,
+            crop=False,
+            objective=Lesson(self, model, math.ceil(len(clean) / self.batch)),
+            optimizer=self.optimizer,
+            resume=self.state_file(model, clean, run),
+        )
+        return Repair(model)
+
+    def optimizer(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
+        """Adam with a learning rate for each tensor."""
+        groups = [{"params": [one], "lr": self.lr * _scale(one)} for one in parameters]
+        return torch.optim.Adam(groups)
+
+
+class Lesson:
+    """The objective of a training step, (model, x, y) -> loss; it keeps the perturbation.
+
+    `per_epoch` is the number of steps of an epoch: each begins with a new search, so that a
+    training that was stopped goes on with the same bits.
+    """
+
+    def __init__(self, method: UAT, teacher: nn.Module, per_epoch: int) -> None:
+        self.method, self.per_epoch, self.steps = method, per_epoch, 0
+        self.teacher = copy.deepcopy(teacher)
+        self.universal = Universal(method.radius, method.ascent_steps)
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """The loss on the images `x` `[n, c, h, w]` with labels `y` `[n]`, a scalar."""
+        method, universal = self.method, self.universal
+        with in_mode(model, train=False), in_mode(self.teacher, train=False):
+            if self.steps % self.per_epoch % method.every == 0:
+                universal.search(model, x, y)
+            else:
+                universal.follow()
+            self.steps += 1
+            moved = max(1, int(method.share * len(x)))
+            shown = torch.cat([clipped(x[:moved] + universal.away), x[moved:]])
+            told = model(shown).float()
+            with torch.no_grad():
+                old = F.softmax(self.teacher(x).float() / method.temperature, dim=1)
+        soft = F.log_softmax(told / method.temperature, dim=1)
+        kept = F.kl_div(soft, old, reduction="batchmean") * method.temperature**2
+        return torch.lerp(kept, F.cross_entropy(told, y), method.labels)
+
+
+def _scale(tensor: nn.Parameter) -> float:
+    """What a step of `tensor` is relative to."""
+    if tensor.ndim < 2:
+        return TYPICAL
+    return max(LEAST, float(tensor.detach().float().square().mean().sqrt()))

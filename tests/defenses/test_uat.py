@@ -1,0 +1,112 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from defenses.samples import backdoored, rate, stamped, task
+from unbackdoor.core.run import Run
+from unbackdoor.defenses.uat import UAT, Lesson
+from unbackdoor.training.universal import Universal
+
+SMALL = {"batch": 20, "enough_images": 80}
+
+
+def test_the_perturbation_of_most_harm_is_the_trigger_and_stays_in_its_ball():
+    clean, net = backdoored(classes=4)
+    x, y = clean.pixels / 255, clean.labels
+    long = Universal(radius=2.0 / math.sqrt(64 / 3072), steps=5)
+    long.search(net, x, y)
+    assert long.away.norm() <= 2.0001
+    corner = long.away[0, 0, :2, :2]
+    assert (corner > 0.5).all() and corner.norm() > 0.9 * long.away.norm()
+    short = Universal(radius=0.5 / math.sqrt(64 / 3072), steps=5)
+    short.search(net, x, y)
+    assert short.away.norm() <= 0.5001
+
+
+def test_it_follows_the_gradient_of_a_training_step():
+    clean, net = backdoored(classes=4)
+    lesson = Lesson(UAT(batch=20, every=100, share=1, radius=14.0), net, 4)
+    x, y = clean.pixels[:20] / 255, clean.labels[:20]
+    lesson(net, x, y).backward()
+    first = lesson.universal.away
+    assert first.grad is not None and first.grad.abs().sum() > 0
+    lesson(net, x, y)
+    assert not torch.equal(lesson.universal.away, first)
+
+
+def test_it_takes_the_backdoor_out_and_keeps_the_accuracy():
+    clean, net = backdoored()
+    assert rate(net, stamped(clean), 1) == 1
+    method = UAT(**SMALL, epochs=40, lr=0.05, radius=2.0 / math.sqrt(64 / 3072))
+    repaired = method.repair(net, clean, Run()).model
+    assert rate(repaired, stamped(clean), 1) == 0
+    assert rate(repaired, clean) == 1
+    # Without the perturbation it stays: the same steps on the same images do not find it.
+    blind = method.model_copy(update={"radius": 1e-6}).repair(net, clean, Run()).model
+    assert rate(blind, stamped(clean), 1) == 1
+
+
+def test_norms_keep_their_statistics_and_dropout_is_off():
+    clean, net = task()
+    seen = []
+    dropout = nn.Dropout(0.5)
+    dropout.register_forward_hook(lambda module, *_: seen.append(module.training))
+    net = nn.Sequential(*net[:7], dropout, *net[7:]).train()
+    repaired = UAT(**SMALL, epochs=1).repair(net, clean, Run()).model
+    assert torch.equal(repaired[1].running_mean, net[1].running_mean)
+    assert not torch.equal(repaired[0].weight, net[0].weight)
+    assert not any(seen[1:]) and repaired.training
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
+def test_a_step_is_relative_to_the_weights(scale):
+    _, net = task()
+    weight, bias = net[3].weight, net[3].bias
+    with torch.no_grad():
+        weight.mul_(scale)
+    groups = UAT(lr=0.01).optimizer([weight, bias]).param_groups
+    size = weight.detach().square().mean().sqrt().item()
+    assert groups[0]["lr"] == pytest.approx(0.01 * max(size, 1e-3))
+    assert groups[1]["lr"] == pytest.approx(0.0015)
+
+
+def test_the_old_answers_and_the_labels_share_the_loss():
+    clean, net = task()
+    x, y = clean.pixels / 255, clean.labels
+    told = [
+        Lesson(UAT(labels=share, radius=1e-6), net, 4)(net, x, y).item() for share in (0, 0.5, 1)
+    ]
+    assert told[0] == pytest.approx(0, abs=1e-4)  # it still answers as it did
+    plain = nn.functional.cross_entropy(net(x), y).item()
+    assert told[2] == pytest.approx(plain, rel=1e-3)
+    assert told[1] == pytest.approx((told[0] + told[2]) / 2, rel=1e-3)
+
+
+def test_few_images_are_passed_over_more_often():
+    clean, net = task()
+    passes = [
+        UAT(batch=20, epochs=1, enough_images=n).repair(net, clean, Run()).notes["passes"]
+        for n in (80, 240)
+    ]
+    assert passes[1] == pytest.approx(2 * passes[0])
+
+
+def test_a_stopped_repair_goes_on_with_the_same_bits(tmp_path):
+    clean, net = task()
+    method = UAT(**SMALL, epochs=3, every=3)
+    whole = method.repair(net, clean, Run()).model
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(stage, done, total):
+        if stage == "fine-tuning" and done == 6:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        method.repair(net, clean, Run(progress=stop, cache=tmp_path))
+    again = method.repair(net, clean, Run(cache=tmp_path)).model
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
