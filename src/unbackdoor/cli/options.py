@@ -66,7 +66,7 @@ Triggered = Annotated[
         "--triggered",
         metavar="SRC",
         panel=IMAGES,
-        help="stamped test images with their true labels, to measure ASR and RA",
+        help="triggered test images with their true labels, to measure ASR and RA",
     ),
 ]
 Target = Annotated[
@@ -75,7 +75,7 @@ Target = Annotated[
         "--target",
         metavar="K",
         panel=IMAGES,
-        help="the attacker's goal for the stamped images: a class or all-to-all",
+        help="the attacker's goal for the triggered images: a class or all-to-all",
     ),
 ]
 Download = Annotated[
