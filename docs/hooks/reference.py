@@ -31,7 +31,7 @@ USES = {
 }
 FOOTNOTE = (
     "`-p NAME=VALUE` sets a parameter on the command line, `NAME=VALUE` in Python. "
-    "`unbackdoor describe {name}` prints this page."
+    "`unbackdoor describe {name}` prints the same."
 )
 
 
@@ -67,18 +67,12 @@ def page(role: method.Role, told: dict[str, Any]) -> str:
     ]
     for mine, title in parts.items():
         rows = [
-            (
-                f"`{key}`",
-                type_of(field),
-                f"`{_value(field['default'])}`",
-                bounds(field),
-                text(field),
-            )
+            (f"`{key}`", field["description"], f"`{json.dumps(field['default'])}`", allowed(field))
             for key, field in told["parameters"].items()
             if (key in own) is mine
         ]
         if rows:
-            head = ("name", "type", "default", "bounds", "meaning")
+            head = ("name", "meaning", "default", "allowed")
             blocks += [f"## {title}", table(head, rows)]
     if more := details(cls):
         blocks += ["## Details", more]
@@ -136,19 +130,9 @@ def linked(paper: str) -> str:
     return re.sub(r"(?:arXiv )?\b(\d{4}\.\d{5})\b", r"[arXiv \1](https://arxiv.org/abs/\1)", paper)
 
 
-def type_of(field: dict[str, Any]) -> str:
-    """The type of a parameter, as `describe` says it."""
-    return str(field["type"])
-
-
-def bounds(field: dict[str, Any]) -> str:
-    """The bounds of a parameter, as `describe` says them."""
-    return ", ".join(f"{sign} {bound:g}" for sign, bound in field["bounds"].items())
-
-
-def text(field: dict[str, Any]) -> str:
-    """What a parameter means."""
-    return str(field["description"])
+def allowed(field: dict[str, Any]) -> str:
+    """The type and the bounds of a parameter, as `describe` says them."""
+    return ", ".join([field["type"], *(f"{at} {end:g}" for at, end in field["bounds"].items())])
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -171,10 +155,6 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def _path(role: str, name: str) -> str:
     return f"reference/{role}s/{name}.md"
-
-
-def _value(default: object) -> str:
-    return json.dumps(default)
 
 
 def _first(module: Any) -> str:
