@@ -59,7 +59,7 @@ def test_a_model_below_a_linear_one_is_destroyed_whatever_its_asr(folder, hits, 
 
 def test_a_flag_says_what_it_means_and_what_to_do(drawn):
     text = Reader((drawn / "data-cifar10.html").read_text(encoding="utf-8")).text
-    assert "No weight changed. The defense gave the model back as it came. Use stronger" in text
+    assert "No weight changed. The defense changed nothing. Use stronger" in text
 
 
 @pytest.mark.parametrize(("seeds", "told"), [(2, "4 means"), (3, None)])
