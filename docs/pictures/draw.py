@@ -7,6 +7,7 @@ The pictures show what FMP saw; the geometry of the histogram and the strips is 
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from unbackdoor.report.pictures import histograms, strips
 HERE = Path(__file__).parent
 SHOWN = "net.layer4.0.conv1"
 RANKED = {**REPAIR, "eps": 0.1, "alpha": 0.05, "ranking_images": 64}
-DIGITS, SIDE, GAP, LEFT, TOP, ZOOM = 6, 96, 8, 150, 8, 5
+DIGITS, SIDE, GAP, LEFT, TOP, ZOOM = 6, 96, 8, 170, 8, 5
 INK, SOFT, BARS, CUT = "#1a1a1a", "#666666", "#8c9eff", "#c62828"
 FONT = "font-family='system-ui,sans-serif' font-size='13'"
 
@@ -60,6 +61,12 @@ def main() -> None:
     told = [record(layer, rankings[layer.name], defense.p) for layer in layers]
     (HERE / "accuracy.svg").write_text(histogram(told, SHOWN), encoding="utf-8")
     dots = trigger_effect(model, layer, attack, test)
+    found = [
+        agreement(told[at], trigger_effect(model, layers[at], attack, test))
+        for at in range(len(layers))
+    ]
+    lines = (f"{one.name}: {share:.2f}\n" for one, share in zip(layers, found, strict=True))
+    sys.stdout.writelines(["pruned, of the channels that the trigger moves furthest:\n", *lines])
     (HERE / "trigger.svg").write_text(scatter(told, SHOWN, dots), encoding="utf-8")
     (HERE / "pruned.svg").write_text(pruned(told), encoding="utf-8")
 
@@ -85,6 +92,13 @@ def trigger_effect(
         maps = [at_layer(model, layer, images)[1] for images in (x, attack.stamp(x))]
     found: list[float] = (maps[1] - maps[0]).square().mean((0, 2, 3)).sqrt().tolist()
     return found
+
+
+def agreement(told: dict[str, Any], effects: list[float]) -> float:
+    """The share of the channels that the trigger moves furthest among the pruned ones."""
+    count = len(told["silenced"])
+    furthest = torch.tensor(effects).argsort(descending=True)[:count].tolist()
+    return len({*furthest} & {*told["silenced"]}) / count
 
 
 def contact_sheet(rows: dict[str, Tensor], clean: Tensor, model: torch.nn.Module) -> Image.Image:
