@@ -164,7 +164,8 @@ three. Of the first two victims only FMP was measured with fewer.
 BY_HAND = """
 ## What else was tried for clean models
 
-Clean models lose a little more than a point; much of what gave some back woke a backdoor. Tried by
+Clean models lose a little more than a point; much of what reduced this loss
+brought a backdoor back. Tried by
 hand, no command repeats it; percent of every second test image: ACC of `clean-w16` and
 `gtsrb-clean-w16`, ASR of `cifar10-badnets-w32-short` and `gtsrb-lf-w16`.
 
