@@ -90,6 +90,30 @@ def test_a_closed_grid_is_opened_by_asking_for_it_alone(run, grid, tmp_path):
     assert opened.code == 0 and opened.json["ran"] == 1, opened.err
 
 
+@pytest.mark.parametrize(
+    "entry",
+    [
+        'architectures = ["{code}"]',
+        'architectures = [{{name = "{code}"}}]',
+        'victims = [{{name = "v", model = "x.pt", data = "digits", arch = "{code}"}}]',
+    ],
+)
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+def test_code_that_a_grid_names_is_run_only_when_a_person_says_so(run, tmp_path, entry, dry):
+    code, trace = tmp_path / "mynet.py", tmp_path / "ran"
+    code.write_text(f"import pathlib\npathlib.Path({str(trace)!r}).touch()\nbuild = None\n")
+    path = tmp_path / "grid.toml"
+    lines = ('data = ["digits"]', 'defenses = ["clp"]', entry.format(code=f"{code}:build"))
+    path.write_text("\n".join(lines))
+    (tmp_path / "x.pt").write_bytes(b"")
+    done = run("bench", path, "--out", tmp_path / "r", *dry)
+    assert done.code == 2 and len(done.errors) == 1 and "--trust-code" in done.errors[0]
+    assert not trace.exists()
+    if "victims" not in entry:
+        done = run("bench", path, "--out", tmp_path / "r", "--trust-code", *dry)
+        assert done.code == 2 and trace.exists()
+
+
 def test_a_dry_run_shows_what_each_victim_is_for(run, grid, tmp_path):
     path = grid(defenses=["clp", {"name": "fmp", "p": [2, 4]}])
     shown = run("bench", path, "--out", tmp_path / "results", "--dry-run").out

@@ -40,6 +40,7 @@ def test_outputs_that_are_no_logits_are_named(outputs, told):
 def test_probabilities_are_noticed_and_said():
     assert probabilities(Y.softmax(1)) and not probabilities(Y)
     assert not probabilities(torch.ones(2, 1)) and not probabilities(torch.ones(2, 2))
+    assert not probabilities(torch.eye(3))  # logits that are one-hot
     images = Images(torch.zeros(2, 3, 2, 2, dtype=torch.uint8), torch.tensor([0, 1]), tuple("abc"))
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, 3), nn.Softmax(1))
     with pytest.warns(UnbackdoorWarning, match="probabilities"):

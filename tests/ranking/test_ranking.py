@@ -293,3 +293,18 @@ model = torchvision.models.resnet50().eval()
 rank(model, 2, 224, "layer1.", 2, {precision!r})
 """)
     assert peak < 3 * 1024
+
+
+@pytest.mark.parametrize("images", [1, 2, 3])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_few_images_are_enough_for_a_race_and_a_pass_is_never_empty(images, precision):
+    """A heat's share of two images is none, and networks of transformers take no empty batch."""
+    model = net()
+    sizes = []
+    model[0].register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    x, y, signs = data(images)
+    ranker = Ranker(model, x, y, signs, NUDGE, Run(precision=precision))
+    for layer in find_layers(model, x):
+        for found in (ranker.race(layer, 1, print), ranker.rank(layer, 1, print)):
+            assert int(found.suspects(1).sum()) == 1 and not found.accuracy.isnan().all()
+    assert min(sizes) > 0

@@ -74,11 +74,14 @@ def read(path: Path) -> Grid:
     return strict(Grid, path.name, told)
 
 
-def cells(grid: Grid, folder: Path = Path()) -> list[Cell]:
+def cells(grid: Grid, folder: Path = Path(), *, trust_code: bool = False) -> list[Cell]:
     """Every cell of the grid once, a whole seed before the next, those of a victim together.
 
-    Paths of `[[victims]]` start from `folder`, that of the grid file.
+    Paths of `[[victims]]` start from `folder`, that of the grid file. Raises `ParameterError` for
+    a grid that names code (`arch = "mynet.py:Net"`), unless `trust_code` says to run it.
     """
+    if not trust_code:
+        _refuse_code(grid)
     found: dict[str, Cell] = {}
     places = [(place, _data(table)) for place, table in _labelled(_tables("data", grid.data))]
     tables = _labelled(_tables("architectures", grid.architectures))
@@ -98,6 +101,22 @@ def cells(grid: Grid, folder: Path = Path()) -> list[Cell]:
                 cell = Cell(victim, defense, _budget(budget), label, clean)
                 found.setdefault(cell.id, cell)
     return list(found.values())
+
+
+def _refuse_code(grid: Grid) -> None:
+    """A grid is a file, perhaps a stranger's: what it names is not run because it says so."""
+    named = [
+        entry if isinstance(entry, str) else entry.get(key)
+        for entries, key in ((grid.architectures, "name"), (grid.victims, "arch"))
+        for entry in entries
+        if isinstance(entry, str | dict)
+    ]
+    for name in named:
+        if isinstance(name, str) and models.names_code(name):
+            raise ParameterError(
+                f"the grid names code, {name}, which would be run; "
+                "--trust-code runs it, if you trust whoever wrote the grid"
+            )
 
 
 def _planted(

@@ -61,6 +61,12 @@ def bench(
         bool,
         typer.Option("--closed", help="run a grid that is marked closed, for a finished method"),
     ] = False,
+    trust_code: Annotated[
+        bool,
+        typer.Option(
+            "--trust-code", help='run code that the grid names, such as arch = "mynet.py:Net"'
+        ),
+    ] = False,
     retry: Annotated[bool, typer.Option("--retry", help="repeat failed cells")] = False,
     cpus: Annotated[
         int | None,
@@ -113,7 +119,8 @@ def bench(
                 f"{grid} is closed: its victims judge a method that is frozen, and each look "
                 "spends them; --closed opens it"
             )
-        plan = Plan(grids.chosen(grids.cells(asked, grid.parent), only), store)
+        every = grids.cells(asked, grid.parent, trust_code=trust_code)
+        plan = Plan(grids.chosen(every, only), store)
         if out.exists() and not out.is_dir():
             raise ParameterError(f"{out} is a file, not a folder")
         if dry_run:

@@ -56,8 +56,13 @@ def _told(outputs: object) -> str:
 
 
 def probabilities(outputs: Tensor) -> bool:
-    """Whether outputs `[n, classes]` are probabilities: none below 0, and each row's sum is 1."""
+    """Whether outputs `[n, classes]` are probabilities: none below 0, and each row's sum is 1.
+
+    Rows of a single 1 are not enough: a network may give its answer as such a row.
+    """
     if outputs.ndim != 2 or outputs.shape[1] < 2 or not outputs.is_floating_point():
         return False
     sums = outputs.float().sum(1)
+    if not bool(((outputs > 0) & (outputs < 1)).any()):
+        return False
     return bool((outputs >= 0).all()) and bool(torch.allclose(sums, torch.ones_like(sums)))

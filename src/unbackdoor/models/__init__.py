@@ -25,6 +25,9 @@ from ..core.spec import Spec
 from ._recognize import PROBE as PROBE
 from ._recognize import Fit as Fit
 
+LIBRARIES = ("timm", "transformers")
+"""What may stand before a colon and is no code of a person's own."""
+
 
 class Normalized(nn.Module):
     """A network that takes images in [0, 1]: normalisation is its first layer."""
@@ -78,6 +81,12 @@ def names() -> tuple[str, ...]:
     from ._torchvision import names as theirs
 
     return own() + theirs()
+
+
+def names_code(arch: str) -> bool:
+    """Whether `arch` is code of a person's own, `mynet.py:Net`: building it runs that code."""
+    library, colon, _ = arch.partition(":")
+    return bool(colon) and library not in LIBRARIES
 
 
 def options(arch: str) -> tuple[str, ...]:

@@ -24,7 +24,8 @@ def stages(model: nn.Module, x: Tensor, who: str) -> tuple[str, ...]:
 
     A stage is all that happens at one size of the feature maps `[n, c, h, w]`; its output is that
     of the last module to end at this size. Norms do not count, which in a pre-activation network
-    belong to the next stage; nor do maps of one pixel, and modules called more than once.
+    belong to the next stage; nor do maps of one pixel, modules called more than once, and outputs
+    `[n, h, w, c]`, which linear layers have and whose last sides are not shaped as the images.
     Raises `ModelError`, in the name of `who`, where there is none.
     """
     ended: list[tuple[str, torch.Size]] = []
@@ -33,7 +34,7 @@ def stages(model: nn.Module, x: Tensor, who: str) -> tuple[str, ...]:
             lambda _, args, y, name=name: ended.append((name, getattr(y, "shape", torch.Size())))
         )
         for name, module in model.named_modules()
-        if name and not isinstance(module, _NORMS)
+        if name and not isinstance(module, (*_NORMS, nn.Linear))
     ]
     try:
         with in_mode(model, train=False), torch.no_grad():
@@ -43,8 +44,12 @@ def stages(model: nn.Module, x: Tensor, who: str) -> tuple[str, ...]:
             handle.remove()
     names = [name for name, _ in ended]
     last: dict[tuple[int, int], str] = {}
+    height, width = x.shape[2:]
     for name, shape in ended:
-        if len(shape) == 4 and shape[2] * shape[3] > 1 and names.count(name) == 1:
+        if len(shape) != 4 or shape[2] * shape[3] == 1 or names.count(name) > 1:
+            continue
+        # Rounding makes sides longer or shorter by less than a pixel.
+        if abs(shape[2] * width - shape[3] * height) <= max(height, width):
             size = shape[2], shape[3]
             last.pop(size, None)
             last[size] = name

@@ -16,9 +16,15 @@ Mask = Mapping[str, Tensor]
 """Layer name -> bool `[channels]` on the CPU, True for a silenced channel."""
 
 
-def channels_first(module: nn.Module, y: Tensor) -> Tensor:
-    """The output `y` of a layer's `module` with its channels in dimension 1."""
-    return y.movedim(-1, 1) if isinstance(module, nn.Linear) else y
+def channels_first(module: nn.Module, y: Tensor, channels: int = 0) -> Tensor:
+    """The output `y` of a layer's or norm's `module` with its channels in dimension 1.
+
+    A layer norm may have them last or, as libraries derive it, in dimension 1: where it is told
+    how many `channels` there are, the shape decides.
+    """
+    tokens = isinstance(module, nn.LayerNorm) and y.ndim == 3
+    last = isinstance(module, nn.Linear) or tokens or y.shape[1] != channels == y.shape[-1]
+    return y.movedim(-1, 1) if last else y
 
 
 @contextmanager
@@ -30,13 +36,13 @@ def feature_maps(model: nn.Module, layers: Sequence[Layer]) -> Iterator[dict[str
     maps: dict[str, Tensor] = {}
     handles = []
 
-    def keep(name: str, module: nn.Module, y: Tensor) -> None:
-        maps[name] = channels_first(module, y).clone()
+    def keep(layer: Layer, module: nn.Module, y: Tensor) -> None:
+        maps[layer.name] = channels_first(module, y, layer.channels).clone()
 
     for layer in layers:
         handles.append(
             model.get_submodule(layer.name).register_forward_hook(
-                lambda module, _, y, name=layer.name: keep(name, module, y)
+                lambda module, _, y, layer=layer: keep(layer, module, y)
             )
         )
     try:

@@ -108,7 +108,7 @@ class Ranker:
             running = torch.arange(layer.channels, device=self.x.device)
             order, seen = self._telling(outcome, layer), 0
             for share, staying in HEATS:
-                until = max(seen, round(share * len(order)))
+                until = max(1, seen, round(share * len(order)))
                 self._see(outcome, layer, running, order[seen:until], lambda _: None)
                 seen = until
                 places = max(3 * count, round(staying * layer.channels))
@@ -134,6 +134,8 @@ class Ranker:
         advance: Callable[[int], None],
     ) -> None:
         """Fills in `outcome` for the `channels` on the `images` (int64 indices of both)."""
+        if not len(images):  # few images are no whole share of a race
+            return
         blocks = torch.split(images, self.rows)
         for number, block in enumerate(blocks):
             x, y, signs = self.x[block], self.y[block], self.signs[block]
@@ -182,6 +184,8 @@ class Ranker:
 
     def _redo(self, outcome: _Outcome, layer: Layer, pairs: Tensor) -> None:
         """Fills in `outcome` for the `pairs` int64 `[m, 2]` of channel and image, in float32."""
+        if not len(pairs):
+            return
         exact = Run(self.run.seed, self.run.device, "fp32")
         for some in torch.split(pairs, self.rows):
             channels, images = some.T
