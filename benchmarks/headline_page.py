@@ -73,8 +73,9 @@ RA), `ssba-w16` 84.2 / 1.8 / 82.2, `gtsrb-wanet-w16` 96.7 / 0.1 / 96.5 and `gtsr
 96.1 / 0.1 / 92.6; before ascent steps were found from half of each batch, for time,
 `gtsrb-ftrojan-w16` had 96.9 / 0.0 / 96.8 and `gtsrb-bpp-w16` 95.7 / 0.0 / 95.0. With softer
 targets, a part that was tried and taken out again because it made no difference
-(docs/ablations.md), the held-out `gtsrb-trojannn-w16` had 96.8 / 0.0 / 96.7 and `gtsrb-input_aware-w16` 96.0 / 0.0 / 91.3.
-`lf-seed-2-w16`, another seed with another target, was planted and measured after that.
+(docs/ablations.md), the held-out `gtsrb-trojannn-w16` had 96.8 / 0.0 / 96.7 and
+`gtsrb-input_aware-w16` 96.0 / 0.0 / 91.3. `lf-seed-2-w16`, another seed with another target, was
+planted and measured after that.
 
 Victims of 20 epochs that had learned less than 90 % of their clean training images were planted
 again with 25 or 30, all but the held-out `lf-seed-2-w16` (89.4). So were three that had learned
