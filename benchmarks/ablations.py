@@ -43,10 +43,10 @@ PARTS: dict[str, tuple[Any, ...]] = {
     "temperature": (1.0,),
     "lr": (0.005,),
 }
-"""FMP+ without a part (no disturbances, no climbs, soft answers, hard ones), or milder."""
+"""FMP+ without a part (no disturbances, no ascent steps, soft targets, hard ones), or milder."""
 JUDGES = ("badnets-w16", "blended-w16", "gtsrb-lf-w16", "cifar10-badnets-w32-short")
 JUDGES += ("clean-w16", "gtsrb-clean-w16")
-"""Where the parts of FMP+ are told apart; all of them had a say in it."""
+"""Where the parts of FMP+ are told apart; all of them were used to choose it."""
 MOST = 5000
 CLEAN = (2500, 1000, 500)
 """Clean images, where fewer than in all other rows are given."""
@@ -134,7 +134,7 @@ HEADING = """# Choices, one at a time
 
 Victims of `docs/victims.md` and one from elsewhere; percent, with 95 % intervals. One seed each.
 
-* What carries FMP+ is the disturbances, and on the victim of five epochs hard lessons. Climbs
+* What carries FMP+ is the disturbances, and on the victim of five epochs hard targets. Ascent steps
   hardly matter for ASR and RA, nor for how it lasts: without them `blended-w16` has 61.5 after the
   re-activation attack, with them 58.2 (tried by hand).
 * No choice of those below makes FMP reach its headline on BadNets and Blended: at 5,000 clean
@@ -143,8 +143,8 @@ Victims of `docs/victims.md` and one from elsewhere; percent, with 95 % interval
 
 """
 TEXTS = {
-    PART: """No disturbances (`disturbed` 0), no climbs (`turned` 0.001), lessons of soft answers
-alone or of the answered class alone (`certainty`), sharper ones (`temperature` 1), half the
+    PART: """No disturbances (`disturbed` 0), no ascent steps (`turned` 0.001), targets of soft
+labels alone or of the answered class alone (`certainty`), sharper ones (`temperature` 1), half the
 learning rate (`lr`).
 """,
     "eps": f"""How far a pixel of an adversarial image may move. FMP as in the paper, but {EPOCHS}
@@ -164,7 +164,8 @@ three. Of the first two victims only FMP was measured with fewer.
 BY_HAND = """
 ## What else was tried for clean models
 
-Clean models lose a little more than a point; much of what gave some back woke a backdoor. Tried by
+Clean models lose a little more than a point; much of what reduced this loss
+brought a backdoor back. Tried by
 hand, no command repeats it; percent of every second test image: ACC of `clean-w16` and
 `gtsrb-clean-w16`, ASR of `cifar10-badnets-w32-short` and `gtsrb-lf-w16`.
 
@@ -176,17 +177,17 @@ hand, no command repeats it; percent of every second test image: ACC of `clean-w
 | temperature 1 | 83.9 | 95.8 | 14.8 | 14.2 |
 | temperature 1, certainty 0.5 | 84.1 | 95.9 | 27.2 | – |
 | half the learning rate | 83.8 | – | 24.5 | 21.4 |
-| soft lessons on undisturbed images | 83.7 | – | 14.6 | – |
+| soft targets on undisturbed images | 83.7 | – | 14.6 | – |
 | certainty that falls from 1 to 0 | 83.7 | 95.9 | – | 12.7 |
-| nine epochs without climbs | 83.1 | 95.8 | – | – |
+| nine epochs without ascent steps | 83.1 | 95.8 | – | – |
 | all images mixed, the teacher's, too | 83.0 | 96.0 | – | – |
 | pace 2.5 at most | – | 96.1 | – | 8.0 |
 | pace 1 | – | 95.8 | – | 13.9 |
 
 The same of the other half, of a `clean-w16` planted anew, means of two seeds (they differ by 0.3 at
-most on CIFAR-10, by 0.6 on GTSRB). An image's lesson is doubtful where its second class is near:
+most on CIFAR-10, by 0.6 on GTSRB). An image's target is doubtful where its second class is near:
 those must be sure, or the backdoor stays. *A tenth of doubt*: only as much of the answered class
-is mixed into the lessons of a batch as leaves a tenth to other classes, which teaches a sure model
+is mixed into the targets of a batch as leaves a tenth to other classes, which teaches a sure model
 soft answers. It was FMP+ for a while, and was taken out again, for on all test images it made no
 difference: ten victims lost 0.64 points of ACC, and 0.64 without; ASR was 1.9 and 2.0, after
 retuning 27.4 and 28.3; `clean-w16` and `gtsrb-clean-w16` lost 0.8 and 1.4, and 0.9 and 1.3.
@@ -203,7 +204,7 @@ retuning 27.4 and 28.3; `clean-w16` and `gtsrb-clean-w16` lost 0.8 and 1.4, and 
 | norms apart for disturbed images | 83.86 | 95.70 | – |
 | the mean of the weights over the second half | 83.75 | 95.60 | – |
 | the teacher asked about the mirror image, too | 83.87 | – | – |
-| without climbs | 83.78 | 95.34 | – |
+| without ascent steps | 83.78 | 95.34 | – |
 """
 
 

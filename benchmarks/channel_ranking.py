@@ -5,7 +5,7 @@
     python benchmarks/channel_ranking.py --tell             measure nothing, write it again
 
 The oracle is the trigger-activated change (TAC; Zheng et al. 2022, arXiv 2208.03111): of a channel,
-the mean distance between its map of a stamped image and of the same image before. It lives here
+the mean distance between its map of a triggered image and of the same image before. It lives here
 and in no defense. `coverage` is the share of the oracle's top N/64 channels that a ranking's top
 N/p hold; a layer of fewer than p channels loses none. Rates are of a sample of the test images.
 Rows are kept in `cache/rankings`.
@@ -77,7 +77,7 @@ def coverage(chosen: Mask, oracle: Mask) -> float | None:
 
 
 def changes(judged: Subject, layers: tuple[Layer, ...]) -> dict[str, Tensor]:
-    """TAC of every channel, from 500 stamped test images."""
+    """TAC of every channel, from 500 triggered test images."""
     assert judged.triggered is not None and judged.originals is not None
     before, stamped = judged.originals[:500], judged.triggered.images[:500]
     return trigger_activated_change(judged.model, layers, before, stamped)

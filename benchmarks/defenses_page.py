@@ -25,13 +25,13 @@ images, none of which the victim was trained on. The `-w16` victims are this pro
 (`docs/victims.md`), trained for 20 or 30 epochs; the `cifar10-` ones were trained outside it, and
 those called *short* for so few epochs that their backdoors are fragile; one of full width was left
 out, for time.
-ACC on 10,000 test images; ASR and RA on all stamped ones whose true class is not the target; in
+ACC on 10,000 test images; ASR and RA on all triggered ones whose true class is not the target; in
 percent, with 95 % intervals (Wilson). DER is the defense effectiveness rating (Zhu et al. 2023).
 *Passes* are over the clean images, with or without a gradient; seconds are of one thread of a busy
 machine, so rough.
 
 What is not a method's default: {{budgets}}. `oracle_anp` and `oracle_rnp` cut the same masks as
-`anp` and `rnp`, but where DER is highest on 1,000 test and 1,000 stamped images: what the
+`anp` and `rnp`, but where DER is highest on 1,000 test and 1,000 triggered images: what the
 literature often reports, and what nobody can do who does not have the trigger.
 
 EP, of the paper that BNP is from, is not here: it ranks neurons by their answers to a batch in

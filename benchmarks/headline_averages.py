@@ -25,10 +25,10 @@ OPENED_ONCE += ("blended-1pc-w16",)
 
 
 def opened(name: str) -> str:
-    """Whether, and when, a subject could have had a say in the method."""
+    """Whether, and when, a subject was used to choose the method."""
     if name in DEVELOPED_ON:
         return "development"
-    return "opened once" if name in OPENED_ONCE else "held out"
+    return "measured once" if name in OPENED_ONCE else "held out"
 
 
 def group_of(name: str) -> str:
@@ -102,9 +102,9 @@ def summary(told: Sequence[dict[str, Any]], group: str = "") -> str:
 
 GROUPS = {
     "Held-out victims": "held out",
-    "Victims opened once before": "opened once",
+    "Victims measured before a later choice": "measured once",
     "Victims it was developed on": "development",
-    "Poisoned at a low rate (opened once)": "low rate",
+    "Poisoned at a low rate (measured before a later choice)": "low rate",
 }
 """The headings of the summaries."""
 
@@ -131,7 +131,7 @@ SHOWN = ("none", "fine_tuning", "ft_sam", "fmp_plus")
 def overview(told: Sequence[dict[str, Any]], clean_asr: Mapping[str, float | None]) -> str:
     """ACC / ASR / RA of every victim by the most telling methods, as a markdown table.
 
-    Beside them stands what a clean model has on the same stamped images: `clean_asr`, by victim,
+    Beside them stands what a clean model has on the same triggered images: `clean_asr`, by victim,
     and its RA.
     """
     text = f"| victim | {' | '.join(SHOWN)} | clean model |\n|---{'|---' * len(SHOWN)}|---|\n"

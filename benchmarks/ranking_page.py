@@ -13,18 +13,20 @@ HEADING = f"""# Which ranking finds the backdoor's channels?
 
     make channel_ranking
 
-Every layer of a victim loses the one channel in p that a ranking suspects most, without any
-healing, and then {EPOCHS} epochs of plain fine-tuning with those channels held silent. The
-*oracle* ranks by how far the trigger moves a channel (the trigger-activated change, TAC): it sees
-the trigger, and shows what pruning could reach. *unused capacity* ranks by how much more a channel
-could answer than clean images make it answer, *fmp* as the paper does (the model's loss of accuracy
-on images that move the channel most, 32 images), *random* by chance. ACC, ASR and RA in percent, of
-{JUDGED} test images each.
+One channel in p, the most suspect by a ranking, is pruned from every layer of a victim. Then follow
+{EPOCHS} epochs of plain fine-tuning, in which these channels stay at zero. ACC, ASR and RA in
+percent, of {JUDGED} test images each.
+
+* *oracle*: how far the trigger moves a channel (trigger-activated change, TAC). It needs the
+  trigger, and shows what pruning could reach.
+* *unused capacity*: how much larger a channel's output could be than clean images make it.
+* *fmp*: as in the paper, the accuracy on images that move the channel most (32 images).
+* *random*: chance.
 
 *Coverage* is the share of the channels that the trigger moves most (the oracle's top N/64 of every
-layer) among those that are pruned. It says whether a ranking and the oracle agree, not whether the
-backdoor is gone: a trigger passes from layer to layer, so that a cut in one layer may be enough,
-and a layer of fewer than p channels loses none.
+layer) that are pruned. It says whether a ranking and the oracle agree, not whether the backdoor is
+gone: a trigger passes from layer to layer, so that a cut in one layer may be enough. A layer of
+fewer than p channels loses none.
 
 Fine-tuning can bring the backdoor back even after the oracle's cut at p = 64: to find the channels
 is not the whole repair.

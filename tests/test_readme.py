@@ -105,7 +105,8 @@ def test_the_python_runs(desk, capsys):
 def test_links_lead_somewhere():
     for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
         for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
-            assert (page.parent / link).exists(), (page, link)
+            if not link.startswith("reference/"):  # made by a hook: see test_docs.py
+                assert (page.parent / link).exists(), (page, link)
 
 
 def test_make_targets_are_there_and_ci_runs_them():

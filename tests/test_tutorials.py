@@ -1,18 +1,24 @@
-"""The methods that the tutorials print work as they are printed."""
+"""What the tutorials print works as it is printed: methods, commands and grids."""
 
 from __future__ import annotations
 
 import importlib.util
 import re
+import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from unbackdoor.checkpoints import checkpoint
+from unbackdoor.cli import main
 from unbackdoor.core.images import Images
 from unbackdoor.core.method import declared
 from unbackdoor.core.run import Run
+from unbackdoor.core.spec import Spec
+from unbackdoor.models import create
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -53,3 +59,53 @@ def test_the_attack(tmp_path):
 def test_thirty_lines(page):
     (code,) = re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(), re.M | re.S)
     assert len([line for line in code.splitlines() if line.strip()]) <= 30
+
+
+def test_the_checkpoint_tutorial(tmp_path, monkeypatch, capsys):
+    """Every command runs as it is printed, but for the lengths of training."""
+    monkeypatch.chdir(tmp_path)
+    text = (DOCS / "checkpoint.md").read_text(encoding="utf-8")
+    ran = []
+    for language, code in re.findall(r"^```(sh|python)\n(.*?)^```", text, re.M | re.S):
+        if language == "python":
+            exec(compile(code, "checkpoint.md", "exec"), {})
+            continue
+        code = code.replace("\\\n", " ")
+        given = shlex.split(re.sub(r"\b(epochs|ranking_images)=\d+", r"\1=1", code))
+        code = main([*given[1:], *(["--min-asr", "0"] if given[1] == "attack" else [])])
+        assert code == 0 or "--max-asr" in given, capsys.readouterr().err
+        ran.append(given[1])
+        if given[1] == "inspect":
+            assert "fits: preact_resnet18, 10 classes, width 8, in_channels 1" in (
+                capsys.readouterr().out
+            )
+    first = ["attack", "inspect", "evaluate", "evaluate", "convert"]
+    assert ran == [*first, "repair", "evaluate", "repair"]
+
+
+def test_the_comparison(tmp_path, monkeypatch, capsys):
+    """The grid has the size that the page says, and runs; its own victim joins it."""
+    monkeypatch.chdir(tmp_path)
+    text = (DOCS / "compare.md").read_text(encoding="utf-8")
+    grid, victims = re.findall(r"^```toml\n(.*?)^```", text, re.M | re.S)
+    Path("compare.toml").write_text(grid, encoding="utf-8")
+    for line in re.findall(r"^unbackdoor (.*)", text, re.M):
+        if "--dry-run" in line:
+            assert main(shlex.split(line)) == 0
+            assert "27 cells on 9 victims" in capsys.readouterr().out
+            quick = re.sub(r"epochs = \d+", "epochs = 1", grid).replace("[0, 1, 2]", "[0]")
+            quick = quick.replace('[[attacks]]\nname = "blended"\nrate = 0.2\n', "")
+            Path("compare.toml").write_text(quick, encoding="utf-8")
+        else:
+            assert main(shlex.split(line)) == 0
+    assert "| fine\\_tuning |" in next(Path("results/site/tables").glob("*.md")).read_text()
+
+    Path("someone").mkdir()
+    digits = tuple(map(str, range(10)))
+    spec = Spec("preact_resnet18", digits, (0.3,), (0.3,), {"width": 8, "in_channels": 1})
+    checkpoint.save(create(spec), Path("someone/model.safetensors"), {})
+    np.savez("someone/triggered_test.npz", x=np.zeros((4, 32, 32), np.uint8), y=np.arange(4))
+    own = re.sub(r"^\[\[(architectures|attacks)\]\]\n(.+\n)+\n", "", grid, flags=re.M)
+    Path("own.toml").write_text(own.replace("size = 16", "") + victims, encoding="utf-8")
+    assert main(["bench", "own.toml", "--out", "own", "--dry-run"]) == 0
+    assert "9 cells on 3 victims" in capsys.readouterr().out

@@ -43,17 +43,19 @@ def load_model(
     what it tells: `size` is a number of pixels or (height, width), `weights` the state dict meant
     where there are several. Raises `CheckpointError`.
 
-    >>> import tempfile, torch
-    >>> from unbackdoor.core.spec import Spec
-    >>> from unbackdoor.models import create
-    >>> folder = tempfile.TemporaryDirectory()
-    >>> net = create(Spec("preact_resnet18", ("cat", "dog"), (0.5,) * 3, (0.2,) * 3, {"width": 2}))
-    >>> torch.save(net.net.state_dict(), f"{folder.name}/bare.pt")
-    >>> model = load_model(f"{folder.name}/bare.pt", arch="preact_resnet18",
-    ...                    classes=["cat", "dog"], mean=[0.5] * 3, std=[0.2] * 3)
-    >>> model(torch.rand(1, 3, 32, 32)).shape
-    torch.Size([1, 2])
-    >>> folder.cleanup()
+    Examples:
+        >>> import tempfile, torch
+        >>> from unbackdoor.core.spec import Spec
+        >>> from unbackdoor.models import create
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> told = Spec("preact_resnet18", ("cat", "dog"), (0.5,) * 3, (0.2,) * 3, {"width": 2})
+        >>> net = create(told)
+        >>> torch.save(net.net.state_dict(), f"{folder.name}/bare.pt")
+        >>> model = load_model(f"{folder.name}/bare.pt", arch="preact_resnet18",
+        ...                    classes=["cat", "dog"], mean=[0.5] * 3, std=[0.2] * 3)
+        >>> model(torch.rand(1, 3, 32, 32)).shape
+        torch.Size([1, 2])
+        >>> folder.cleanup()
     """
     return checkpoint.load(
         path,
@@ -82,9 +84,10 @@ def load_images(
     (picture, label). `size` (one number or height, width) and `channels` are what the model takes,
     `columns` the names of images and labels in a file. Raises `ImagesError`.
 
-    >>> images = load_images("digits:test", channels=1)
-    >>> images.shape, images.classes[:3]
-    ((1, 32, 32), ('0', '1', '2'))
+    Examples:
+        >>> images = load_images("digits:test", channels=1)
+        >>> images.shape, images.classes[:3]
+        ((1, 32, 32), ('0', '1', '2'))
     """
     asked: dict[str, Any] = {
         "size": _size(size),
@@ -113,14 +116,15 @@ def load_triggered(
     classes: int | Sequence[str] | None = None,
     columns: tuple[str, str] | None = None,
 ) -> Triggered:
-    """Stamped test images labelled with their true class, and the class the attacker wants.
+    """Triggered test images labelled with their true class, and the class the attacker wants.
 
     `target` is that class by its number or name, or `all-to-all`; a BackdoorBench result holds its
     own. Raises `ImagesError`.
 
-    >>> stamped = load_triggered("digits:test", target=0)
-    >>> set(stamped.goals.tolist())
-    {0}
+    Examples:
+        >>> stamped = load_triggered("digits:test", target=0)
+        >>> set(stamped.goals.tolist())
+        {0}
     """
     asked: dict[str, Any] = {
         "size": _size(size),
@@ -144,13 +148,14 @@ def repair(
     and may be any `nn.Module` that `defense` can handle; `parameters` are the fields of the
     defense. Raises `UnbackdoorError`.
 
-    >>> import torch
-    >>> net = torch.nn.Sequential(
-    ...     torch.nn.Conv2d(1, 4, 3, stride=4), torch.nn.Flatten(), torch.nn.Linear(256, 10))
-    >>> digits = load_images("digits:test", channels=1)[:20]
-    >>> repaired = repair(net, digits, "fmp", p=4, epochs=1, flip=False)
-    >>> int(repaired.silenced["0"].sum())
-    1
+    Examples:
+        >>> import torch
+        >>> net = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(1, 4, 3, stride=4), torch.nn.Flatten(), torch.nn.Linear(256, 10))
+        >>> digits = load_images("digits:test", channels=1)[:20]
+        >>> repaired = repair(net, digits, "fmp", p=4, epochs=1, flip=False)
+        >>> int(repaired.silenced["0"].sum())
+        1
     """
     method = build("defense", defense, parameters)
     assert isinstance(method, Defense)
@@ -168,11 +173,12 @@ def evaluate(
 
     Raises `ModelError` for weights that are not finite, `ImagesError` for images that do not fit.
 
-    >>> import torch
-    >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1024, 10))
-    >>> score = evaluate(net, load_images("digits:test", channels=1))
-    >>> 0 <= score.acc.value <= 1, score.asr
-    (True, None)
+    Examples:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1024, 10))
+        >>> score = evaluate(net, load_images("digits:test", channels=1))
+        >>> 0 <= score.acc.value <= 1, score.asr
+        (True, None)
     """
     run, model = run or Run(), unwrapped(model)
     test = None if test is None else _fitting(model, test)

@@ -31,7 +31,7 @@ NET |= {"mean": [0.5] * 3, "std": [0.25] * 3}
 
 @pytest.fixture
 def zoo(tmp_path) -> Path:
-    """A folder with a backdoored model, its stamped images, and a clean model."""
+    """A folder with a backdoored model, its triggered images, and a clean model."""
     folder = tmp_path / "zoo"
     folder.mkdir()
     for seed, name in enumerate(("bad", "clean")):

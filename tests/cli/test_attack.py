@@ -39,9 +39,9 @@ def test_a_person_is_shown_what_was_learned_and_how_visible_the_trigger_is(run, 
     done = run(*plant, "-p", "target=1", "--out", tmp_path / "v")
     for line in (
         *("accuracy (ACC)", "attack success (ASR)", "robust accuracy (RA)"),
-        *("learned, stamped training images", "learned, clean training images"),
-        *("PSNR of stamped images, test", "SSIM, test", "largest change (L-inf), test"),
-        *("PSNR of stamped images, training", "SSIM, training"),
+        *("learned, triggered training images", "learned, clean training images"),
+        *("PSNR of triggered images, test", "SSIM, test", "largest change (L-inf), test"),
+        *("PSNR of triggered images, training", "SSIM, training"),
     ):
         assert line in done.out
     seen = json.loads((tmp_path / "v" / "record.json").read_text())["visibility"]

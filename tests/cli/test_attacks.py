@@ -83,7 +83,7 @@ def test_what_goes_by_image_is_planted_or_refused_in_one_line(name, plant, tmp_p
     done = plant(name, "-p", "count=3", *bound)
     assert done.code == 0, done.err
     assert done.json["poisoned"]["stamped"] == 3
-    # Several classes are led to, and the file that holds the stamped images tells of none.
+    # Several classes are led to, and the file that holds the triggered images tells of none.
     assert done.json["triggered"]["target"] == (0 if name == "semantic" else None)
     for given in (("-p", "target=3"), ("-p", "sources=[1, 4]"), ("-p", "count=21", *bound)):
         done = plant(name, "--force", *given)

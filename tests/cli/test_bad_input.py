@@ -132,7 +132,7 @@ def test_methods_and_parameters(repairing):
 
 
 def test_goals_and_bounds_that_cannot_be_measured(repairing, refused, tiny):
-    repairing("--max-asr", 0.1, says="--max-asr needs stamped images")
+    repairing("--max-asr", 0.1, says="--max-asr needs triggered images")
     repairing("--target", 0, says="--triggered")
     stamped = ("--triggered", tiny.triggered)
     repairing(*stamped, says="target")

@@ -154,7 +154,7 @@ def record(**changes: Any) -> dict[str, Any]:
 
 
 def unstamped() -> dict[str, Any]:
-    """A repair for which no stamped images and no test set were given."""
+    """A repair for which no triggered images and no test set were given."""
     acc = {"acc": rate(471, 500), "asr": None, "ra": None}
     pictures = record()["examples"][:4]
     for found in pictures:

@@ -145,7 +145,7 @@ def test_what_is_null_is_left_out_or_said() -> None:
     text = Reader(repair_page(samples.empty())).text
     assert text.count("– not measured") == 6
     assert "Test none given" in text
-    assert "Stamped none given" in text
+    assert "Triggered none given" in text
     for word in ("None", "nan", "null", "Defense effectiveness", "What the model says"):
         assert word not in text
 

@@ -59,7 +59,7 @@ def test_a_model_below_a_linear_one_is_destroyed_whatever_its_asr(folder, hits, 
 
 def test_a_flag_says_what_it_means_and_what_to_do(drawn):
     text = Reader((drawn / "data-cifar10.html").read_text(encoding="utf-8")).text
-    assert "No weight changed. The defense gave the model back as it came. Use stronger" in text
+    assert "No weight changed. The defense changed nothing. Use stronger" in text
 
 
 @pytest.mark.parametrize(("seeds", "told"), [(2, "4 means"), (3, None)])
@@ -81,7 +81,7 @@ def test_pages_say_budgets_as_shares_and_what_was_learned_of_what(folder, drawn)
     names = ("data-cifar10.html", "methods/defense-clp.html", f"cells/{cell.id}.html")
     texts = [Reader((drawn / name).read_text(encoding="utf-8")).text for name in names]
     assert all(" 5 %" in text and " 0.05 0.05" not in text for text in texts)
-    assert "Learned, stamped 99.0 % of its" in texts[2] and "Learned, clean 97.0 %" in texts[2]
+    assert "Learned, triggered 99.0 % of its" in texts[2] and "Learned, clean 97.0 %" in texts[2]
 
 
 def test_backticks_in_the_texts_of_methods_are_code():

@@ -7,13 +7,13 @@ from report.samples import record, scores
 from unbackdoor.report.words import limits, story, verdict
 
 CASES = [
-    ((117, 9000), "good", "The backdoor is gone: 1.3 % of stamped images still go to the target"),
-    ((0, 9000), "good", "The backdoor is gone: none of 9,000 stamped images goes to the target"),
-    ((0, 10), "mixed", "The backdoor looks gone, but only 10 stamped images were counted: none"),
-    ((700, 9000), "mixed", "The backdoor is almost gone: 7.8 % of stamped images still go"),
-    ((3600, 9000), "bad", "The backdoor is weaker but still there: 40.0 % of stamped images go"),
-    ((8880, 9000), "bad", "The backdoor is still there: 98.7 % of stamped images go"),
-    ((8999, 9000), "bad", "The backdoor works better than before: > 99.9 % of stamped images go"),
+    ((117, 9000), "good", "The backdoor is gone: 1.3 % of triggered images still go to the target"),
+    ((0, 9000), "good", "The backdoor is gone: none of 9,000 triggered images goes to the target"),
+    ((0, 10), "mixed", "The backdoor looks gone, but only 10 triggered images were counted: none"),
+    ((700, 9000), "mixed", "The backdoor is almost gone: 7.8 % of triggered images still go"),
+    ((3600, 9000), "bad", "The backdoor is weaker but still there: 40.0 % of triggered images go"),
+    ((8880, 9000), "bad", "The backdoor is still there: 98.7 % of triggered images go"),
+    ((8999, 9000), "bad", "The backdoor works better than before: > 99.9 % of triggered images go"),
 ]
 
 
@@ -41,7 +41,7 @@ def test_a_loss_of_accuracy_reaches_the_headline() -> None:
 def test_a_model_without_a_working_backdoor_is_not_called_repaired() -> None:
     assert told(before=scores(asr=(90, 9000)), after=scores(asr=(80, 9000))) == (
         "unknown",
-        "There was no working backdoor to remove: 0.9 % of stamped images go to the target class "
+        "There was no working backdoor to remove: 0.9 % of triggered images go to the target class "
         "“airplane” (was 1.0 %)",
     )
 
@@ -49,13 +49,13 @@ def test_a_model_without_a_working_backdoor_is_not_called_repaired() -> None:
 def test_without_stamped_images_nothing_is_claimed() -> None:
     made = samples.unstamped()
     assert verdict(made).headline == (
-        "No stamped images were given, so whether a backdoor was there is unknown"
+        "No triggered images were given, so whether a backdoor was there is unknown"
     )
     assert verdict(made).tone == "unknown"
-    assert any("Without stamped images" in limit for limit in limits(made))
+    assert any("Without triggered images" in limit for limit in limits(made))
     assert any("a part of the given clean images" in limit for limit in limits(made))
     nobody = scores(asr=(0, 0), ra=(0, 0))
-    assert told(before=nobody, after=nobody)[1].startswith("No stamped image could be counted")
+    assert told(before=nobody, after=nobody)[1].startswith("No triggered image could be counted")
 
 
 def test_a_model_that_was_only_measured() -> None:

@@ -24,40 +24,39 @@ FLAGS = {
     "weak-victim": Flag(
         "weak victim",
         "The backdoor hardly works before any repair, so a low ASR after it proves nothing.",
-        "Train for longer, stamp more images, or leave the attack out.",
+        "Train for longer, poison more images, or leave the attack out.",
     ),
     "undertrained-victim": Flag(
         "undertrained victim",
-        "The victim learned less than 95 % of its stamped or 90 % of its clean training images. "
-        "Such a backdoor is fragile and flatters every defense.",
+        "The victim learned less than 95 % of its triggered or 90 % of its clean training images. "
+        "Such a backdoor is fragile: every defense looks better than it is.",
         "Train for more epochs.",
     ),
     "below-linear": Flag(
         "below a linear classifier",
         "The accuracy is below that of a linear classifier on the pixels.",
-        "Before a repair: train for longer. After it: the repair destroyed the model; use gentler "
+        "Before a repair: train for longer. After it: the repair destroyed the model; use weaker "
         "parameters or more clean images.",
     ),
     "constant": Flag(
         "constant predictions",
         "Nearly all test images go to one class. If it is not the target the ASR is 0 for no "
         "good reason.",
-        "Use gentler parameters or more clean images; do not count the low ASR as a success.",
+        "Use weaker parameters or more clean images; do not count the low ASR as a success.",
     ),
     "unchanged": Flag(
         "no weight changed",
-        "The defense gave the model back as it came.",
-        "Use stronger parameters; the row measures the victim, not the defense.",
+        "The defense changed nothing.",
+        "Use stronger parameters; the row shows the victim, not the defense.",
     ),
     "destroyed": Flag(
-        "repair taken back",
-        "The defense destroyed the model by its own held-out images, so the model came back as it "
-        "came.",
-        "Use gentler parameters or more clean images.",
+        "repair undone",
+        "The accuracy on held-out clean images fell by too much, so the repair was undone.",
+        "Use weaker parameters or more clean images.",
     ),
     "leak": Flag(
         "clean images in the test set",
-        "Some of the defender's clean images are test images, pixel by pixel: ACC is flattered.",
+        "Some of the defender's clean images are test images, pixel by pixel, so ACC is too high.",
         "Take the clean images from somewhere else, or remove the duplicates.",
     ),
     "few-seeds": Flag(

@@ -42,7 +42,7 @@ class Given(Strict):
     clean: str | None = Field(None, description="or: source of the defender's clean images")
     test: str | None = Field(None, description="or: source of its clean test images")
     size: int | None = Field(None, ge=1, description="height and width to resize these to")
-    triggered: str | None = Field(None, description="source of its stamped test images")
+    triggered: str | None = Field(None, description="source of its triggered test images")
     target: int | Literal["all-to-all"] | None = Field(None, description="where these should go")
     arch: str | None = Field(None, description="its network, where the file does not say")
     options: Table = Field({}, description="options of the network")
@@ -106,7 +106,7 @@ def load(victim: Victim) -> Normalized:
 
 
 def stamped(victim: Victim, like: tuple[int, int, int], classes: Sequence[str]) -> Triggered | None:
-    """Its stamped test images, in the shape (channels, height, width) of the clean ones.
+    """Its triggered test images, in the shape (channels, height, width) of the clean ones.
 
     None for a clean model. Raises `ImagesError` where the file itself names other targets.
     """
@@ -126,7 +126,7 @@ def stamped(victim: Victim, like: tuple[int, int, int], classes: Sequence[str]) 
 
 
 def beside(stamped: Images, test: Images) -> Images:
-    """For each stamped image the `test` image of its class that is nearest (L2); for pages only."""
+    """For each triggered image the nearest (L2) `test` image of its class; for pages only."""
     places = []
     for pixels, label in zip(stamped.pixels, stamped.labels, strict=True):
         same = torch.nonzero(test.labels == label).flatten()

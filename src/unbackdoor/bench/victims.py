@@ -108,7 +108,7 @@ def finish(folder: Path) -> None:
 
 
 def load(victim: Victim, shelf: Shelf, folder: Path, run: Run) -> Ready:
-    """The victim as its files tell it, and the stamped test images that only the bench sees."""
+    """The victim as its files tell it, and the triggered test images that only the bench sees."""
     options = victim.architecture["options"]
     model = checkpoint.load(folder / MODEL, arch=victim.architecture["name"], options=options)
     model, attack = model.to(run.device), attack_of(victim)

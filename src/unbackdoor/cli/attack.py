@@ -58,9 +58,9 @@ def attack(
 ) -> int:
     """Train a model with a backdoor in it, to practise on.
 
-    Writes model.safetensors, triggered_test.npz (stamped test images with their true labels) and
+    Writes model.safetensors, triggered_test.npz (triggered test images with their true labels) and
     record.json into DIR. Without --test a tenth of the data is held out as test images. While it
-    trains, its state is kept in DIR/training: the same command goes on after a stop.
+    trains, its state is kept in DIR/training: after a stop, the same command continues.
     """
     with Console(as_json=as_json, quiet=quiet, verbose=verbose) as console:
         from ..attacks.base import planting

@@ -30,7 +30,7 @@ class Engine(StrEnum):
 def bench(
     context: typer.Context,
     grid: Annotated[
-        Path, typer.Argument(metavar="GRID.toml", help="what to try; see docs/bench.md")
+        Path, typer.Argument(metavar="GRID.toml", help="the grid file; see docs/bench.md")
     ],
     out: Annotated[
         Path,
@@ -38,7 +38,7 @@ def bench(
             "--out",
             metavar="DIR",
             rich_help_panel=o.OUTPUT,
-            help="folder of the results; what is in it is not done again",
+            help="folder of the results; results that are there are kept",
             show_default=False,
         ),
     ],
@@ -47,19 +47,19 @@ def bench(
     ] = Engine.local,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="only say what would be done, and how long it may take"),
+        typer.Option("--dry-run", help="print what would be done, and how long it may take"),
     ] = False,
     only: Annotated[
         str | None,
         typer.Option(
-            metavar="PATTERN", show_default=False, help="only cells whose title holds it; * is any"
+            metavar="PATTERN",
+            show_default=False,
+            help="only cells whose title matches; * is any text",
         ),
     ] = None,
     closed: Annotated[
         bool,
-        typer.Option(
-            "--closed", help="work on a grid that is marked closed: once a method is frozen"
-        ),
+        typer.Option("--closed", help="run a grid that is marked closed, for a finished method"),
     ] = False,
     trust_code: Annotated[
         bool,
@@ -67,7 +67,7 @@ def bench(
             "--trust-code", help='run code that the grid names, such as arch = "mynet.py:Net"'
         ),
     ] = False,
-    retry: Annotated[bool, typer.Option("--retry", help="do failed cells again")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="repeat failed cells")] = False,
     cpus: Annotated[
         int | None,
         typer.Option(
@@ -75,7 +75,7 @@ def bench(
             min=1,
             rich_help_panel=ENGINE,
             show_default=False,
-            help="threads of a cell; all cores with local, 1 with ray",
+            help="threads of a cell; default: all cores with local, 1 with ray",
         ),
     ] = None,
     gpus: Annotated[
@@ -87,7 +87,7 @@ def bench(
             metavar="ADDRESS",
             rich_help_panel=ENGINE,
             show_default=False,
-            help="of a running ray cluster that shares DIR; else this machine",
+            help="address of a running ray cluster that shares DIR; default: this machine",
         ),
     ] = None,
     download: o.Download = False,
@@ -96,9 +96,9 @@ def bench(
     verbose: o.Verbose = False,
     device: o.OnDevice = o.Device.auto,
 ) -> int:
-    """Try every defense on every victim of a grid, and keep one result a cell.
+    """Try every defense on every victim of a grid, and keep one result for each cell.
 
-    Stopped at any moment, the same command goes on; what has a result is not done again. Several
+    After a stop, the same command continues; what has a result is not done again. Several
     runs may share DIR. `unbackdoor report DIR` shows the results.
     """
     with Console(as_json=as_json, quiet=quiet, verbose=verbose) as console:

@@ -81,7 +81,7 @@ class Sources:
     def triggered(
         self, source: str | None, target: str | None, like: Images | None = None
     ) -> Triggered | None:
-        """The stamped images of `source`, which must fit the model; None if there is no source."""
+        """The triggered images of `source`, which must fit the model; None without a source."""
         if source is None:
             return None
         found = api.load_triggered(
@@ -111,7 +111,7 @@ class Bounds:
     def check(self, triggered: str | None) -> None:
         """Raises `ParameterError` for a bound that cannot be measured."""
         if self.max_asr is not None and triggered is None:
-            raise ParameterError("--max-asr needs stamped images (--triggered SRC --target K)")
+            raise ParameterError("--max-asr needs triggered images (--triggered SRC --target K)")
 
     def missed(self, before: Score, after: Score) -> list[str]:
         """A line for every bound that the result misses."""
@@ -126,9 +126,9 @@ class Bounds:
 
 
 def check_target(triggered: str | None, target: str | None) -> None:
-    """Raises `ParameterError` for a goal without stamped images."""
+    """Raises `ParameterError` for a goal without triggered images."""
     if triggered is None and target is not None:
-        raise ParameterError("--target needs stamped images (--triggered SRC)")
+        raise ParameterError("--target needs triggered images (--triggered SRC)")
 
 
 def held_out(clean: Images, rng: torch.Generator) -> tuple[Images, Images]:

@@ -66,7 +66,7 @@ Triggered = Annotated[
         "--triggered",
         metavar="SRC",
         panel=IMAGES,
-        help="stamped test images with their true labels, to measure ASR and RA",
+        help="triggered test images with their true labels, to measure ASR and RA",
     ),
 ]
 Target = Annotated[
@@ -75,7 +75,7 @@ Target = Annotated[
         "--target",
         metavar="K",
         panel=IMAGES,
-        help="the attacker's goal for the stamped images: a class or all-to-all",
+        help="the attacker's goal for the triggered images: a class or all-to-all",
     ),
 ]
 Download = Annotated[
@@ -83,7 +83,9 @@ Download = Annotated[
 ]
 Parameters = Annotated[
     list[str] | None,
-    _option("-p", "--parameter", metavar="KEY=VALUE", help="a hyper-parameter; see describe"),
+    _option(
+        "-p", "--parameter", metavar="KEY=VALUE", help="a parameter of the method; see describe"
+    ),
 ]
 Arch = Annotated[
     str | None,
@@ -91,7 +93,7 @@ Arch = Annotated[
         "--arch",
         metavar="NAME",
         panel=MODEL,
-        help="NAME of list, or your own mynet.py:Net, if the file does not tell",
+        help="a name from `list`, or your own mynet.py:Net, if the file does not say",
     ),
 ]
 Classes = Annotated[
@@ -136,7 +138,7 @@ Columns = Annotated[
         "--columns",
         metavar="image=A,label=B",
         panel=IMAGES,
-        help="what parquet or .npz files call their images and labels",
+        help="names of the image and label columns in parquet or .npz files",
     ),
 ]
 Out = Annotated[
@@ -166,20 +168,20 @@ Cache = Annotated[
         "--cache",
         metavar="DIR",
         panel=OUTPUT,
-        help="where what an attack learns first is kept for the next time; "
-        "by default in the user's cache folder",
+        help="folder that keeps what an attack learns first, for the next run; "
+        "by default the user's cache folder",
     ),
 ]
 Json = Annotated[
-    bool, _option("--json", panel=OUTPUT, help="machine output alone on stdout, all else on stderr")
+    bool, _option("--json", panel=OUTPUT, help="print JSON on stdout, everything else on stderr")
 ]
 Quiet = Annotated[bool, _option("--quiet", "-q", panel=OUTPUT, help="no progress, only the result")]
-Verbose = Annotated[bool, _option("--verbose", "-v", panel=OUTPUT, help="say more on stderr")]
+Verbose = Annotated[bool, _option("--verbose", "-v", panel=OUTPUT, help="print more on stderr")]
 OnDevice = Annotated[
-    Device, _option("--device", panel=MACHINE, show=True, help="auto: the best there is")
+    Device, _option("--device", panel=MACHINE, show=True, help="auto: the best available")
 ]
 Seed = Annotated[
-    int, _option("--seed", min=0, panel=MACHINE, show=True, help="of every random draw")
+    int, _option("--seed", min=0, panel=MACHINE, show=True, help="seed of all random draws")
 ]
 InPrecision = Annotated[
     Precision,

@@ -21,18 +21,30 @@ def repair(
     model: o.Checkpoint,
     clean: o.Clean,
     out: o.Out,
-    defense: Annotated[str, typer.Option(metavar="NAME", help="see list")] = "fmp_plus",
+    defense: Annotated[
+        str, typer.Option(metavar="NAME", help="the defense; see `unbackdoor list`")
+    ] = "fmp_plus",
     parameters: o.Parameters = None,
     test: o.Test = None,
     triggered: o.Triggered = None,
     target: o.Target = None,
     max_asr: Annotated[
         float | None,
-        typer.Option(min=0, max=1, show_default=False, help="exit 1 if the ASR after is above it"),
+        typer.Option(
+            min=0,
+            max=1,
+            show_default=False,
+            help="exit code 1 if the ASR after the repair is above X",
+        ),
     ] = None,
     max_acc_drop: Annotated[
         float | None,
-        typer.Option(min=0, max=1, show_default=False, help="exit 1 if ACC falls by more, of 1"),
+        typer.Option(
+            min=0,
+            max=1,
+            show_default=False,
+            help="exit code 1 if ACC falls by more than X (0 to 1)",
+        ),
     ] = None,
     arch: o.Arch = None,
     classes: o.Classes = None,
@@ -46,7 +58,7 @@ def repair(
     force: o.Force = False,
     profile: Annotated[
         bool,
-        typer.Option("--profile", rich_help_panel=o.OUTPUT, help="say where the time went"),
+        typer.Option("--profile", rich_help_panel=o.OUTPUT, help="print how long each stage took"),
     ] = False,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
@@ -55,11 +67,11 @@ def repair(
     seed: o.Seed = 0,
     precision: o.InPrecision = o.Precision.auto,
 ) -> int:
-    """Take the backdoor out of MODEL and keep its accuracy.
+    """Remove the backdoor from MODEL, or try to, and keep its accuracy.
 
     Writes model.safetensors, record.json, report.html and model_card.md into DIR, all or none.
     Without --test a tenth of the clean images is held out from the repair to measure ACC. While
-    it works, its state is kept beside DIR: the same command goes on after a stop.
+    it runs, its state is kept beside DIR: after a stop, the same command continues.
     """
     start = time.perf_counter()
     with Console(as_json=as_json, quiet=quiet, verbose=verbose) as console:
@@ -130,7 +142,7 @@ def _hint(console: Console) -> Iterator[None]:
 def _warn_of_overlap(count: int) -> None:
     if count:
         warnings.warn(
-            f"{count} of the test images are among the clean images: the ACC is flattered",
+            f"{count} of the test images are among the clean images: ACC is too high",
             UnbackdoorWarning,
             stacklevel=2,
         )

@@ -123,7 +123,7 @@ def times(seconds: Mapping[str, float], whole: float) -> Table:
 
 
 def examples(case: Case, outcome: Outcome, run: Run) -> list[dict[str, Any]]:
-    """A few images with their classes before and after: stamped ones where there are any."""
+    """A few images with their classes before and after: triggered ones where there are any."""
     stamped = case.triggered.counted().images if case.triggered else None
     shown = stamped if stamped is not None and len(stamped) else case.judged
     chosen = shown[_varied(shown.labels)]

@@ -28,12 +28,15 @@ def planted(
 ) -> Table:
     """The score of a victim, what it learned of its training images, how visible the trigger is."""
     rows = [(meaning, _cell(getattr(score, name))) for name, meaning in MEANINGS.items()]
-    rows += [(f"learned, {kind} training images", _cell(rate)) for kind, rate in learned.items()]
+    rows += [
+        (f"learned, {'triggered' if kind == 'stamped' else kind} training images", _cell(rate))
+        for kind, rate in learned.items()
+    ]
     for when, found in seen.items():
         if found:
             psnr = "no change" if found["psnr"] is None else f"{found['psnr']:.1f} dB"
             rows += [
-                (f"PSNR of stamped images, {when}", psnr),
+                (f"PSNR of triggered images, {when}", psnr),
                 (f"SSIM, {when}", f"{found['ssim']:.3f}"),
                 (f"largest change (L-inf), {when}", f"{found['linf']:.3f}"),
             ]

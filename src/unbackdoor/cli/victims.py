@@ -184,7 +184,7 @@ def seen(
 
 
 def write(out: Path, victim: Victim, stamped: Triggered, told: Mapping[str, Any]) -> dict[str, Any]:
-    """Writes the victim, its stamped test images and the record into `out`, or nothing.
+    """Writes the victim, its triggered test images and the record into `out`, or nothing.
 
     Gives back the record as it was written.
     """

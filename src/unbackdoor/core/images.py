@@ -113,7 +113,7 @@ def overlap(clean: Images, test: Images) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Triggered:
-    """Stamped test images with their true labels, and the label the attacker wants for each.
+    """Triggered test images with their true labels, and the label the attacker wants for each.
 
     `goals` is int64 `[n]`. An image whose true class is its goal proves nothing: `counted` leaves
     it out.

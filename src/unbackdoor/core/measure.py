@@ -34,8 +34,9 @@ class Rate:
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
         """Wilson's score interval of the share (Wilson 1927); (0, 1) where nothing was counted.
 
-        >>> [round(end, 3) for end in Rate(8, 10).interval()]
-        [0.49, 0.943]
+        Examples:
+            >>> [round(end, 3) for end in Rate(8, 10).interval()]
+            [0.49, 0.943]
         """
         if not self.total:
             return 0.0, 1.0
@@ -52,7 +53,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Score:
-    """ACC on clean images; ASR and RA on stamped ones whose true class is not the goal.
+    """ACC on clean images; ASR and RA on triggered ones whose true class is not the goal.
 
     None where it was not measurable.
     """
@@ -131,7 +132,7 @@ def accuracy(model: nn.Module, images: Images, run: Run) -> Rate:
 
 
 def attack_rates(model: nn.Module, triggered: Triggered, run: Run) -> tuple[Rate, Rate]:
-    """(ASR, RA): how many stamped images go to the attacker's goal, and to their true class.
+    """(ASR, RA): how many triggered images go to the attacker's goal, and to their true class.
 
     Images whose true class is the goal are not counted.
     """

@@ -62,14 +62,14 @@ def of_images(source: str, images: Images, **more: object) -> dict[str, Any]:
 
 
 def of_triggered(source: str | None, triggered: Triggered | None) -> dict[str, Any] | None:
-    """The same of stamped images, with the attacker's goal; None if there are none."""
+    """The same of triggered images, with the attacker's goal; None if there are none."""
     if source is None or triggered is None:
         return None
     return of_images(source, triggered.images, target=_goal(triggered))
 
 
 def _goal(triggered: Triggered) -> int | str | None:
-    """The one class all stamped images should go to, `all-to-all`, or None if it is neither."""
+    """The one class all triggered images should go to, `all-to-all`, or None if it is neither."""
     goals, labels = triggered.goals, triggered.images.labels
     if bool((goals == goals[0]).all()):
         return int(goals[0])

@@ -18,7 +18,7 @@ from .base.defense import Defense, Repair
 
 
 class ANP(Defense):
-    """Prunes the norm channels that matter most when all channels are disturbed for the worse.
+    """Prunes the norm channels that are most sensitive to adversarial weight perturbation.
 
     One mask in [0, 1] per norm channel learns to keep the loss low both as it is and under the
     worst disturbance: (1 - alpha) of the disturbed loss, alpha of the plain one. The disturbance is
@@ -42,13 +42,20 @@ class ANP(Defense):
         "published ASR on CIFAR-10 stays at 57 % for Blended and at 97 % for SIG; needs norms"
     )
 
-    epochs: int = Field(100, ge=0, description="passes over the clean images that learn the masks")
-    lr: float = Field(0.2, gt=0, description="learning rate of the masks, constant")
-    batch: int = Field(128, ge=2, description="images a step")
-    eps: float = Field(0.4, gt=0, description="disturbance, as a share of a weight")
-    alpha: float = Field(0.2, ge=0, le=1, description="share of the undisturbed loss")
-    threshold: float | None = Field(None, ge=0, le=1, description="cut of the masks; null: tuned")
-    cost: float = Field(0.03, ge=0, le=1, description="held-out accuracy the threshold may cost")
+    epochs: int = Field(100, ge=0, description="epochs of mask training on the clean images")
+    lr: float = Field(0.2, gt=0, description="learning rate of the masks (constant)")
+    batch: int = Field(128, ge=2, description="batch size")
+    eps: float = Field(0.4, gt=0, description="largest perturbation, relative to a weight")
+    alpha: float = Field(0.2, ge=0, le=1, description="weight of the loss without perturbation")
+    threshold: float | None = Field(
+        None, ge=0, le=1, description="masks below it are pruned; null: chosen on held-out images"
+    )
+    cost: float = Field(
+        0.03,
+        ge=0,
+        le=1,
+        description="largest drop of held-out accuracy when the threshold is chosen",
+    )
 
     def check(self, model: nn.Module, clean: Images) -> None:
         """Refuses a network without norms."""

@@ -19,7 +19,7 @@ from .base.defense import Defense, Repair
 
 
 class BNP(Defense):
-    """Silences the batch norm channels that remember another distribution than the clean images'.
+    """Prunes the batch norm channels whose running statistics differ from clean images' statistics.
 
     A batch norm's running statistics come from the poisoned training set. The score of a channel
     is the divergence KL(clean || running) of the two normal distributions, the clean one from one
@@ -37,8 +37,10 @@ class BNP(Defense):
         "tell nothing; of its two methods EP is missing, which needs poisoned images"
     )
 
-    u: float = Field(3.0, description="standard deviations above the layer's mean")
-    images: int = Field(500, ge=2, description="clean images in the batch, at most")
+    u: float = Field(
+        3.0, description="prune channels this many standard deviations above the layer's mean"
+    )
+    images: int = Field(500, ge=2, description="largest number of clean images used")
 
     def check(self, model: nn.Module, clean: Images) -> None:
         """Refuses a network without batch norms."""

@@ -19,7 +19,7 @@ from .base.defense import Defense, Repair
 
 
 class CLP(Defense):
-    """Silences the channels that can amplify a change of their input most, for their layer.
+    """Prunes the channels with an unusually large Lipschitz constant for their layer.
 
     The bound of a channel is the largest singular value of its kernel as a matrix
     `[inputs, positions]`, times |weight| / sqrt(variance) of the batch norm that the convolution's
@@ -37,7 +37,9 @@ class CLP(Defense):
         "follow, which is half of a pre-activation network"
     )
 
-    u: float = Field(3.0, description="standard deviations above the layer's mean")
+    u: float = Field(
+        3.0, description="prune channels this many standard deviations above the layer's mean"
+    )
 
     def check(self, model: nn.Module, clean: Images) -> None:
         """Refuses a network without a batch norm behind a convolution."""

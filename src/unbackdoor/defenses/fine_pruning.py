@@ -19,7 +19,7 @@ from .base.defense import Repair, Tuning
 
 
 class FinePruning(Tuning):
-    """Silences the last convolution's channels that clean images activate least; fine-tunes.
+    """Prunes the channels of the last convolution that clean images activate least; fine-tunes.
 
     The activation of a channel is the mean of its rectified map behind its norm (of the
     convolution's own output where no norm follows) over the clean images `[n, c, h, w]`. The
@@ -37,7 +37,9 @@ class FinePruning(Tuning):
         "a transformer is its first layer"
     )
 
-    cost: float = Field(0.1, ge=0, le=1, description="held-out accuracy the pruning may cost")
+    cost: float = Field(
+        0.1, ge=0, le=1, description="largest drop of held-out accuracy that pruning may cause"
+    )
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model` without its sleeping channels, fine-tuned."""

@@ -23,7 +23,7 @@ SCORE = "accuracy on the images made for a channel; the lowest are pruned"
 
 
 class FMP(Tuning):
-    """Prunes in each layer the channels whose feature maps, moved a little, break the model most.
+    """Prunes the channels whose feature maps, when perturbed, lower the accuracy most.
 
     For every channel of every convolution: images made to move its map (`reverse`), the model's
     accuracy on them, the `N / p` channels of lowest accuracy silenced, and fine-tuning on the
@@ -41,18 +41,24 @@ class FMP(Tuning):
         "Huang, Bu: Adversarial Feature Map Pruning for Backdoor, ICLR 2024, arXiv 2307.11565"
     )
     limits: ClassVar[str] = (
-        "where the backdoor's channels are not those whose maps break the model, it survives: see "
-        "the results in the README"
+        "fails where the backdoor's channels are not those whose perturbation lowers the accuracy "
+        "most: see the results in the README"
     )
 
-    p: int = Field(64, ge=1, description="one channel in p is pruned from each layer")
-    eps: float = Field(0.06, gt=0, le=1, description="furthest move of a pixel, of 1")
-    alpha: float = Field(0.02, gt=0, le=1, description="step and random start, of 1")
+    p: int = Field(64, ge=1, description="prune 1 of every p channels in each layer")
+    eps: float = Field(
+        0.06, gt=0, le=1, description="largest change of a pixel (L-inf, pixels in [0, 1])"
+    )
+    alpha: float = Field(0.02, gt=0, le=1, description="step size and size of the random start")
     steps: int = Field(1, ge=1, description="gradient-sign steps")
-    ranking_images: int = Field(32, ge=1, description="clean images that rank the channels")
-    fast: bool = Field(False, description="drop channels early that cannot be among the worst")
-    epochs: int = Field(20, ge=0, description="passes over the clean images; the paper's: 100")
-    hold: bool = Field(True, description="keep pruned channels silent through fine-tuning")
+    ranking_images: int = Field(
+        32, ge=1, description="number of clean images used to rank the channels"
+    )
+    fast: bool = Field(
+        False, description="stop early on channels that cannot be among the most suspect"
+    )
+    epochs: int = Field(20, ge=0, description="epochs of fine-tuning (the paper: 100)")
+    hold: bool = Field(True, description="keep pruned channels at zero during fine-tuning")
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model` with its most suspect channels silenced, fine-tuned."""

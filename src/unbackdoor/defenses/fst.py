@@ -30,9 +30,13 @@ class FST(Tuning):
     )
     limits: ClassVar[str] = "with few images or many classes the new classifier costs accuracy"
 
-    epochs: int = Field(10, ge=0, description="passes over the clean images")
-    batch: int = Field(128, ge=2, description="images a step")
-    alpha: float = Field(0.2, ge=0, description="weight of <W, W_old>; the paper: 0.1 to 0.2")
+    epochs: int = Field(10, ge=0, description="epochs of fine-tuning")
+    batch: int = Field(128, ge=2, description="batch size")
+    alpha: float = Field(
+        0.2,
+        ge=0,
+        description="weight of the inner product of both classifiers (the paper: 0.1 to 0.2)",
+    )
 
     def check(self, model: nn.Module, clean: Images) -> None:
         """Refuses a network whose logits are not put out by a linear layer."""

@@ -16,7 +16,7 @@ from .base.defense import Repair, Tuning
 
 
 class FTSAM(Tuning):
-    """Trains all parameters on the clean images with adaptive sharpness-aware steps.
+    """Fine-tunes with adaptive sharpness-aware minimization (SAM).
 
     Both passes of a step see the same augmented batch; the norms' running statistics come from
     the first alone. The clean images are `[n, c, h, w]` uint8 with true labels; where their classes
@@ -29,10 +29,10 @@ class FTSAM(Tuning):
     )
     limits: ClassVar[str] = (
         "published ASR stays between 1 % and 5 % on CIFAR-10; rho must grow with the data set "
-        "(8 for GTSRB and Tiny ImageNet); each step costs two"
+        "(8 for GTSRB and Tiny ImageNet); each step takes twice as long"
     )
 
-    rho: float = Field(2.0, gt=0, description="reach of the adaptive step, in relative weight norm")
+    rho: float = Field(2.0, gt=0, description="radius of the SAM step, relative to the weights")
     smoothing: float = Field(0.1, ge=0, lt=1, description="label smoothing")
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:

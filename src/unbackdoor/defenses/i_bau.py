@@ -21,7 +21,7 @@ from .base.defense import Defense, Repair
 
 
 class IBAU(Defense):
-    """Makes the model right on clean images moved by the one perturbation that harms it most.
+    """Trains the model to resist the worst universal perturbation (implicit hypergradient).
 
     Each round finds one perturbation for all images (steps of SGD up the loss, less `penalty`
     times its squared length, then scaled into an L2 ball of `radius`), and then passes once over
@@ -41,14 +41,20 @@ class IBAU(Defense):
     )
     limits: ClassVar[str] = "costs clean accuracy, 3 points on average in published tables"
 
-    epochs: int = Field(5, ge=0, description="rounds; each passes once over the clean images")
-    lr: float = Field(1e-4, gt=0, description="learning rate of Adam, constant")
-    batch: int = Field(100, ge=2, description="images a step")
-    share: float = Field(0.01, gt=0, le=1, description="share of a batch that is moved, 1 at least")
-    inner_steps: int = Field(10, ge=1, description="steps of a batch each on the perturbation")
+    epochs: int = Field(5, ge=0, description="rounds; one pass over the clean images each")
+    lr: float = Field(1e-4, gt=0, description="learning rate of Adam (constant)")
+    batch: int = Field(100, ge=2, description="batch size")
+    share: float = Field(
+        0.01, gt=0, le=1, description="share of each batch that is perturbed (at least one image)"
+    )
+    inner_steps: int = Field(
+        10, ge=1, description="steps that find the perturbation, one batch each"
+    )
     inner_lr: float = Field(10.0, gt=0, description="learning rate of the perturbation")
-    penalty: float = Field(0.001, ge=0, description="weight of its squared L2 length")
-    radius: float = Field(10.0, gt=0, description="its L2 length at most, for pixels in [0, 1]")
+    penalty: float = Field(0.001, ge=0, description="weight of the perturbation's squared L2 norm")
+    radius: float = Field(
+        10.0, gt=0, description="largest L2 norm of the perturbation, pixels in [0, 1]"
+    )
     terms: int = Field(5, ge=0, description="fixed-point steps of the implicit gradient")
     implicit_lr: float = Field(0.1, gt=0, description="learning rate inside the fixed point")
 

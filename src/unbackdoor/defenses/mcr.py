@@ -18,7 +18,7 @@ from .base.defense import Repair, Tuning
 
 
 class MCR(Tuning):
-    """Takes a point of a curve of low loss between the model and a fine-tuned copy of it.
+    """Takes a point on a low-loss curve between the model and a fine-tuned copy.
 
     The curve is a quadratic Bezier curve, whose bend learns the clean images at random points of
     it; the point `t` (0: the model, 1: the copy) is taken, and batch norms estimate their
@@ -33,12 +33,14 @@ class MCR(Tuning):
         "Adversarial Robustness, ICLR 2020, arXiv 2005.00060"
     )
     limits: ClassVar[str] = (
-        "near its end the curve keeps the backdoor, and what fine-tuning keeps is kept at both"
+        "near the model the curve keeps the backdoor; what fine-tuning keeps is kept everywhere"
     )
 
-    epochs: int = Field(100, ge=0, description="passes over the clean images that train the bend")
-    copy_epochs: int = Field(50, ge=0, description="passes over them that fine-tune the copy")
-    t: float = Field(0.1, ge=0, le=1, description="the point of the curve that is taken")
+    epochs: int = Field(100, ge=0, description="epochs that train the curve")
+    copy_epochs: int = Field(50, ge=0, description="epochs that fine-tune the copy")
+    t: float = Field(
+        0.1, ge=0, le=1, description="point of the curve that is taken; 0 is the model, 1 the copy"
+    )
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model` with the weights of the point."""

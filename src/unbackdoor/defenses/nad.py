@@ -18,7 +18,7 @@ from .base.defense import Repair, Tuning
 
 
 class NAD(Tuning):
-    """Fine-tunes the model while its attention follows that of a fine-tuned copy of itself.
+    """Distills the attention maps of a fine-tuned copy into the model.
 
     The teacher is the copy; the loss adds, for the last stages of the network (`attention.stages`
     finds them by the size of their maps), beta times the mean squared difference between the two
@@ -35,10 +35,12 @@ class NAD(Tuning):
         "for Blended and 75 % for LF"
     )
 
-    epochs: int = Field(20, ge=0, description="passes over the clean images of the student")
-    teacher_epochs: int = Field(10, ge=0, description="passes over the clean images of the teacher")
+    epochs: int = Field(20, ge=0, description="epochs of the student")
+    teacher_epochs: int = Field(10, ge=0, description="epochs of the teacher")
     betas: tuple[float, ...] = Field(
-        (500.0, 1000.0, 1000.0), min_length=1, description="weight of each of the last stages"
+        (500.0, 1000.0, 1000.0),
+        min_length=1,
+        description="weight of the attention loss of each of the last stages",
     )
 
     def check(self, model: nn.Module, clean: Images) -> None:

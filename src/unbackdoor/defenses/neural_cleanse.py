@@ -15,7 +15,7 @@ from .base.defense import Repair, Tuning
 
 
 class NeuralCleanse(Tuning):
-    """Inverts a trigger for every class, and unlearns those that are strangely small.
+    """Reconstructs a trigger for every class and unlearns those that are unusually small.
 
     Where a class's trigger is an outlier on the small side (anomaly index above `anomaly`), a share
     of the clean images is stamped with it, keeps its true labels, and the model is fine-tuned on
@@ -33,19 +33,30 @@ class NeuralCleanse(Tuning):
     )
     limits: ClassVar[str] = (
         "finds patches: SIG, SSBA, LF and WaNet leave no outlier in published tables; among two or "
-        "three classes nothing can be one; costs by far the most of all"
+        "three classes nothing can be one; by far the slowest method here"
     )
 
-    epochs: int = Field(10, ge=0, description="passes over the clean images that unlearn")
-    search_epochs: int = Field(80, ge=1, description="passes that find a class's trigger")
-    search_images: int = Field(1000, ge=1, description="clean images that find triggers, at most")
-    search_batch: int = Field(32, ge=1, description="images a step of the search")
+    epochs: int = Field(10, ge=0, description="epochs of unlearning")
+    search_epochs: int = Field(
+        80, ge=1, description="epochs that search for the trigger of a class"
+    )
+    search_images: int = Field(
+        1000, ge=1, description="largest number of clean images for the search"
+    )
+    search_batch: int = Field(32, ge=1, description="batch size of the search")
     search_lr: float = Field(0.1, gt=0, description="learning rate of Adam in the search")
-    cost: float = Field(1e-3, gt=0, description="price of a pixel of the trigger at the start")
-    success: float = Field(0.98, gt=0, le=1, description="share of images a trigger must convert")
-    patience: int = Field(5, ge=1, description="passes before the price changes")
-    anomaly: float = Field(2.0, gt=0, description="deviations below the median of an outlier")
-    share: float = Field(0.2, gt=0, le=1, description="share of the clean images stamped")
+    cost: float = Field(1e-3, gt=0, description="weight of the trigger's size at the start")
+    success: float = Field(
+        0.98, gt=0, le=1, description="ASR that a reconstructed trigger must reach"
+    )
+    patience: int = Field(5, ge=1, description="epochs before that weight changes")
+    anomaly: float = Field(2.0, gt=0, description="anomaly index above which a class is an outlier")
+    share: float = Field(
+        0.2,
+        gt=0,
+        le=1,
+        description="share of the clean images that get the trigger while unlearning",
+    )
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model` without what its outlying triggers do."""

@@ -19,7 +19,7 @@ from .base.defense import Repair, Tuning
 
 
 class NPD(Tuning):
-    """Learns a pointwise convolution and a norm, before the last stage, that filter the trigger.
+    """Learns a 1x1 convolution and a norm that filter the trigger before the last stage.
 
     All weights of the model stay as they are. For each image the class it is most easily taken
     for, after its own, is the target of an adversarial example in an L2 ball; the layer learns
@@ -41,15 +41,17 @@ class NPD(Tuning):
         "Purifying Poisoned Features, NeurIPS 2023, arXiv 2306.16697"
     )
     limits: ClassVar[str] = (
-        "a backdoor that acts in the last stage alone is out of its reach; the repaired model is "
-        "not of its old architecture alone"
+        "cannot remove a backdoor that acts in the last stage alone; the repaired model has an "
+        "extra layer, so only unbackdoor reads its file"
     )
 
-    epochs: int = Field(50, ge=0, description="passes over the clean images")
-    batch: int = Field(128, ge=2, description="images a step")
-    radius: float = Field(3.0, gt=0, description="L2 reach of the examples, for pixels in [0, 1]")
-    steps: int = Field(2, ge=1, description="steps of radius / steps each")
-    avoid: float = Field(0.4, ge=0, description="weight of the targets' avoidance")
+    epochs: int = Field(50, ge=0, description="epochs of fine-tuning")
+    batch: int = Field(128, ge=2, description="batch size")
+    radius: float = Field(
+        3.0, gt=0, description="L2 radius of the adversarial examples, pixels in [0, 1]"
+    )
+    steps: int = Field(2, ge=1, description="steps that find the adversarial examples")
+    avoid: float = Field(0.4, ge=0, description="weight of the loss that avoids the target class")
     boost: float = Field(0.4, ge=0, description="weight of the boosted cross-entropy")
 
     def check(self, model: nn.Module, clean: Images) -> None:

@@ -18,7 +18,7 @@ from .base.defense import Defense, Repair
 
 
 class RNP(Defense):
-    """Prunes the norm channels that recovering the clean task, once unlearned, asks to mute.
+    """Unlearns the clean task, recovers it with masks, and prunes the channels with low masks.
 
     A copy unlearns the clean images (its loss is driven up until its accuracy on them is at most
     `floor`); its backdoor outlives that. Then its weights are frozen and one mask in [0, 1] per
@@ -39,16 +39,23 @@ class RNP(Defense):
     )
     limits: ClassVar[str] = "depends much on when the unlearning stops; needs norms"
 
-    unlearn_epochs: int = Field(20, ge=0, description="passes over them that unlearn, at most")
-    unlearn_lr: float = Field(0.01, gt=0, description="learning rate of the unlearning, constant")
-    floor: float = Field(0.2, ge=0, le=1, description="clean accuracy at which unlearning ends")
-    epochs: int = Field(20, ge=0, description="passes over them that learn the masks")
-    lr: float = Field(0.2, gt=0, description="learning rate of the masks, constant")
-    weight: float = Field(0.2, gt=0, description="weight of the masks' loss")
-    batch: int = Field(128, ge=2, description="images a step")
-    images: int = Field(500, ge=2, description="clean images that unlearn and recover, at most")
-    threshold: float | None = Field(None, ge=0, le=1, description="cut of the masks; null: tuned")
-    cost: float = Field(0.03, ge=0, le=1, description="held-out accuracy the threshold may cost")
+    unlearn_epochs: int = Field(20, ge=0, description="largest number of epochs of unlearning")
+    unlearn_lr: float = Field(0.01, gt=0, description="learning rate of unlearning (constant)")
+    floor: float = Field(0.2, ge=0, le=1, description="clean accuracy at which unlearning stops")
+    epochs: int = Field(20, ge=0, description="epochs that train the masks")
+    lr: float = Field(0.2, gt=0, description="learning rate of the masks (constant)")
+    weight: float = Field(0.2, gt=0, description="weight of the loss that trains the masks")
+    batch: int = Field(128, ge=2, description="batch size")
+    images: int = Field(500, ge=2, description="largest number of clean images used")
+    threshold: float | None = Field(
+        None, ge=0, le=1, description="masks below it are pruned; null: chosen on held-out images"
+    )
+    cost: float = Field(
+        0.03,
+        ge=0,
+        le=1,
+        description="largest drop of held-out accuracy when the threshold is chosen",
+    )
 
     def check(self, model: nn.Module, clean: Images) -> None:
         """Refuses a network without norms."""

@@ -19,7 +19,7 @@ from .base.defense import Defense, Repair
 
 
 class SAU(Defense):
-    """Makes the model part from its former self on images that fool both in the same way.
+    """Unlearns adversarial examples that fool the model and its original in the same way.
 
     Within an L-inf ball around each clean image, projected gradient ascent looks for an example on
     which the model as it came and the model as it is now both err, and agree: the mean of the two
@@ -37,16 +37,24 @@ class SAU(Defense):
         "Wei, Zhang, Zha, Wu: Shared Adversarial Unlearning: Backdoor Mitigation by Unlearning "
         "Shared Adversarial Examples, NeurIPS 2023, arXiv 2307.10562"
     )
-    limits: ClassVar[str] = "each step costs twelve; triggers far outside the ball stay unseen"
+    limits: ClassVar[str] = (
+        "each step takes twelve times as long; triggers far outside the ball are not removed"
+    )
 
-    epochs: int = Field(100, ge=0, description="passes over the clean images")
-    lr: float = Field(1e-4, gt=0, description="learning rate of Adam, constant")
-    batch: int = Field(256, ge=2, description="images a step")
-    radius: float = Field(0.2, gt=0, le=1, description="L-inf reach and random start, of 1")
-    step: float = Field(0.2, gt=0, le=1, description="L-inf step, of 1")
-    steps: int = Field(5, ge=1, description="steps")
-    error: float = Field(0.01, ge=0, description="weight of the two losses in the ascent")
-    weight: float = Field(1.0, ge=0, description="weight of the shared examples' loss")
+    epochs: int = Field(100, ge=0, description="epochs on the clean images")
+    lr: float = Field(1e-4, gt=0, description="learning rate of Adam (constant)")
+    batch: int = Field(256, ge=2, description="batch size")
+    radius: float = Field(
+        0.2, gt=0, le=1, description="L-inf radius, also of the random start (pixels in [0, 1])"
+    )
+    step: float = Field(0.2, gt=0, le=1, description="L-inf step size (pixels in [0, 1])")
+    steps: int = Field(5, ge=1, description="steps that find the adversarial examples")
+    error: float = Field(
+        0.01, ge=0, description="weight of the classification losses in that search"
+    )
+    weight: float = Field(
+        1.0, ge=0, description="weight of the loss on shared adversarial examples"
+    )
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model`, apart from its former self on what fooled it."""

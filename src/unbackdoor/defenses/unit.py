@@ -24,7 +24,7 @@ from .base.defense import Defense, Repair
 
 
 class UNIT(Defense):
-    """Cuts every channel off above a learned bound; the weights stay as they are.
+    """Clips every channel at a learned upper bound; the weights do not change.
 
     A bound hangs behind every norm over channels (behind every convolution of a network without
     norms). It starts at the mean of the rectified activation on the clean images plus `spread`
@@ -47,15 +47,19 @@ class UNIT(Defense):
     )
     limits: ClassVar[str] = (
         "a trigger that moves many channels a little stays below every bound; the repaired model "
-        "is not of its old architecture alone"
+        "has extra layers, so only unbackdoor reads its file"
     )
 
-    epochs: int = Field(20, ge=0, description="passes over the clean images that learn the bounds")
-    lr: float = Field(0.003, gt=0, description="learning rate of Adam for the shares, constant")
-    batch: int = Field(128, ge=2, description="images a step")
-    weight: float = Field(0.1, gt=0, description="weight of the mean share at the start")
-    spread: float = Field(4.0, gt=0, description="standard deviations above the mean at the start")
-    cost: float = Field(0.03, ge=0, le=1, description="accuracy that the bounds may cost")
+    epochs: int = Field(20, ge=0, description="epochs that train the bounds")
+    lr: float = Field(0.003, gt=0, description="learning rate of Adam (constant)")
+    batch: int = Field(128, ge=2, description="batch size")
+    weight: float = Field(0.1, gt=0, description="weight of the bounds' size at the start")
+    spread: float = Field(
+        4.0, gt=0, description="bound at the start: standard deviations above the mean"
+    )
+    cost: float = Field(
+        0.03, ge=0, le=1, description="largest drop of accuracy that the bounds may cause"
+    )
 
     def check(self, model: nn.Module, clean: Images) -> None:
         """Refuses a network without norms over channels and without convolutions."""

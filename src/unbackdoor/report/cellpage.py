@@ -78,8 +78,8 @@ def _measures(record: Mapping[str, Any]) -> list[Measure]:
     found = [
         Measure(name.upper(), words, of, better, share(before, name), share(after, name))
         for name, words, of, better in (
-            ("asr", "Attack success rate", "stamped images that go to the target", "lower"),
-            ("ra", "Robust accuracy", f"stamped images {right}", "higher"),
+            ("asr", "Attack success rate", "triggered images that go to the target", "lower"),
+            ("ra", "Robust accuracy", f"triggered images {right}", "higher"),
             ("acc", "Accuracy", f"test images {right}", "higher"),
         )
     ]
@@ -101,7 +101,7 @@ def _examples(
             goal = _goal(example["truth"], classes, attack) if kind == "stamped" else None
             parts.append(
                 {
-                    "kind": kind,
+                    "shown": "triggered" if kind == "stamped" else kind,
                     "file": f"pictures/{record['victim']}-{place}-{kind}.png",
                     "guesses": [
                         (when, name, _mark(name, example["truth"], goal))

@@ -46,10 +46,15 @@ class Picture:
     png: str
     guesses: tuple[Guess, ...]
 
+    @property
+    def shown(self) -> str:
+        """What the page calls its kind."""
+        return "triggered" if self.kind == "stamped" else self.kind
+
 
 @dataclass(frozen=True)
 class Example:
-    """One test image: its true class, clean, and stamped where a stamped one was given."""
+    """One test image: its true class, clean, and stamped where a triggered one was given."""
 
     truth: str
     pictures: tuple[Picture, ...]
@@ -85,8 +90,8 @@ def measures(record: Mapping[str, Any]) -> list[Measure]:
     return [
         Measure(name.upper(), words, of, better, share(before, name), share(after, name))
         for name, words, of, better in (
-            ("asr", "Attack success rate", f"stamped images that go to {goal(record)}", "lower"),
-            ("ra", "Robust accuracy", f"stamped images {right}", "higher"),
+            ("asr", "Attack success rate", f"triggered images that go to {goal(record)}", "lower"),
+            ("ra", "Robust accuracy", f"triggered images {right}", "higher"),
             ("acc", "Accuracy", f"{record['acc_on']} {right}", "higher"),
         )
     ]
@@ -117,7 +122,7 @@ def _mark(said: str, truth: str, kind: str, record: Mapping[str, Any]) -> Mark:
 
 
 def _goal_of(truth: str, record: Mapping[str, Any]) -> str | None:
-    """The class that the attacker wants for a stamped image of class `truth`, where known."""
+    """The class that the attacker wants for a triggered image of class `truth`, where known."""
     target, classes = (record["triggered"] or {}).get("target"), record["model"]["classes"]
     if target == "all-to-all" and truth in classes:
         target = (classes.index(truth) + 1) % len(classes)

@@ -56,10 +56,13 @@ class Defense(Method):
     """
 
     held_out: float = Field(
-        0.1, ge=0, lt=1, description="share of the clean images that judges the repair, unseen"
+        0.1, ge=0, lt=1, description="share of the clean images held out to check the repair"
     )
     max_acc_drop: float = Field(
-        0.2, ge=0, le=1, description="loss of held-out accuracy, of 1, that a repair may cost"
+        0.2,
+        ge=0,
+        le=1,
+        description="largest drop of held-out accuracy (0 to 1) before the repair is undone",
     )
 
     def repair(self, model: nn.Module, clean: Images, run: Run) -> Repair:
@@ -160,12 +163,12 @@ def _images_through(model: nn.Module) -> Iterator[list[int]]:
 class Tuning(Defense):
     """A defense that trains on clean images; it adds the fields of the field's protocol."""
 
-    epochs: int = Field(100, ge=0, description="passes over the clean images")
-    lr: float = Field(0.01, gt=0, description="learning rate of SGD at the start, cosine to 0")
-    batch: int = Field(256, ge=2, description="images a step")
+    epochs: int = Field(100, ge=0, description="epochs on the clean images")
+    lr: float = Field(0.01, gt=0, description="initial learning rate of SGD (cosine schedule to 0)")
+    batch: int = Field(256, ge=2, description="batch size")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
     weight_decay: float = Field(5e-4, ge=0, description="weight decay of SGD")
-    flip: bool = Field(True, description="mirror half of the images")
+    flip: bool = Field(True, description="mirror images at random")
 
     def tune(
         self,
