@@ -1,8 +1,9 @@
-"""A universal perturbation: one change of all images, kept where it harms a model most."""
+"""Universal perturbations: changes of all images that send them to one class."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,44 +18,72 @@ SEARCH = 0.7
 """Length of a step of a search, of the radius."""
 
 FOLLOW = 0.3
-"""Length of the step between two searches, of the radius."""
+"""Length of a step between two searches, of the radius."""
 
 REFERENCE = 3 * 32 * 32
 """How many values an image has for which `radius` is told."""
 
 
-class Universal:
-    """The perturbation `[1, c, h, w]`, `away`, that raises a model's loss on all images.
+class Universals:
+    """A pool of perturbations `[k, c, h, w]`, each of which harms a model on all images.
 
-    It stays in an L2 ball of `radius` for images of 3x32x32 with values in [0, 1]; for others the
-    radius grows with the root of the number of values. `search` finds it anew by `steps` steps of
-    normalised gradient ascent; `follow` moves it on by the gradient that `away.grad` holds from the
-    training step it was part of, which costs nothing (universal adversarial training: Shafahi et
-    al., AAAI 2020, arXiv 1811.11304).
+    Each stays in an L2 ball of `radius` for images of 3x32x32 with values in [0, 1]; for others the
+    radius grows with the root of the number of values. `search` finds one anew: from a random start
+    `steps` steps of normalised gradient ascent send all images to one class, each class in its
+    turn, in random order. It takes the place of the oldest of the `most`. `follow` moves all of
+    them up the gradient that they got in the training step they were part of, which costs nothing
+    (universal adversarial training: Shafahi et al., AAAI 2020, arXiv 1811.11304).
+
+    `state` holds all that changes, so that it can be saved with an optimizer's.
     """
 
-    def __init__(self, radius: float, steps: int) -> None:
-        self.radius, self.steps = radius, steps
-        self.away = torch.empty(0)
+    def __init__(self, radius: float, steps: int, most: int) -> None:
+        self.radius, self.steps, self.most = radius, steps, most
+        self.state: dict[str, Any] = {"away": torch.empty(0), "classes": [], "found": 0}
 
-    def search(self, model: nn.Module, x: Tensor, y: Tensor) -> None:
-        """Finds it for `model`, as it stands, from a random start, on the images `x` `[n, ...]`."""
+    def search(self, model: nn.Module, x: Tensor) -> None:
+        """Finds one for `model`, as it stands, on the images `x` `[n, c, h, w]`."""
+        state = self.state
+        found, old = self._found(model, x), state["away"].detach()
+        if len(old) < self.most:
+            away = torch.cat([old, found]) if len(old) else found
+        else:
+            away = old.clone()
+            away[state["found"] % self.most] = found[0]
+        state["found"] += 1
+        state["away"] = away.requires_grad_()
+
+    def follow(self) -> None:
+        """Moves them up the gradient of the last training step."""
+        away = self.state["away"]
+        if away.grad is not None:
+            moved = self._climbed(self._ball(away), away, away.grad, FOLLOW)
+            self.state["away"] = moved.requires_grad_()
+
+    def added(self, x: Tensor) -> Tensor:
+        """The images `x` `[n, c, h, w]`, each with the next perturbation in turn, in [0, 1]."""
+        away = self.state["away"]
+        return clipped(x + away[torch.arange(len(x), device=x.device) % len(away)])
+
+    def _found(self, model: nn.Module, x: Tensor) -> Tensor:
         ball = self._ball(x)
         start = torch.randn_like(x[:1], memory_format=torch.contiguous_format)
         away = FIRST * ball.radius * ball.steepest(start)
+        goal: int | None = None
         for _ in range(self.steps):
             away.requires_grad_()
-            harm = F.cross_entropy(model(clipped(x + away)).float(), y)
-            (slope,) = torch.autograd.grad(harm, away)
+            told = model(clipped(x + away)).float()
+            goal = self._next_class(told.shape[1]) if goal is None else goal
+            gain = F.log_softmax(told, dim=1)[:, goal].mean()
+            (slope,) = torch.autograd.grad(gain, away)
             away = self._climbed(ball, away, slope, SEARCH)
-        self.away = away.requires_grad_()
+        return away
 
-    def follow(self) -> None:
-        """Moves it up the gradient of the last training step."""
-        slope = self.away.grad
-        if slope is not None:
-            away = self._climbed(self._ball(self.away), self.away, slope, FOLLOW)
-            self.away = away.requires_grad_()
+    def _next_class(self, classes: int) -> int:
+        waiting: list[int] = self.state["classes"]
+        if not waiting:
+            waiting.extend(torch.randperm(classes).tolist())
+        return waiting.pop()
 
     def _climbed(self, ball: Ball, away: Tensor, slope: Tensor, share: float) -> Tensor:
         step = share * ball.radius * ball.steepest(slope.float())
