@@ -1,0 +1,328 @@
+"""Runs the program on inputs, each in a process of its own, and says what went wrong in each.
+
+One parent has imported everything, and forks a child for each input: starting torch takes seconds,
+a fork takes milliseconds. What a child does is seen from three sides: Python's audit events inside
+it, its memory and time from the parent, and the files before and after.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import sys
+import time
+import traceback
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .inputs import CANARY, OUT, RAW, Input
+
+SECONDS = 60
+MOST_BYTES = 2 * 2**30
+"""Beyond what an idle run takes."""
+POLL = 0.02
+
+PROBLEMS = (
+    *("code runs", "tracebacks", "crashes", "hangs", "over memory", "outside", "escapes"),
+    "other ends",
+)
+
+# What Python tells of before it happens, and what none of our commands needs.
+STARTS = re.compile(
+    r"os\.(system|exec|posix_spawn|spawn|fork|forkpty|startfile)|subprocess\.|pty\.|webbrowser\."
+    r"|socket\.(connect|getaddrinfo|gethostby|bind)|ctypes\.dlopen|pickle\.find_class"
+)
+CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.chmod")
+
+
+@dataclass
+class Outcome:
+    """How one run ended: its exit code (None if it was killed), and what was wrong with it."""
+
+    input: Input
+    code: int | None
+    seconds: float
+    mib: float
+    problems: dict[str, str] = field(default_factory=dict)
+    said: str = ""
+
+
+@dataclass
+class _Running:
+    input: Input
+    place: Path
+    pid: int
+    began: float
+    making: bool
+    peak: int = 0
+    killed: str = ""
+    before: dict[str, Any] = field(default_factory=dict)
+
+
+def prepare() -> None:
+    """Imports all that the commands need, once: children inherit it."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    import timm  # noqa: F401
+    import torch
+    import transformers  # noqa: F401
+
+    import unbackdoor.api
+    import unbackdoor.bench.grid
+    import unbackdoor.bench.plan
+    import unbackdoor.bench.run
+    import unbackdoor.checkpoints.inspecting
+    import unbackdoor.cli.inputs
+    import unbackdoor.data.parquet
+    import unbackdoor.report.site  # noqa: F401
+    from unbackdoor import models
+
+    torch.set_num_threads(1)
+    models.recognize({"a.weight": torch.ones(3)})
+    models.recognize_timm({"a.weight": torch.ones(3)})
+
+
+def run(
+    inputs: Iterable[Input], root: Path, workers: int = 2, until: float | None = None
+) -> Iterator[Outcome]:
+    """The outcome of each input, in the order in which they end; `root` is an empty folder.
+
+    After the time `until` (of `time.monotonic`) none is begun.
+    """
+    waiting, running = enumerate(inputs), list[_Running]()
+    idle, more = _resident(os.getpid()), True
+    try:
+        while running or more:
+            while more and len(running) < workers:
+                following = next(waiting, None) if until is None or time.monotonic() < until else None
+                more = following is not None
+                if following:
+                    place = root / str(following[0]) / "a" / "b"
+                    (place / "in").mkdir(parents=True)
+                    running.append(_started(following[1], place, making=True))
+            for one in list(running):
+                if not (ended := _ended(one, idle)):
+                    continue
+                running.remove(one)
+                status, usage = ended
+                if one.making and status == 0 and not one.killed:
+                    running.append(_started(one.input, one.place, making=False))
+                    continue
+                yield _outcome(one, status, max(one.peak, usage) - idle)
+                _removed(one.place.parents[1])
+            time.sleep(POLL / 4)
+    finally:
+        for one in running:
+            _kill(one.pid)
+            os.waitpid(one.pid, 0)
+
+
+def _started(given: Input, place: Path, *, making: bool) -> _Running:
+    before = {} if making else _tree(place.parents[1])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        _child(given, place, making)
+    return _Running(given, place, pid, time.monotonic(), making, before=before)
+
+
+def _child(given: Input, place: Path, making: bool) -> None:
+    """Never returns: makes the files, or runs the command on them."""
+    code = 99
+    try:
+        os.setsid()
+        os.chdir(place / "in")
+        if making:
+            command = list(given.make(place / "in"))
+            (place / "command.json").write_text(json.dumps(command))
+            code = 0
+        else:
+            command = json.loads((place / "command.json").read_text())
+            _redirect(place)
+            os.environ |= {"HOME": str(place / "home"), "TMPDIR": str(place / "tmp")}
+            os.environ["COLUMNS"] = "200"
+            _audited(place)
+            from unbackdoor.cli import main
+
+            code = given.act() if given.act else main(command)
+            sys.stdout.flush()
+            sys.stderr.flush()
+    except BaseException:  # noqa: BLE001 - what gets here is what the campaign looks for
+        if making:
+            print(f"{given.name} cannot be made", file=sys.stderr)
+        traceback.print_exc()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+def _redirect(place: Path) -> None:
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        handle = os.open(place / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(handle, number)
+        os.close(handle)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+
+
+def _audited(place: Path) -> None:
+    """From now on this process notes what it starts, and what it changes outside of `OUT`."""
+    allowed = (os.path.realpath(place / "in" / OUT) + "/", "/dev/null")
+    log = os.open(place / "events", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    busy = False
+
+    def note(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal busy
+        if busy:
+            return
+        busy = True
+        try:
+            if STARTS.match(event) and arguments[:1] != ("uname",):
+                os.write(log, f"start {event} {arguments!r:.200}\n".encode("utf-8", "replace"))
+            elif (event == "open" and _writes(arguments)) or event in CHANGES:
+                target = arguments[0]
+                if isinstance(target, str | bytes | os.PathLike):
+                    real = os.path.realpath(os.fsdecode(target))
+                    if not f"{real}/".startswith(allowed[0]) and real != allowed[1]:
+                        os.write(log, f"change {event} {real}\n".encode("utf-8", "replace"))
+        finally:
+            busy = False
+
+    sys.addaudithook(note)
+
+
+def _writes(arguments: tuple[Any, ...]) -> bool:
+    _, mode, flags = arguments
+    if isinstance(mode, str):
+        return any(letter in mode for letter in "wax+")
+    return bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND))
+
+
+def _ended(one: _Running, idle: int) -> tuple[int, int] | None:
+    """(status, peak bytes) of a child that ended; ends one that takes too much first."""
+    pid, status, usage = os.wait4(one.pid, os.WNOHANG)
+    if pid:
+        _kill(one.pid)  # what it may have left behind
+        return status, usage.ru_maxrss * 1024
+    one.peak = max(one.peak, _resident(one.pid))
+    if not one.making and one.peak - idle > MOST_BYTES:
+        one.killed = one.killed or "over memory"
+    elif time.monotonic() - one.began > SECONDS:
+        one.killed = one.killed or "hangs"
+    if one.killed:
+        _kill(one.pid)
+    return None
+
+
+def _kill(pid: int) -> None:
+    for kill in (os.killpg, os.kill):
+        try:
+            kill(pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            continue
+
+
+def _resident(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
+    except (OSError, IndexError):
+        return 0
+
+
+def _outcome(one: _Running, status: int, above: int) -> Outcome:
+    code = os.waitstatus_to_exitcode(status)
+    out = Outcome(one.input, code if code >= 0 else None, time.monotonic() - one.began, above / 2**20)
+    if one.making:
+        out.problems["other ends"] = "its files could not be made"
+        return out
+    streams = [_text(one.place / name) for name in ("stdout", "stderr")]
+    out.said = "".join(streams)
+    events = _text(one.place / "events").splitlines()
+    found = out.problems
+    if started := [line for line in events if line.startswith("start ")]:
+        found["code runs"] = started[0]
+    if list(one.place.parents[1].rglob(CANARY)):
+        found["code runs"] = "the canary was touched"
+    if one.killed:
+        found[one.killed] = f"{out.seconds:.0f} s, {out.mib:.0f} MiB"
+    elif code < 0:
+        found["crashes"] = signal.Signals(-code).name
+    elif above > MOST_BYTES:
+        found["over memory"] = f"{out.mib:.0f} MiB"
+    if "Traceback (most recent call last)" in out.said or code in (70, 99):
+        found["tracebacks"] = out.said.strip()[-300:]
+    changed = [line for line in events if line.startswith("change ")]
+    after = _tree(one.place.parents[1])
+    changed += [n for n in one.before.keys() | after.keys() if one.before.get(n) != after.get(n)]
+    if changed:
+        found["outside"] = "; ".join(changed)[:300]
+    if shown := _escapes(out.said) or _leaks(one.place / "in" / OUT):
+        found["escapes"] = shown
+    if not found and code not in one.input.expected:
+        found["other ends"] = f"exit code {code}: {out.said.strip()[-200:]}"
+    elif not found and code == 2 and not _one_line(*streams):
+        found["other ends"] = f"no single line: {out.said.strip()[-200:]}"
+    return out
+
+
+def _one_line(stdout: str, stderr: str) -> bool:
+    """Whether there is just one line that says what is wrong; warnings may stand before it."""
+    lines = [line for line in stderr.splitlines() if not line.startswith("warning: ")]
+    told = [line for line in stdout.splitlines() if line.startswith("error: ")]
+    return len(lines) + len(told) == 1 and all(line.startswith("error: ") for line in lines)
+
+
+def _escapes(text: str) -> str:
+    for letter in text:
+        if letter != "\n" and unicodedata.category(letter) in ("Cc", "Cf", "Zl", "Zp"):
+            return f"{letter!r} on the terminal"
+    return ""
+
+
+def _leaks(out: Path) -> str:
+    """What stands unescaped in pages and tables that were written."""
+    for path in sorted(out.rglob("*")) if out.is_dir() else ():
+        if path.suffix in (".html", ".md", ".svg"):
+            text = _text(path)
+            for raw in RAW:
+                if raw in text:
+                    return f"{raw} in {path.name}"
+        elif path.suffix == ".csv" and re.search(r'(?m)(^|,)"?[=@+]', _text(path)):
+            return f"a formula in {path.name}"
+    return ""
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_bytes()[: 2**24].decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def _tree(top: Path) -> dict[str, Any]:
+    """Every file below `top` but what a run may write; as much of each as tells a change."""
+    found: dict[str, Any] = {}
+    for place, folders, files in os.walk(top):
+        here = Path(place)
+        if here == top / "a" / "b":
+            files = [name for name in files if name not in ("stdout", "stderr", "events")]
+        if here == top / "a" / "b" / "in" and OUT in folders:
+            folders.remove(OUT)
+        for name in (*files, *folders):
+            told = (here / name).lstat()
+            when = told.st_mtime_ns if name in files else 0
+            found[os.fspath((here / name).relative_to(top))] = (told.st_mode, told.st_size * bool(when), when)
+    return found
+
+
+def _removed(place: Path) -> None:
+    shutil.rmtree(place, ignore_errors=True)
