@@ -17,16 +17,14 @@ from . import watch
 from .inputs import Input
 from .watch import PROBLEMS, Outcome
 
-MODULES = ("gadgets", "structures")
+MODULES = ("gadgets", "structures", "headers", "arrays", "pictures", "hubs", "grids", "records")
 SEED = 26
 
 
 def corpus() -> list[Input]:
     """Every input, sorted so that those of a reader stand together."""
     found = [
-        one
-        for name in MODULES
-        for one in importlib.import_module(f"{__package__}.{name}").inputs()
+        one for name in MODULES for one in importlib.import_module(f"{__package__}.{name}").inputs()
     ]
     names = Counter((one.reader, one.name) for one in found)
     twice = [name for name, count in names.items() if count > 1]
@@ -36,7 +34,9 @@ def corpus() -> list[Input]:
 
 def parted(inputs: Sequence[Input], tenth: str) -> list[Input]:
     """A tenth of the inputs drawn by a seed, from each reader; or the `rest`, or `all`."""
-    order = sorted(inputs, key=lambda one: (one.reader, random.Random(f"{SEED} {one.name}").random()))
+    order = sorted(
+        inputs, key=lambda one: (one.reader, random.Random(f"{SEED} {one.name}").random())
+    )
     if tenth == "all":
         return order
     return [one for place, one in enumerate(order) if (place % 10 == 0) == (tenth == "tenth")]
@@ -52,10 +52,7 @@ def counts(outcomes: Iterable[Outcome]) -> dict[str, int]:
 
 
 def report(outcomes: Sequence[Outcome], seconds: float) -> dict[str, int]:
-    """Prints each problem, a line of counts for each reader, and the counts of all."""
-    for one in outcomes:
-        for name, told in one.problems.items():
-            print(f"{name}: {one.input.reader}: {one.input.name}: {told!r}")
+    """Prints a line of counts for each reader, and the counts of all."""
     for reader in sorted({one.input.reader for one in outcomes}):
         own = counts(one for one in outcomes if one.input.reader == reader)
         print(f"{reader}: " + ", ".join(f"{count} {name}" for name, count in own.items() if count))
@@ -92,6 +89,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="hostile-") as root:
         for one in watch.run(chosen, Path(root), given.workers):
             outcomes.append(one)
+            for name, told in one.problems.items():
+                print(f"{name}: {one.input.reader}: {one.input.name}: {told!r}", flush=True)
             if given.verbose:
                 print(f"{one.seconds:5.1f} s {one.mib:6.0f} MiB {one.code} {one.input.name}")
                 print("    " + one.said.strip()[-300:].replace("\n", "\n    "))

@@ -15,7 +15,12 @@ from .inputs import CANARY, CONVERT, DIGITS, EITHER, INSPECT, REFUSED, Input
 
 SHELL = ("posix.system", "os.system", "os.popen", "subprocess.getoutput", "subprocess.Popen")
 PYTHON = ("builtins.eval", "builtins.exec", "code.interact", "timeit.timeit", "runpy._run_code")
-IMPORTS = ("builtins.__import__", "importlib.import_module", "pkgutil.resolve_name", "runpy.run_path")
+IMPORTS = (
+    "builtins.__import__",
+    "importlib.import_module",
+    "pkgutil.resolve_name",
+    "runpy.run_path",
+)
 READERS = (
     *("torch.load", "torch.hub.load", "torch.jit.load", "torch.serialization.load", "numpy.load"),
     *("pickle.loads", "_pickle.loads", "marshal.loads", "pandas.read_pickle", "joblib.load"),
@@ -28,8 +33,15 @@ HELPERS = (
 FILES = ("builtins.open", "shutil.rmtree", "os.remove", "pathlib.Path.write_text", "ctypes.CDLL")
 TORCH = (
     *("torch._C._jit_compile", "torch.utils.cpp_extension.load", "torch.ops.load_library"),
-    *("torch.fx.graph_module.reduce_graph_module", "torch.package.package_importer.PackageImporter"),
-    *("torch._dynamo.utils.nothing", "torch.distributed.rpc.rpc_sync", "torch.multiprocessing.spawn"),
+    *(
+        "torch.fx.graph_module.reduce_graph_module",
+        "torch.package.package_importer.PackageImporter",
+    ),
+    *(
+        "torch._dynamo.utils.nothing",
+        "torch.distributed.rpc.rpc_sync",
+        "torch.multiprocessing.spawn",
+    ),
 )
 NETWORK = ("urllib.request.urlopen", "socket.create_connection", "webbrowser.open", "pty.spawn")
 WORTH = (*SHELL, *PYTHON, *IMPORTS, *READERS, *HELPERS, *FILES, *TORCH, *NETWORK)
@@ -79,7 +91,9 @@ def _call(name: str, way: str, kind: str, alone: bool) -> Input:
         op.CONTAINERS[kind](folder / "a.pt", op.steps(code))
         return INSPECT if alone else CONVERT
 
-    return Input("torch", f"{name} by {way}, {kind}{'' if alone else ', beside weights'}", make, EITHER)
+    return Input(
+        "torch", f"{name} by {way}, {kind}{'' if alone else ', beside weights'}", make, EITHER
+    )
 
 
 def _known() -> Iterator[Input]:
@@ -162,7 +176,10 @@ def _modules() -> Iterator[Input]:
 
     def evil_config(folder: Path) -> list[str]:
         net = torch.nn.Sequential(torch.nn.Linear(2, 2))
-        torch.save({"model": net.state_dict(), "model_name": "os:system", "num_classes": 2}, folder / "a.pt")
+        torch.save(
+            {"model": net.state_dict(), "model_name": "os:system", "num_classes": 2},
+            folder / "a.pt",
+        )
         return ["convert", "a.pt", "out/m.safetensors"]
 
     yield Input("torch", "a BackdoorBench result whose network is os:system", evil_config, REFUSED)
@@ -172,4 +189,3 @@ def inputs() -> Iterator[Input]:
     yield from _calls()
     yield from _known()
     yield from _modules()
-

@@ -205,7 +205,11 @@ def _counts() -> Iterator[Input]:
         "2,000,000,000": 2_000_000_000, "of 4,000 digits": 10**4000, "-1": -1, "NaN": float("nan"),
         "text": "ten", "true": True, "a list": [3],
     }.items():  # fmt: skip
-        value = {"model_name": "preactresnet18", "num_classes": count, "model": {"a.b": torch.ones(2)}}
+        value = {
+            "model_name": "preactresnet18",
+            "num_classes": count,
+            "model": {"a.b": torch.ones(2)},
+        }
         yield _saved(value, name=f"a BackdoorBench result with the number of classes {name}")
 
 
@@ -226,13 +230,21 @@ def _scripts() -> Iterator[Input]:
                 members = {name: archive.read(name) for name in archive.namelist()}
             root = next(iter(members)).partition("/")[0]
             if change == "constants that call code":
-                members[f"{root}/constants.pkl"] = op.steps(op.called("os.system", op.text(f"touch {CANARY}")))
+                members[f"{root}/constants.pkl"] = op.steps(
+                    op.called("os.system", op.text(f"touch {CANARY}"))
+                )
             elif change == "code that is python":
                 members[f"{root}/code/__torch__/x.py"] = b"import os; os.system('touch canary')"
             elif change == "members that are paths":
-                members |= {"../../stolen": b"x", "/tmp/stolen-by-a-script": b"x", f"{root}/../../s": b"x"}
+                members |= {
+                    "../../stolen": b"x",
+                    "/tmp/stolen-by-a-script": b"x",
+                    f"{root}/../../s": b"x",
+                }
             elif change == "truncated code":
-                members = {name: data[:20] if "code" in name else data for name, data in members.items()}
+                members = {
+                    name: data[:20] if "code" in name else data for name, data in members.items()
+                }
             elif change == "a pickle that is cut":
                 members[f"{root}/data.pkl"] = members[f"{root}/data.pkl"][:-40]
             elif change == "two pickles":
@@ -245,7 +257,12 @@ def _scripts() -> Iterator[Input]:
         return Input("torchscript", f"an archive with {change}", make, EITHER)
 
     for change in (
-        *("constants that call code", "code that is python", "members that are paths", "two pickles"),
+        *(
+            "constants that call code",
+            "code that is python",
+            "members that are paths",
+            "two pickles",
+        ),
         *("truncated code", "a pickle that is cut", "nothing changed"),
     ):
         yield script(change)
@@ -257,4 +274,3 @@ def inputs() -> Iterator[Input]:
     yield from _shown()
     yield from _counts()
     yield from _scripts()
-

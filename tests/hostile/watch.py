@@ -14,9 +14,11 @@ import resource
 import shutil
 import signal
 import sys
+import tempfile
 import time
 import traceback
 import unicodedata
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +30,7 @@ SECONDS = 60
 MOST_BYTES = 2 * 2**30
 """Beyond what an idle run takes."""
 POLL = 0.02
+LIMIT = sys.getrecursionlimit()
 
 PROBLEMS = (
     *("code runs", "tracebacks", "crashes", "hangs", "over memory", "outside", "escapes"),
@@ -83,6 +86,7 @@ def prepare() -> None:
     import unbackdoor.report.site  # noqa: F401
     from unbackdoor import models
 
+    sys.setrecursionlimit(20_000)  # to see and take away folders that are deep in one another
     torch.set_num_threads(1)
     models.recognize({"a.weight": torch.ones(3)})
     models.recognize_timm({"a.weight": torch.ones(3)})
@@ -96,15 +100,18 @@ def run(
     After the time `until` (of `time.monotonic`) none is begun.
     """
     waiting, running = enumerate(inputs), list[_Running]()
-    idle, more = _resident(os.getpid()), True
+    idle, more = _idle(root), True
     try:
         while running or more:
             while more and len(running) < workers:
-                following = next(waiting, None) if until is None or time.monotonic() < until else None
+                following = (
+                    next(waiting, None) if until is None or time.monotonic() < until else None
+                )
                 more = following is not None
                 if following:
                     place = root / str(following[0]) / "a" / "b"
-                    (place / "in").mkdir(parents=True)
+                    for name in ("in", "home", "tmp"):
+                        (place / name).mkdir(parents=True)
                     running.append(_started(following[1], place, making=True))
             for one in list(running):
                 if not (ended := _ended(one, idle)):
@@ -123,6 +130,17 @@ def run(
             os.waitpid(one.pid, 0)
 
 
+def _idle(root: Path) -> int:
+    """The peak of a run that opens nothing."""
+    place = root / "idle"
+    (place / "in").mkdir(parents=True)
+    (place / "command.json").write_text('["list", "sources"]')
+    pid = os.fork()
+    if pid == 0:
+        _child(Input("", "idle", lambda folder: []), place, making=False)
+    return os.wait4(pid, 0)[2].ru_maxrss * 1024
+
+
 def _started(given: Input, place: Path, *, making: bool) -> _Running:
     before = {} if making else _tree(place.parents[1])
     sys.stdout.flush()
@@ -138,8 +156,10 @@ def _child(given: Input, place: Path, making: bool) -> None:
     code = 99
     try:
         os.setsid()
+        sys.setrecursionlimit(LIMIT)
         os.chdir(place / "in")
         if making:
+            warnings.simplefilter("ignore")
             command = list(given.make(place / "in"))
             (place / "command.json").write_text(json.dumps(command))
             code = 0
@@ -147,7 +167,7 @@ def _child(given: Input, place: Path, making: bool) -> None:
             command = json.loads((place / "command.json").read_text())
             _redirect(place)
             os.environ |= {"HOME": str(place / "home"), "TMPDIR": str(place / "tmp")}
-            os.environ["COLUMNS"] = "200"
+            os.environ["COLUMNS"], tempfile.tempdir = "200", None
             _audited(place)
             from unbackdoor.cli import main
 
@@ -240,7 +260,9 @@ def _resident(pid: int) -> int:
 
 def _outcome(one: _Running, status: int, above: int) -> Outcome:
     code = os.waitstatus_to_exitcode(status)
-    out = Outcome(one.input, code if code >= 0 else None, time.monotonic() - one.began, above / 2**20)
+    out = Outcome(
+        one.input, code if code >= 0 else None, time.monotonic() - one.began, above / 2**20
+    )
     if one.making:
         out.problems["other ends"] = "its files could not be made"
         return out
@@ -320,7 +342,11 @@ def _tree(top: Path) -> dict[str, Any]:
         for name in (*files, *folders):
             told = (here / name).lstat()
             when = told.st_mtime_ns if name in files else 0
-            found[os.fspath((here / name).relative_to(top))] = (told.st_mode, told.st_size * bool(when), when)
+            found[os.fspath((here / name).relative_to(top))] = (
+                told.st_mode,
+                told.st_size * bool(when),
+                when,
+            )
     return found
 
 

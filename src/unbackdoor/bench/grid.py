@@ -27,6 +27,9 @@ from . import given
 from .cell import Cell, Data, Strict, Table, Victim, strict
 from .clean_sets import CleanSet
 
+MOST_BYTES, MOST_TABLES, MOST_CELLS = 2**24, 10_000, 1_000_000
+"""Of a grid: its file, what the lists of one table multiply to, and all of it."""
+
 NO_ATTACK = "none"
 """What a clean model goes by: it is part of every grid, and was never attacked."""
 
@@ -66,10 +69,20 @@ TUNING = frozenset(Tuning.model_fields) - frozenset(Defense.model_fields)
 def read(path: Path) -> Grid:
     """The grid in a file; raises `ParameterError` or `UnknownNameError` for one that is none."""
     try:
+        if path.exists() and not path.is_file():
+            raise ParameterError(f"cannot read {path}: it is not a file")
+        if path.stat().st_size > MOST_BYTES:
+            raise ParameterError(f"{path} is larger than {MOST_BYTES >> 20} MiB")
         told = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ParameterError(f"cannot read {path}: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise ParameterError(
+            f"{path} is no TOML that is read here: it is nested too deep"
+        ) from None
+    except ParameterError:
+        raise
+    except ValueError as error:
         raise ParameterError(f"{path} is no TOML: {error}") from None
     return strict(Grid, path.name, told)
 
@@ -129,6 +142,10 @@ def _tables(where: str, entries: Sequence[Any]) -> Iterator[Table]:
             raise ParameterError(f"{where} wants names or tables with a name, got {entry!r}")
         keys = list(table)
         lists = [value if isinstance(value, list) else [value] for value in table.values()]
+        if math.prod(map(len, lists)) > MOST_TABLES:
+            raise ParameterError(
+                f"{where}: the lists of {table['name']} multiply to more than {MOST_TABLES:,}"
+            )
         if not all(lists):
             raise ParameterError(f"{where}: {table['name']} has an empty list, so no cells")
         for values in product(*lists):

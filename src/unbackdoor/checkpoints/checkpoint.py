@@ -72,7 +72,8 @@ def load(
     scale = claims.scale(path, mean or told.mean, std or told.std, chosen)
     if not (classes or told.classes):
         bare = Spec(name, ("0",), *scale, chosen)
-        count = count or choosing.count_classes(bare, found)
+        with claims.held(path, found):
+            count = count or choosing.count_classes(bare, found)
         if count is None:
             _built(path, bare, found, ())  # raises, and says what does not fit
         classes = claims.numbered(path, count)
@@ -112,9 +113,10 @@ def _built(
     if spec.arch in models.names() or spec.arch.startswith(("timm:", "transformers:")):
         # Shapes first, without memory: a small file may claim a huge network. A few networks
         # cannot be built so; they are checked below only.
-        with suppress(ParameterError), torch.device("meta"):
+        with suppress(ParameterError), torch.device("meta"), claims.held(path, found):
             matched(path, spec, models.create(spec).net, found)
-    model = models.create(spec)
+    with claims.held(path, found):
+        model = models.create(spec)
     fit, others = matched(path, spec, model.net, found)
     loaded = {name: _float32(path, name, tensor) for name, tensor in fit.weights.items()}
     model.net.load_state_dict(loaded, strict=False)

@@ -19,6 +19,12 @@ from .model_files import plain
 SAMPLES = 5
 """So many of the names that a network expects are looked for to find what stands before them."""
 
+MOST_LEADING = 8
+"""So many parts that stand before all names, such as `module.model.`, are taken off."""
+
+MOST_PREFIXES = 64
+"""So many texts that may stand before the names are tried: each costs a look at every name."""
+
 COUNTED = ("num_batches_tracked", "total_ops", "total_params")
 """The ends of names that count something, and are no weights."""
 
@@ -73,6 +79,8 @@ def _prefixes(names: Iterable[str], expected: Shapes) -> list[str]:
         for name in every:
             if name == wanted or name.endswith("." + wanted):
                 found[name.removesuffix(wanted)] = None
+                if len(found) == MOST_PREFIXES:
+                    return list(found)
     return list(found)
 
 
@@ -132,7 +140,7 @@ def asked(found: tuple[Candidate, ...], where: str | None) -> tuple[Candidate, .
 
 def leading(weights: Mapping[str, Tensor]) -> Iterator[Mapping[str, Tensor]]:
     """`weights` as they are, and without what stands before most of their names."""
-    while weights:
+    for _ in range(MOST_LEADING if weights else 0):
         yield weights
         first: dict[str, int] = {}
         for name in weights:

@@ -194,7 +194,8 @@ def _matched(
         raise ImagesError(
             f"{source} has the class {strange[0]!r}, which is none of the model's: {listed(wanted)}"
         )
-    return torch.tensor([ours.index(key) for key in theirs])[raw.labels], wanted
+    places = {key: place for place, key in reversed(list(enumerate(ours)))}  # the first of each
+    return torch.tensor([places[key] for key in theirs])[raw.labels], wanted
 
 
 def _by_order(source: Source, raw: Raw, wanted: Sequence[str]) -> Tensor:
