@@ -17,7 +17,10 @@ from . import watch
 from .inputs import Input
 from .watch import PROBLEMS, Outcome
 
-MODULES = ("gadgets", "structures", "headers", "arrays", "pictures", "hubs", "grids", "records")
+MODULES = (
+    *("gadgets", "structures", "scripts", "headers", "arrays", "tables", "pictures", "hubs"),
+    *("grids", "records"),
+)
 SEED = 26
 
 
@@ -75,7 +78,9 @@ def main() -> int:
     asked.add_argument("--proof", action="store_true", help="inputs that do what must be seen")
     asked.add_argument("--json", type=Path, help="file for the counts")
     asked.add_argument("--verbose", action="store_true", help="what each run said")
+    asked.add_argument("--seconds", type=float, default=watch.SECONDS, help="of one run")
     given = asked.parse_args()
+    watch.SECONDS = given.seconds
     if given.proof:
         from . import proof
 

@@ -153,11 +153,12 @@ def _modules() -> Iterator[Input]:
         "children that are texts": op.dict_({"_modules": op.dict_({"a": op.text("b")})}) + b"b",
         "parameters that are code": op.dict_(
             {"_modules": b"}", "_parameters": op.dict_({"w": op.called("os.system", op.text("x"))})}
-        ) + b"b",
+        )
+        + b"b",
         "buffers that are a list": op.dict_({"_modules": b"}", "_buffers": b"]"}) + b"b",
         "numbers for names": op.dict_({"_modules": b"}K\x01" + op.tensor() + b"s"}) + b"b",
         "_modules that are a set": op.dict_({"_modules": b"\x8f"}) + b"b",
-    }.items():  # fmt: skip
+    }.items():
 
         def broken(folder: Path, state: bytes = state) -> list[str]:
             code = op.named("torch.nn.modules.linear.Linear") + b")\x81q\x02" + state

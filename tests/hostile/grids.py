@@ -40,26 +40,40 @@ def quoted(text: str) -> str:
 
 HUNDRED = str(list(range(1, 101)))
 WHOLE: dict[str, str] = {
-    "no TOML": "= =", "nothing": "", "a NUL": "a = '\0'", "lists 100,000 deep": "a = " + "[" * 100_000,
-    "tables 100,000 deep": "[" + "a." * 100_000 + "b]", "tables in one another": "a = " + "{a=" * 50_000,
+    "no TOML": "= =",
+    "nothing": "",
+    "a NUL": "a = '\0'",
+    "lists 100,000 deep": "a = " + "[" * 100_000,
+    "tables 100,000 deep": "[" + "a." * 100_000 + "b]",
+    "tables in one another": "a = " + "{a=" * 50_000,
     "a key of 10^6 dots": "a." * 10**6 + "b = 1",
     "a million keys": "\n".join(f"k{n} = 1" for n in range(300_000)),
-    "a million tables": "[[data]]\n" * 300_000, "one key twice": "seeds = [1]\nseeds = [2]",
-    "a number of 5,000 digits": grid(seeds=f"[{DIGITS}]"), "a share of 5,000 digits": grid(budgets=f"[0.{DIGITS}]"),
+    "a million tables": "[[data]]\n" * 300_000,
+    "one key twice": "seeds = [1]\nseeds = [2]",
+    "a number of 5,000 digits": grid(seeds=f"[{DIGITS}]"),
+    "a share of 5,000 digits": grid(budgets=f"[0.{DIGITS}]"),
     "a text of 10 MB": grid(defenses='["' + "x" * 10**7 + '"]'),
-    "a million seeds": grid(seeds=str(list(range(10**6)))), "a million budgets": grid(budgets="[" + "0.5," * 10**6 + "]"),
+    "a million seeds": grid(seeds=str(list(range(10**6)))),
+    "a million budgets": grid(budgets="[" + "0.5," * 10**6 + "]"),
     "100 of everything": grid(seeds=HUNDRED, budgets=HUNDRED, rates="[" + "0.1," * 100 + "]"),
     "10^20 attacks": table("attacks", "".join(f"{k} = {HUNDRED}\n" for k in "abcdefghij")),
     "10^20 networks": table("architectures", "".join(f"{k} = {HUNDRED}\n" for k in "abcdefghij")),
-    "10^20 defenses": GOOD.replace('defenses = ["fmp"]', "") + "[[defenses]]\nname='fmp'\n" + "".join(
-        f"{k} = {HUNDRED}\n" for k in "abcdefghij"
-    ),
-    "seeds of NaN": grid(seeds="[nan]"), "budgets of NaN": grid(budgets="[nan]"), "budgets of infinity": grid(budgets="[inf]"),
-    "budgets of 10^400": grid(budgets="[1" + "0" * 400 + "]"), "seeds of -1": grid(seeds="[-1]"),
-    "seeds that are dates": grid(seeds="[2026-01-01]"), "seeds beyond int64": grid(seeds="[99999999999999999999]"),
-    "seeds that are tables": grid(seeds="[{a=1}]"), "defenses that are numbers": grid(defenses="[1]"),
-    "defenses in lists": grid(defenses="[[['fmp']]]"), "rates of NaN": grid(rates="[nan]"),
-    "an unknown key": grid(evil="1"), "dunders": grid(__class__="1", model_config="{}"),
+    "10^20 defenses": GOOD.replace('defenses = ["fmp"]', "")
+    + "[[defenses]]\nname='fmp'\n"
+    + "".join(f"{k} = {HUNDRED}\n" for k in "abcdefghij"),
+    "seeds of NaN": grid(seeds="[nan]"),
+    "budgets of NaN": grid(budgets="[nan]"),
+    "budgets of infinity": grid(budgets="[inf]"),
+    "budgets of 10^400": grid(budgets="[1" + "0" * 400 + "]"),
+    "seeds of -1": grid(seeds="[-1]"),
+    "seeds that are dates": grid(seeds="[2026-01-01]"),
+    "seeds beyond int64": grid(seeds="[99999999999999999999]"),
+    "seeds that are tables": grid(seeds="[{a=1}]"),
+    "defenses that are numbers": grid(defenses="[1]"),
+    "defenses in lists": grid(defenses="[[['fmp']]]"),
+    "rates of NaN": grid(rates="[nan]"),
+    "an unknown key": grid(evil="1"),
+    "dunders": grid(__class__="1", model_config="{}"),
     "an attack that is a path": GOOD.replace("badnets", "../../evil"),
     "an attack that is a module": GOOD.replace('"badnets"', '"base.attack"'),
     "a defense that is a dunder": GOOD.replace('"fmp"', '"__init__"'),
@@ -74,20 +88,25 @@ WHOLE: dict[str, str] = {
     "an eps of 1e400": GOOD.replace('["fmp"]', '[{name = "fmp", eps = 1e400}]'),
     "a date for a number": GOOD.replace('["fmp"]', '[{name = "fmp", eps = 2026-01-01}]'),
     "a size of 10^12": table("data", "size = 1000000000000\ntrain = 'x'\ntest = 'y'"),
-    "training of a million keys": GOOD + "[training]\n" + "\n".join(f"k{n} = 1" for n in range(200_000)),
-}  # fmt: skip
+    "training of a million keys": GOOD
+    + "[training]\n"
+    + "\n".join(f"k{n} = 1" for n in range(200_000)),
+}
+MODEL = "model = 'm.safetensors'\n"
 VICTIMS: dict[str, str] = {
-    "that is a pickle": "model = 'evil.pt'", "that is not there": "model = '/nowhere'",
-    "that never ends": "model = '/dev/zero'", "that is a folder of all": "model = '/'",
-    "that names code": "model = 'm.safetensors'\narch = 'os:system'\noptions = {x = 1}",
-    "with a source that never ends": "model = 'm.safetensors'\nclean = '/dev/zero'\ntest = '/dev/zero'",
-    "with a source that is a pickle": "model = 'm.safetensors'\nclean = 'evil.pt'\ntest = 'evil.pt'",
-    "with 10^12 classes": "model = 'm.safetensors'\nclasses = 1000000000000",
-    "with a mean of NaN": "model = 'm.safetensors'\nmean = [nan]\nstd = [nan]",
+    "that is a pickle": "model = 'evil.pt'",
+    "that is not there": "model = '/nowhere'",
+    "that never ends": "model = '/dev/zero'",
+    "that is a folder of all": "model = '/'",
+    "that names code": MODEL + "arch = 'os:system'\noptions = {x = 1}",
+    "with a source that never ends": MODEL + "clean = '/dev/zero'\ntest = '/dev/zero'",
+    "with a source that is a pickle": MODEL + "clean = 'evil.pt'\ntest = 'evil.pt'",
+    "with 10^12 classes": MODEL + "classes = 1000000000000",
+    "with a mean of NaN": MODEL + "mean = [nan]\nstd = [nan]",
     "with a variable": "model = '$HOME/$(touch canary)/${PATH}'",
-    "with a target of 10^12": "model = 'm.safetensors'\ntriggered = 'evil.pt'\ntarget = 1000000000000",
-    "with a name that is a path": "model = 'm.safetensors'\ndata = '../../x'",
-}  # fmt: skip
+    "with a target of 10^12": MODEL + "triggered = 'evil.pt'\ntarget = 1000000000000",
+    "with a name that is a path": MODEL + "data = '../../x'",
+}
 
 
 def inputs() -> Iterator[Input]:

@@ -62,21 +62,34 @@ HEADERS: dict[str, bytes] = {
     "booleans that are 7": file(_one(dtype="BOOL", shape=[8]), b"\x07" * 8),
     "NaN and infinite weights": file(_one(), b"\0\0\xc0\x7f\0\0\x80\x7f"),
     "one name twice": file(
-        '{"weight":' + json.dumps(FLOAT) + ',"weight":' + json.dumps({**FLOAT, "shape": [2, 1]}) + "}"
+        '{"weight":'
+        + json.dumps(FLOAT)
+        + ',"weight":'
+        + json.dumps({**FLOAT, "shape": [2, 1]})
+        + "}"
     ),
     "metadata that is a list": file({"__metadata__": ["arch"], **_one()}),
     "metadata of numbers": file({"__metadata__": {"arch": 3}, **_one()}),
     "200,000 empty tensors": file(
-        {f"l{n}.weight": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for n in range(200_000)}, b""
+        {
+            f"l{n}.weight": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+            for n in range(200_000)
+        },
+        b"",
     ),
     "20,000 layers called alike": file(
-        {f"l{n}.conv1.0.weight": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for n in range(20_000)},
+        {
+            f"l{n}.conv1.0.weight": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+            for n in range(20_000)
+        },
         b"",
     ),
     "names with 2,000 dots": file({"a." * 2_000 + "weight": FLOAT}),
-    "no bytes": b"", "eight bytes": b"\x02" + bytes(7), "a bare brace": bytes(8) + b"{",
+    "no bytes": b"",
+    "eight bytes": b"\x02" + bytes(7),
+    "a bare brace": bytes(8) + b"{",
     "a pickle behind the brace": bytes(8) + b"{\x80\x04cos\nsystem\n.",
-}  # fmt: skip
+}
 
 TOLD: dict[str, dict[str, str]] = {
     "an architecture that is code": {"arch": "os:system"},
@@ -89,7 +102,10 @@ TOLD: dict[str, dict[str, str]] = {
     "a module for an architecture": {"arch": "_own_code"},
     "a long architecture": {"arch": "x" * 300_000},
     "options that fetch": {"options": json.dumps({"pretrained": True}), "arch": "timm:resnet18"},
-    "options that read files": {"options": json.dumps({"checkpoint_path": "a.pt"}), "arch": "timm:resnet18"},
+    "options that read files": {
+        "options": json.dumps({"checkpoint_path": "a.pt"}),
+        "arch": "timm:resnet18",
+    },
     "a width of 10^9": {"options": json.dumps({"width": 10**9, "hidden": 10**9})},
     "a width of 5,000 digits": {"options": '{"width":' + DIGITS + "}"},
     "a width of -1": {"options": json.dumps({"width": -1})},
@@ -97,21 +113,34 @@ TOLD: dict[str, dict[str, str]] = {
     "a side of NaN": {"options": '{"side": NaN}'},
     "options nested 100,000 deep": {"options": NESTED},
     "a million layers": {"arch": "cifar_resnet", "options": json.dumps({"depth": 6 * 10**6 + 2})},
-    "a million wide layers": {"arch": "wide_resnet", "options": json.dumps({"depth": 6 * 10**6 + 4})},
-    "a million dense layers": {"arch": "densenet_bc", "options": json.dumps({"depth": 6 * 10**6 + 4})},
+    "a million wide layers": {
+        "arch": "wide_resnet",
+        "options": json.dumps({"depth": 6 * 10**6 + 4}),
+    },
+    "a million dense layers": {
+        "arch": "densenet_bc",
+        "options": json.dumps({"depth": 6 * 10**6 + 4}),
+    },
     "a million layers of a transformer": {
-        "arch": "transformers:vit", "options": json.dumps({"num_hidden_layers": 10**6, "hidden_size": 8})
+        "arch": "transformers:vit",
+        "options": json.dumps({"num_hidden_layers": 10**6, "hidden_size": 8}),
     },
     "a window of 10,000": {
-        "arch": "transformers:swin", "options": json.dumps({"window_size": 10_000, "image_size": 20_000})
+        "arch": "transformers:swin",
+        "options": json.dumps({"window_size": 10_000, "image_size": 20_000}),
     },
     "an image of 10^6 pixels a side": {
-        "arch": "timm:vit_tiny_patch16_224", "options": json.dumps({"img_size": 10**6})
+        "arch": "timm:vit_tiny_patch16_224",
+        "options": json.dumps({"img_size": 10**6}),
     },
     "a window of timm": {
-        "arch": "timm:swin_tiny_patch4_window7_224", "options": json.dumps({"img_size": 200_000})
+        "arch": "timm:swin_tiny_patch4_window7_224",
+        "options": json.dumps({"img_size": 200_000}),
     },
-    "10^9 groups": {"arch": "resnet18", "options": json.dumps({"groups": 10**9, "width_per_group": 10**9})},
+    "10^9 groups": {
+        "arch": "resnet18",
+        "options": json.dumps({"groups": 10**9, "width_per_group": 10**9}),
+    },
     "10^9 channels": {"arch": "timm:resnet18", "options": json.dumps({"in_chans": 10**9})},
     "a growth of 10^9": {"arch": "densenet121", "options": json.dumps({"growth_rate": 10**9})},
     "a wide mobile network": {"arch": "mobilenet_v2", "options": json.dumps({"width_mult": 1e18})},
@@ -130,7 +159,7 @@ TOLD: dict[str, dict[str, str]] = {
     "a provenance that is no object": {"provenance": '"x"'},
     "a provenance of odd numbers": {"provenance": '{"unbackdoor": {"a": [1e999, NaN]}}'},
     "headers that are no JSON": {"classes": "{", "mean": "\0"},
-}  # fmt: skip
+}
 
 
 def good(folder: Path) -> tuple[dict[str, Any], bytes]:

@@ -14,6 +14,7 @@ OUT = "out"
 
 INSPECT = ["inspect", "a.pt"]
 CONVERT = ["convert", "a.pt", "out/m.safetensors", "--arch", "badnet_cnn"]
+EVALUATE = ["evaluate", "m.safetensors", "--test"]
 """The second is much quicker: nothing is recognised."""
 
 CANARY = "canary"

@@ -21,10 +21,22 @@ KINDS = ("cells", "victims", "plan")
 NESTED = "[" * 100_000 + "]" * 100_000
 
 VALUES: dict[str, Any] = {
-    "null": None, "true": True, "a list": [1, 2], "a table": {"a": 1}, "a text": "x", "nothing": "",
-    "-1": -1, "10^12": 10**12, "half": 0.5, "0": 0, "a list of lists": [[["x"]]], "1e300": 1e300,
-    "10^400": 10**400, "a path": "../../../stolen", "a dunder": "__class__",
-}  # fmt: skip
+    "null": None,
+    "true": True,
+    "a list": [1, 2],
+    "a table": {"a": 1},
+    "a text": "x",
+    "nothing": "",
+    "-1": -1,
+    "10^12": 10**12,
+    "half": 0.5,
+    "0": 0,
+    "a list of lists": [[["x"]]],
+    "1e300": 1e300,
+    "10^400": 10**400,
+    "a path": "../../../stolen",
+    "a dunder": "__class__",
+}
 
 
 @cache
@@ -99,8 +111,12 @@ def _texts() -> Iterator[Input]:
 
     def hostile(value: Any, text: str, keys: bool) -> Any:
         if isinstance(value, dict):
-            return {(text + k if keys and k in ("width", "fmp", "torch", "epochs") else k): hostile(v, text, keys)
-                    for k, v in value.items()}  # fmt: skip
+            return {
+                (text + k if keys and k in ("width", "fmp", "torch", "epochs") else k): hostile(
+                    v, text, keys
+                )
+                for k, v in value.items()
+            }
         if isinstance(value, list):
             return [hostile(part, text, keys) for part in value]
         kept = isinstance(value, str) and (
@@ -157,11 +173,18 @@ def _identities() -> Iterator[Input]:
 
 
 RAW: dict[str, str] = {
-    "nested 100,000 deep": '{"format": 1, "a": ' + NESTED + "}", "a number of 5,000 digits": f'{{"format": {DIGITS}}}',
-    "NaN": '{"format": NaN}', "infinite": '{"format": 1e999}', "no JSON": "{", "nothing": "", "a list": "[]",
-    "one key twice": '{"format": 1, "format": 2, "id": "a", "id": "b"}', "half a character": '{"format": "\\ud800"}',
-    "no text": "\ud800", "60 MB of lists": '{"format": 1, "a": [' + "[]," * (2 * 10**7) + "[]]}",
-}  # fmt: skip
+    "nested 100,000 deep": '{"format": 1, "a": ' + NESTED + "}",
+    "a number of 5,000 digits": f'{{"format": {DIGITS}}}',
+    "NaN": '{"format": NaN}',
+    "infinite": '{"format": 1e999}',
+    "no JSON": "{",
+    "nothing": "",
+    "a list": "[]",
+    "one key twice": '{"format": 1, "format": 2, "id": "a", "id": "b"}',
+    "half a character": '{"format": "\\ud800"}',
+    "no text": "\ud800",
+    "60 MB of lists": '{"format": 1, "a": [' + "[]," * (2 * 10**7) + "[]]}",
+}
 
 
 def _links() -> Iterator[Input]:

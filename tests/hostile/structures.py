@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 
 from . import opcodes as op
-from .inputs import CANARY, CONVERT, DIGITS, EITHER, INSPECT, REFUSED, TEXTS, Input
+from .inputs import CONVERT, DIGITS, EITHER, INSPECT, REFUSED, TEXTS, Input
 
 MANY = 300_000
 WEIGHT = {"weight": op.tensor()}
@@ -44,10 +43,10 @@ CODES = {
     "deep calls": op.named("a.b") * 20_000 + b"N" + b"\x85R" * 20_000,
     "shared tuples of 2^60 leaves": b"}" + op.text("a") + b")" + b"2\x86" * 60 + b"s",
     "shared tuples as keys": b"}" + b")" + b"2\x86" * 60 + b"Ns",
-    "shared lists of 2^60 leaves": b"]q\x00" + b"".join(
-        b"](h" + bytes([n]) + b"h" + bytes([n]) + b"eq" + bytes([n + 1]) for n in range(60)
-    ),
-    "shared dicts of 2^60 leaves": b"}q\x00" + b"".join(
+    "shared lists of 2^60 leaves": b"]q\x00"
+    + b"".join(b"](h" + bytes([n]) + b"h" + bytes([n]) + b"eq" + bytes([n + 1]) for n in range(60)),
+    "shared dicts of 2^60 leaves": b"}q\x00"
+    + b"".join(
         b"}(" + b"".join(op.text(k) + b"h" + bytes([n]) for k in "ab") + b"uq" + bytes([n + 1])
         for n in range(60)
     ),
@@ -56,8 +55,11 @@ CODES = {
     "a name in punycode": op.called("_codecs.encode", op.text("a" * 200_000), op.text("punycode")),
     "a bytearray of 10 GB": op.called("builtins.bytearray", op.number(10**10)),
     "a list copied 20,000 times": (
-        op.named("collections.OrderedDict") + b"q\x00](" + b"N" * 50_000
-        + b"eq\x01" + b"h\x00h\x01\x85R0" * 20_000
+        op.named("collections.OrderedDict")
+        + b"q\x00]("
+        + b"N" * 50_000
+        + b"eq\x01"
+        + b"h\x00h\x01\x85R0" * 20_000
     ),
     "a number of 5,000 digits": b"L" + DIGITS.encode() + b"L\n",
     "a number of a million bytes": b"\x8b" + struct.pack("<I", 10**6) + b"\x7f" * 10**6,
@@ -65,38 +67,61 @@ CODES = {
     "bytes that claim 2^62": b"\x8e" + struct.pack("<Q", 2**62) + b"a" * 100,
     "a memo of 2^31": b"Nr\xff\xff\xff\x7f",
     "a frame of 2^62": b"\x95" + struct.pack("<Q", 2**62) + b"N",
-    "no mark": b"t", "an empty stack": b"R", "two values": b"NN",
-    "pops of nothing": b"0" * 100, "a memo that is not there": b"h\x09",
-    "an unknown opcode": b"\xf0", "a mark as a value": b"}((Nu", "buffers": b"\x97",
+    "no mark": b"t",
+    "an empty stack": b"R",
+    "two values": b"NN",
+    "pops of nothing": b"0" * 100,
+    "a memo that is not there": b"h\x09",
+    "an unknown opcode": b"\xf0",
+    "a mark as a value": b"}((Nu",
+    "buffers": b"\x97",
     "a persistent id of protocol 0": b"P" + b"x" * 1000 + b"\n",
-    "keys that are all alike": b"}(" + b"".join(
-        op.number(n * (2**61 - 1)) + b"N" for n in range(20_000)
-    ) + b"u",
+    "keys that are all alike": b"}("
+    + b"".join(op.number(n * (2**61 - 1)) + b"N" for n in range(20_000))
+    + b"u",
     "100,000 dicts of tensors": b"](" + op.dict_({"a": op.tensor()}) + b"2" * 100_000 + b"e",
     "2.9 million steps": b"N0" * 1_450_000 + b"N",
     "names with 2,000 dots": op.dict_({"a." * 2_000 + "weight": op.tensor()}),
     "a name of 100,000 dots": op.dict_({"." * 100_000: op.tensor(), ".": op.tensor()}),
-    "20,000 layers called alike": b"}(" + b"".join(
+    "20,000 layers called alike": b"}("
+    + b"".join(
         op.text(f"l{n}.fc1.weight") + (op.tensor() + b"q\x09" if n == 0 else b"h\x09")
         for n in range(20_000)
-    ) + b"u",
-    "100,000 keys of one hash": b"}(" + b"".join(
-        op.tuple_(*map(op.number, pair)) + b"N" for pair in alike(100_000)
-    ) + b"u",
+    )
+    + b"u",
+    "100,000 keys of one hash": b"}("
+    + b"".join(op.tuple_(*map(op.number, pair)) + b"N" for pair in alike(100_000))
+    + b"u",
     "a dict 500,000 deep with long names": (
         op.text("a" * 80) + b"q\x000" + b"}h\x00" * 500_000 + b"N" + b"s" * 500_000
     ),
     "50,000 modules in one another, each with weights": (
-        op.tensor() + b"q\x090" + op.text("_modules") + b"q\x010" + op.text("_parameters") + b"q\x020"
-        + (op.named("a.B") + b")\x81}h\x02}" + op.text("w") + b"h\x09ssh\x01}" + op.text("a")) * 50_000
-        + op.named("a.B") + b")\x81" + b"ssb" * 50_000
+        op.tensor()
+        + b"q\x090"
+        + op.text("_modules")
+        + b"q\x010"
+        + op.text("_parameters")
+        + b"q\x020"
+        + (op.named("a.B") + b")\x81}h\x02}" + op.text("w") + b"h\x09ssh\x01}" + op.text("a"))
+        * 50_000
+        + op.named("a.B")
+        + b")\x81"
+        + b"ssb" * 50_000
     ),
-    "20,000 tensors": b"}(" + b"".join(
+    "20,000 tensors": b"}("
+    + b"".join(
         op.text(f"l{n}.weight") + (op.tensor() + b"q\x09" if n == 0 else b"h\x09")
         for n in range(20_000)
-    ) + b"u",
-    "keys that are no texts": b"}(K\x01" + op.tensor() + b"N" + op.tensor() + b")" + op.tensor() + b"u",
-}  # fmt: skip
+    )
+    + b"u",
+    "keys that are no texts": b"}(K\x01"
+    + op.tensor()
+    + b"N"
+    + op.tensor()
+    + b")"
+    + op.tensor()
+    + b"u",
+}
 
 TENSORS = {
     "beyond its storage": op.tensor(size=(HUGE,)),
@@ -173,11 +198,16 @@ def _odd_tensors() -> Iterator[Input]:
                 _use_new_zipfile_serialization=not legacy,
             )
     for name, array in {
-        "of half floats": np.ones(3, "f2"), "of big-endian": np.ones(3, ">f8"),
-        "of 64-bit unsigned": np.ones(3, "u8"), "of texts": np.array(["a"]),
-        "of objects": np.array([None]), "of no side": np.array(1.0), "of records": np.zeros(1, "i4,f4"),
-        "of dates": np.array(["2026-01-01"], "M8[D]"), "of long doubles": np.ones(2, np.longdouble),
-    }.items():  # fmt: skip
+        "of half floats": np.ones(3, "f2"),
+        "of big-endian": np.ones(3, ">f8"),
+        "of 64-bit unsigned": np.ones(3, "u8"),
+        "of texts": np.array(["a"]),
+        "of objects": np.array([None]),
+        "of no side": np.array(1.0),
+        "of records": np.zeros(1, "i4,f4"),
+        "of dates": np.array(["2026-01-01"], "M8[D]"),
+        "of long doubles": np.ones(2, np.longdouble),
+    }.items():
         yield _saved({"a.weight": array, "b": torch.ones(1)}, name=f"an array {name}")
 
 
@@ -202,9 +232,14 @@ def _shown() -> Iterator[Input]:
 
 def _counts() -> Iterator[Input]:
     for name, count in {
-        "2,000,000,000": 2_000_000_000, "of 4,000 digits": 10**4000, "-1": -1, "NaN": float("nan"),
-        "text": "ten", "true": True, "a list": [3],
-    }.items():  # fmt: skip
+        "2,000,000,000": 2_000_000_000,
+        "of 4,000 digits": 10**4000,
+        "-1": -1,
+        "NaN": float("nan"),
+        "text": "ten",
+        "true": True,
+        "a list": [3],
+    }.items():
         value = {
             "model_name": "preactresnet18",
             "num_classes": count,
@@ -213,64 +248,8 @@ def _counts() -> Iterator[Input]:
         yield _saved(value, name=f"a BackdoorBench result with the number of classes {name}")
 
 
-def _scripts() -> Iterator[Input]:
-    class Small(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.fc = torch.nn.Linear(2, 2)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.fc(x)
-
-    def script(change: str) -> Input:
-        def make(folder: Path) -> list[str]:
-            path = folder / "a.pt"
-            torch.jit.save(torch.jit.trace(Small(), torch.ones(1, 2)), path)
-            with zipfile.ZipFile(path) as archive:
-                members = {name: archive.read(name) for name in archive.namelist()}
-            root = next(iter(members)).partition("/")[0]
-            if change == "constants that call code":
-                members[f"{root}/constants.pkl"] = op.steps(
-                    op.called("os.system", op.text(f"touch {CANARY}"))
-                )
-            elif change == "code that is python":
-                members[f"{root}/code/__torch__/x.py"] = b"import os; os.system('touch canary')"
-            elif change == "members that are paths":
-                members |= {
-                    "../../stolen": b"x",
-                    "/tmp/stolen-by-a-script": b"x",
-                    f"{root}/../../s": b"x",
-                }
-            elif change == "truncated code":
-                members = {
-                    name: data[:20] if "code" in name else data for name, data in members.items()
-                }
-            elif change == "a pickle that is cut":
-                members[f"{root}/data.pkl"] = members[f"{root}/data.pkl"][:-40]
-            elif change == "two pickles":
-                members[f"{root}/x/data.pkl"] = members[f"{root}/data.pkl"]
-            with zipfile.ZipFile(path, "w") as archive:
-                for name, data in members.items():
-                    archive.writestr(name, data)
-            return INSPECT
-
-        return Input("torchscript", f"an archive with {change}", make, EITHER)
-
-    for change in (
-        *(
-            "constants that call code",
-            "code that is python",
-            "members that are paths",
-            "two pickles",
-        ),
-        *("truncated code", "a pickle that is cut", "nothing changed"),
-    ):
-        yield script(change)
-
-
 def inputs() -> Iterator[Input]:
     yield from _codes()
     yield from _odd_tensors()
     yield from _shown()
     yield from _counts()
-    yield from _scripts()

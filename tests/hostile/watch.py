@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import resource
 import shutil
 import signal
@@ -17,16 +16,16 @@ import sys
 import tempfile
 import time
 import traceback
-import unicodedata
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .inputs import CANARY, OUT, RAW, Input
+from . import checks
+from .inputs import CANARY, OUT, Input
 
-SECONDS = 60
+SECONDS = 60.0
 MOST_BYTES = 2 * 2**30
 """Beyond what an idle run takes."""
 POLL = 0.02
@@ -36,13 +35,6 @@ PROBLEMS = (
     *("code runs", "tracebacks", "crashes", "hangs", "over memory", "outside", "escapes"),
     "other ends",
 )
-
-# What Python tells of before it happens, and what none of our commands needs.
-STARTS = re.compile(
-    r"os\.(system|exec|posix_spawn|spawn|fork|forkpty|startfile)|subprocess\.|pty\.|webbrowser\."
-    r"|socket\.(connect|getaddrinfo|gethostby|bind)|ctypes\.dlopen|pickle\.find_class"
-)
-CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.chmod")
 
 
 @dataclass
@@ -142,7 +134,7 @@ def _idle(root: Path) -> int:
 
 
 def _started(given: Input, place: Path, *, making: bool) -> _Running:
-    before = {} if making else _tree(place.parents[1])
+    before = {} if making else checks.tree(place.parents[1])
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
@@ -168,7 +160,7 @@ def _child(given: Input, place: Path, making: bool) -> None:
             _redirect(place)
             os.environ |= {"HOME": str(place / "home"), "TMPDIR": str(place / "tmp")}
             os.environ["COLUMNS"], tempfile.tempdir = "200", None
-            _audited(place)
+            checks.audited(place)
             from unbackdoor.cli import main
 
             code = given.act() if given.act else main(command)
@@ -192,39 +184,6 @@ def _redirect(place: Path) -> None:
         os.close(handle)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
-
-
-def _audited(place: Path) -> None:
-    """From now on this process notes what it starts, and what it changes outside of `OUT`."""
-    allowed = (os.path.realpath(place / "in" / OUT) + "/", "/dev/null")
-    log = os.open(place / "events", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    busy = False
-
-    def note(event: str, arguments: tuple[Any, ...]) -> None:
-        nonlocal busy
-        if busy:
-            return
-        busy = True
-        try:
-            if STARTS.match(event) and arguments[:1] != ("uname",):
-                os.write(log, f"start {event} {arguments!r:.200}\n".encode("utf-8", "replace"))
-            elif (event == "open" and _writes(arguments)) or event in CHANGES:
-                target = arguments[0]
-                if isinstance(target, str | bytes | os.PathLike):
-                    real = os.path.realpath(os.fsdecode(target))
-                    if not f"{real}/".startswith(allowed[0]) and real != allowed[1]:
-                        os.write(log, f"change {event} {real}\n".encode("utf-8", "replace"))
-        finally:
-            busy = False
-
-    sys.addaudithook(note)
-
-
-def _writes(arguments: tuple[Any, ...]) -> bool:
-    _, mode, flags = arguments
-    if isinstance(mode, str):
-        return any(letter in mode for letter in "wax+")
-    return bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND))
 
 
 def _ended(one: _Running, idle: int) -> tuple[int, int] | None:
@@ -266,9 +225,9 @@ def _outcome(one: _Running, status: int, above: int) -> Outcome:
     if one.making:
         out.problems["other ends"] = "its files could not be made"
         return out
-    streams = [_text(one.place / name) for name in ("stdout", "stderr")]
+    streams = [checks.text(one.place / name) for name in ("stdout", "stderr")]
     out.said = "".join(streams)
-    events = _text(one.place / "events").splitlines()
+    events = checks.text(one.place / "events").splitlines()
     found = out.problems
     if started := [line for line in events if line.startswith("start ")]:
         found["code runs"] = started[0]
@@ -283,71 +242,17 @@ def _outcome(one: _Running, status: int, above: int) -> Outcome:
     if "Traceback (most recent call last)" in out.said or code in (70, 99):
         found["tracebacks"] = out.said.strip()[-300:]
     changed = [line for line in events if line.startswith("change ")]
-    after = _tree(one.place.parents[1])
+    after = checks.tree(one.place.parents[1])
     changed += [n for n in one.before.keys() | after.keys() if one.before.get(n) != after.get(n)]
     if changed:
         found["outside"] = "; ".join(changed)[:300]
-    if shown := _escapes(out.said) or _leaks(one.place / "in" / OUT):
+    if shown := checks.escapes(out.said) or checks.leaks(one.place / "in" / OUT):
         found["escapes"] = shown
     if not found and code not in one.input.expected:
         found["other ends"] = f"exit code {code}: {out.said.strip()[-200:]}"
-    elif not found and code == 2 and not _one_line(*streams):
+    elif not found and code == 2 and not checks.one_line(*streams):
         found["other ends"] = f"no single line: {out.said.strip()[-200:]}"
     return out
-
-
-def _one_line(stdout: str, stderr: str) -> bool:
-    """Whether there is just one line that says what is wrong; warnings may stand before it."""
-    lines = [line for line in stderr.splitlines() if not line.startswith("warning: ")]
-    told = [line for line in stdout.splitlines() if line.startswith("error: ")]
-    return len(lines) + len(told) == 1 and all(line.startswith("error: ") for line in lines)
-
-
-def _escapes(text: str) -> str:
-    for letter in text:
-        if letter != "\n" and unicodedata.category(letter) in ("Cc", "Cf", "Zl", "Zp"):
-            return f"{letter!r} on the terminal"
-    return ""
-
-
-def _leaks(out: Path) -> str:
-    """What stands unescaped in pages and tables that were written."""
-    for path in sorted(out.rglob("*")) if out.is_dir() else ():
-        if path.suffix in (".html", ".md", ".svg"):
-            text = _text(path)
-            for raw in RAW:
-                if raw in text:
-                    return f"{raw} in {path.name}"
-        elif path.suffix == ".csv" and re.search(r'(?m)(^|,)"?[=@+]', _text(path)):
-            return f"a formula in {path.name}"
-    return ""
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_bytes()[: 2**24].decode("utf-8", "replace")
-    except OSError:
-        return ""
-
-
-def _tree(top: Path) -> dict[str, Any]:
-    """Every file below `top` but what a run may write; as much of each as tells a change."""
-    found: dict[str, Any] = {}
-    for place, folders, files in os.walk(top):
-        here = Path(place)
-        if here == top / "a" / "b":
-            files = [name for name in files if name not in ("stdout", "stderr", "events")]
-        if here == top / "a" / "b" / "in" and OUT in folders:
-            folders.remove(OUT)
-        for name in (*files, *folders):
-            told = (here / name).lstat()
-            when = told.st_mtime_ns if name in files else 0
-            found[os.fspath((here / name).relative_to(top))] = (
-                told.st_mode,
-                told.st_size * bool(when),
-                when,
-            )
-    return found
 
 
 def _removed(place: Path) -> None:

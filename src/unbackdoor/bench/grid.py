@@ -21,14 +21,17 @@ from .. import data, models
 from ..attacks.base.attack import Attack
 from ..core import method
 from ..core.errors import ParameterError, UnknownNameError
+from ..core.foreign import told_as
 from ..core.spec import Spec
 from ..defenses.base.defense import Defense, Tuning
 from . import given
 from .cell import Cell, Data, Strict, Table, Victim, strict
 from .clean_sets import CleanSet
 
-MOST_BYTES, MOST_TABLES, MOST_CELLS = 2**24, 10_000, 1_000_000
-"""Of a grid: its file, what the lists of one table multiply to, and all of it."""
+MOST_BYTES, MOST_TABLES, MOST_CELLS = 2**22, 1_000, 100_000
+"""Of a grid: its file, the tables of one kind that its lists multiply to, and all of it."""
+
+MOST_IMAGES = 2**40
 
 NO_ATTACK = "none"
 """What a clean model goes by: it is part of every grid, and was never attacked."""
@@ -37,16 +40,16 @@ NO_ATTACK = "none"
 class Grid(Strict):
     """The grid file as it is written; `cells` multiplies it out."""
 
-    data: list[Any] = Field([])
-    architectures: list[Any] = Field([])
-    attacks: list[Any] = Field([])
-    victims: list[Any] = Field([])
-    defenses: list[Any] = Field(min_length=1)
-    rates: list[float] = Field([])
-    budgets: list[int | float] = Field([0.05], min_length=1)
-    clean: list[Any] = Field([])
+    data: list[Any] = Field([], max_length=MOST_TABLES)
+    architectures: list[Any] = Field([], max_length=MOST_TABLES)
+    attacks: list[Any] = Field([], max_length=MOST_TABLES)
+    victims: list[Any] = Field([], max_length=MOST_TABLES)
+    defenses: list[Any] = Field(min_length=1, max_length=MOST_TABLES)
+    rates: list[float] = Field([], max_length=MOST_TABLES)
+    budgets: list[int | float] = Field([0.05], min_length=1, max_length=MOST_TABLES)
+    clean: list[Any] = Field([], max_length=MOST_TABLES)
     closed: bool = False
-    seeds: list[int] = Field([0, 1, 2], min_length=1)
+    seeds: list[int] = Field([0, 1, 2], min_length=1, max_length=MOST_TABLES)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     min_asr: float = Field(0.9, ge=0, le=1)
     training: Table = Field({})
@@ -92,7 +95,13 @@ def cells(grid: Grid, folder: Path = Path()) -> list[Cell]:
 
     Paths of `[[victims]]` start from `folder`, that of the grid file.
     """
+    with told_as(ParameterError, "the grid cannot be read"):
+        return _cells(grid, folder)
+
+
+def _cells(grid: Grid, folder: Path) -> list[Cell]:
     found: dict[str, Cell] = {}
+    count = 0
     places = [(place, _data(table)) for place, table in _labelled(_tables("data", grid.data))]
     tables = _labelled(_tables("architectures", grid.architectures))
     networks = [(net, _network(table)) for net, table in tables]
@@ -108,6 +117,9 @@ def cells(grid: Grid, folder: Path = Path()) -> list[Cell]:
             sets = [None, *_clean_sets(grid, victim.attack)]
             defenses = _defenses(grid, data_set)
             for clean, budget, (label, defense) in product(sets, grid.budgets, defenses):
+                count += 1
+                if count > MOST_CELLS:
+                    raise ParameterError(f"the grid has more than {MOST_CELLS:,} cells")
                 cell = Cell(victim, defense, _budget(budget), label, clean)
                 found.setdefault(cell.id, cell)
     return list(found.values())
@@ -136,16 +148,16 @@ def chosen(every: Sequence[Cell], pattern: str | None) -> list[Cell]:
 
 def _tables(where: str, entries: Sequence[Any]) -> Iterator[Table]:
     """The entries as tables that hold no list: a text is a name, and every list multiplies."""
+    count = 0
     for entry in entries:
         table = {"name": entry} if isinstance(entry, str) else entry
         if not isinstance(table, dict) or not isinstance(table.get("name"), str):
             raise ParameterError(f"{where} wants names or tables with a name, got {entry!r}")
         keys = list(table)
         lists = [value if isinstance(value, list) else [value] for value in table.values()]
-        if math.prod(map(len, lists)) > MOST_TABLES:
-            raise ParameterError(
-                f"{where}: the lists of {table['name']} multiply to more than {MOST_TABLES:,}"
-            )
+        count += math.prod(map(len, lists))
+        if count > MOST_TABLES:
+            raise ParameterError(f"{where}: its lists multiply to more than {MOST_TABLES:,} tables")
         if not all(lists):
             raise ParameterError(f"{where}: {table['name']} has an empty list, so no cells")
         for values in product(*lists):
@@ -224,7 +236,7 @@ def _declared(role: method.Role, table: Table) -> Table:
 
 
 def _budget(budget: int | float) -> int | float:
-    if not (0 < budget < math.inf) or (budget >= 1 and budget != int(budget)):
+    if not (0 < budget < MOST_IMAGES) or (budget >= 1 and budget != int(budget)):
         raise ParameterError(
             f"a budget is a share below 1 of the training images, or a count, got {budget!r}"
         )

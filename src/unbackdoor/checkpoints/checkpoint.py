@@ -10,7 +10,7 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from ..core.errors import (
     UnbackdoorWarning,
 )
 from ..core.files import write_whole
+from ..core.foreign import told_as
 from ..core.spec import Spec
 from . import choosing, claims, hub, model_files
 from .candidates import Candidate
@@ -52,7 +53,27 @@ def load(
     warning names the others. Raises `CheckpointError` for a file that cannot be read or does not
     fit, and `RefusedFileError` for one whose weights only code could make or that names code.
     """
-    path = Path(path)
+    said = _Said(arch, classes, mean, std, options, size, weights)
+    with told_as(CheckpointError, f"{path} cannot be read"):
+        return _load(Path(path), said)
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What a person says of a model, as in `load`."""
+
+    arch: str | None
+    classes: int | Sequence[str] | None
+    mean: Sequence[float] | None
+    std: Sequence[float] | None
+    options: Mapping[str, Any] | None
+    size: tuple[int, int] | None
+    weights: str | None
+
+
+def _load(path: Path, given: _Said) -> models.Normalized:
+    arch, classes, mean, std = given.arch, given.classes, given.mean, given.std
+    options, size, weights = given.options, given.size, given.weights
     stored = _read(path)
     told = stored.header
     with one_line(path):

@@ -51,7 +51,8 @@ def held(path: Path, found: Sequence[Candidate]) -> Iterator[None]:
     def count(_: nn.Module, __: str, tensor: Tensor | None) -> None:
         nonlocal tensors, numbers
         tensors -= 1
-        numbers -= tensor.numel() if tensor is not None else 0
+        if tensor is not None and not tensor.is_meta:  # there numbers take no memory
+            numbers -= tensor.numel()
         if tensors < 0 or numbers < 0:
             raise CheckpointError(f"{path} claims a far larger network than it holds weights for")
 

@@ -23,6 +23,9 @@ IMAGES = frozenset(
 SYSTEM = frozenset(("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini", "$RECYCLE.BIN"))
 """What systems leave in folders: nobody's images."""
 
+MOST_FOLDERS = 10_000
+"""Below one class: a link may lead into all of a system."""
+
 PARTS = frozenset(
     ("train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval")
 )
@@ -80,24 +83,43 @@ def _folders(path: Path) -> list[Path]:
 
 
 def _files(folder: Path, left_out: Counter[str]) -> Iterator[Path]:
-    """The images below `folder`, through links, each folder once; counts what is left out."""
-    seen = set[str]()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not _passed_over(name)]
+    """The images below `folder`, through links, each folder once; counts what is left out.
+
+    A link to a folder that `folder` itself lies in leads nowhere new: it is not followed.
+    """
+    above = {os.path.realpath(parent) for parent in (folder, *folder.absolute().parents)}
+    seen, waiting = set[str](), [folder]
+    while waiting:
+        place = waiting.pop()
         real = os.path.realpath(place)
-        if real in seen:
-            folders.clear()
+        if real in seen or (place != folder and real in above):
             continue
         seen.add(real)
-        for name in files:
-            suffix = Path(name).suffix.lower()
-            if _passed_over(name):
+        if len(seen) > MOST_FOLDERS:
+            raise ImagesError(f"{folder} holds more than {MOST_FOLDERS:,} folders")
+        for entry in _entries(place, optional=place != folder):
+            suffix = Path(entry.name).suffix.lower()
+            if entry.is_dir():
+                if not _passed_over(entry.name):
+                    waiting.append(Path(entry.path))
+            elif _passed_over(entry.name):
                 if suffix in IMAGES:
                     left_out["hidden"] += 1
             elif suffix in IMAGES:
-                yield Path(place, name)
+                yield Path(entry.path)
             else:
                 left_out[suffix or "no suffix"] += 1
+
+
+def _entries(place: Path, *, optional: bool) -> list[os.DirEntry[str]]:
+    """What lies in a folder; nothing in one of those below a class that may not be read."""
+    try:
+        with os.scandir(place) as found:
+            return list(found)
+    except OSError:
+        if optional:
+            return []
+        raise
 
 
 def _passed_over(name: str) -> bool:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..bench.store import FORMAT, Kind, Record, Store
-from ..core.errors import ParameterError, UnbackdoorError, UnbackdoorWarning
-from ..core.foreign import reason
+from ..core.errors import ParameterError, UnbackdoorWarning
 
 VICTIM = (
     *("data.name", "data.train", "data.test", "architecture.name", "architecture.options"),
@@ -66,24 +64,6 @@ def read(folder: Path) -> dict[Kind, list[Record]]:
             stacklevel=2,
         )
     return found
-
-
-@contextmanager
-def drawn(what: object) -> Iterator[None]:
-    """Whatever a value in a record makes the pages raise becomes a line that names the record.
-
-    Records are checked for their fields, not for every value in them: that would be as long as the
-    pages themselves.
-    """
-    try:
-        yield
-    except (UnbackdoorError, OSError):
-        raise
-    except Exception as error:  # noqa: BLE001 - a stranger's values can make them raise anything
-        raise ParameterError(
-            f"{what} holds what no bench writes, and cannot be drawn ({reason(error)}); take it "
-            "away, and bench makes it again"
-        ) from None
 
 
 def _check(kind: Kind, path: Path, record: Record) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from ..bench.store import Kind, Record
 from ..core.errors import ParameterError
+from ..core.foreign import told_as
 from . import records
 from .names import CLEAN, Names
 
@@ -68,7 +69,7 @@ class Results:
 
 def read(folder: Path) -> Results:
     """All that `folder` holds; raises `ParameterError` where it holds no result of a bench."""
-    with records.drawn(folder):
+    with told_as(ParameterError, f"{folder} holds what no bench writes"):
         return _results(folder, records.read(folder))
 
 

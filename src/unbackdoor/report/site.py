@@ -17,13 +17,14 @@ from markupsafe import Markup
 
 from ..bench.flags import FLAGS
 from ..bench.store import Record
+from ..core.errors import ParameterError
 from ..core.files import inside, write_whole
+from ..core.foreign import told_as
 from ..core.version import __version__
 from . import charts, tables
 from .board import Board, plain
 from .cellpage import cell_context
 from .names import CLEAN
-from .records import drawn
 from .results import Results, Row
 from .spread import FEW
 from .templating import html
@@ -39,7 +40,7 @@ def write(results: Results, site: Path) -> list[str]:
 
     Raises `OutputError` where that is impossible.
     """
-    with drawn("the folder of results"):
+    with told_as(ParameterError, "the results cannot be drawn"):
         return _Site(results, site).write()
 
 
@@ -174,7 +175,7 @@ class _Site:
         template = html().get_template("site/cell.html.j2")
         rows = {row.id: row for row in self.results.rows}
         for name, record in self.results.cells.items():
-            with drawn(f"the result cells/{name}.json"):
+            with told_as(ParameterError, f"the result cells/{name}.json cannot be drawn"):
                 self._text(f"cells/{name}.html", self._cell(template, rows[name], record))
 
     def _cell(self, template: Template, row: Row, record: Record) -> str:
