@@ -79,8 +79,9 @@ def main() -> int:
     asked.add_argument("--json", type=Path, help="file for the counts")
     asked.add_argument("--verbose", action="store_true", help="what each run said")
     asked.add_argument("--seconds", type=float, default=watch.SECONDS, help="of one run")
+    asked.add_argument("--mib", type=int, default=2048, help="beyond an idle run")
     given = asked.parse_args()
-    watch.SECONDS = given.seconds
+    watch.SECONDS, watch.MOST_BYTES = given.seconds, given.mib * 2**20
     if given.proof:
         from . import proof
 

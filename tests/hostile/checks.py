@@ -9,7 +9,7 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
-from .inputs import OUT, RAW
+from .inputs import OUT, RAW, TAGS
 
 # What Python tells of before it happens, and what none of our commands needs.
 STARTS = re.compile(
@@ -77,7 +77,7 @@ def leaks(out: Path) -> str:
     for path in sorted(out.rglob("*")) if out.is_dir() else ():
         if path.suffix in (".html", ".md", ".svg"):
             page = text(path)
-            for raw in RAW:
+            for raw in RAW if path.suffix == ".html" else TAGS:
                 if raw in page:
                     return f"{raw} in {path.name}"
         elif path.suffix == ".csv" and re.search(r'(?m)(^|,)"?[=@+]', text(path)):

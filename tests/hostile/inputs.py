@@ -66,8 +66,9 @@ TEXTS = {
 }
 """Texts that do something where they are shown or used unescaped."""
 
-RAW = (HTML, "<script>hostile", 'onmouseover="hostile', 'href="javascript:')
-"""What must not stand in a page as it is."""
+TAGS = (HTML, "<script>hostile")
+RAW = (*TAGS, 'onmouseover="hostile', 'href="javascript:')
+"""What must not stand as it is in a text that browsers show, and in a page."""
 
 DIGITS = "9" * 5_000
 """A number that Python refuses to turn into an int, or an int into text."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from .inputs import CANARY, OUT, READ, REFUSED, Input
-from .watch import MOST_BYTES, SECONDS
+from .watch import SECONDS
 
 
 def _canary() -> int:
@@ -41,9 +41,8 @@ def _sleep() -> int:
 
 def _memory() -> int:
     held = []
-    for _ in range(MOST_BYTES // 2**26 + 8):
-        held.append(b"x" * 2**26)
-        time.sleep(0.001)
+    for _ in range(64):  # 512 MiB
+        held.append(b"x" * 2**23)
     return 2
 
 

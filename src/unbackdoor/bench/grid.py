@@ -31,6 +31,7 @@ from .clean_sets import CleanSet
 MOST_BYTES, MOST_TABLES, MOST_CELLS = 2**22, 1_000, 100_000
 """Of a grid: its file, the tables of one kind that its lists multiply to, and all of it."""
 
+MOST_DOTS = 2_000
 MOST_IMAGES = 2**40
 
 NO_ATTACK = "none"
@@ -76,7 +77,11 @@ def read(path: Path) -> Grid:
             raise ParameterError(f"cannot read {path}: it is not a file")
         if path.stat().st_size > MOST_BYTES:
             raise ParameterError(f"{path} is larger than {MOST_BYTES >> 20} MiB")
-        told = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        # What Python's reader takes for a key of many dots grows with their square.
+        if max((line.count(".") for line in text.splitlines()), default=0) > MOST_DOTS:
+            raise ParameterError(f"{path} has a line of more than {MOST_DOTS:,} dots")
+        told = tomllib.loads(text)
     except OSError as error:
         raise ParameterError(f"cannot read {path}: {error.strerror or error}") from None
     except RecursionError:
