@@ -30,7 +30,7 @@ def run(tmp_path, *arguments, module="campaign"):
 
 
 def test_whatever_goes_wrong_in_a_run_is_seen_and_counted(tmp_path):
-    told, done = run(tmp_path, "--proof", "--seconds", "3", "--mib", "200")
+    told, done = run(tmp_path, "--proof", "--seconds", "2", "--mib", "200")
     for name, (problem, _) in proof.SEEN.items():
         assert f"{problem}: proof: {name}" in done.stdout, name
     assert told["inputs"] == len(proof.SEEN) + 2

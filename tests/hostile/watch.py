@@ -25,7 +25,8 @@ from typing import Any
 from . import checks
 from .inputs import CANARY, OUT, Input
 
-SECONDS = 60.0
+SECONDS, WAITED = 60.0, 3
+"""What a run may take of a processor; and so many times as long by the clock: others work, too."""
 MOST_BYTES = 2 * 2**30
 """Beyond what an idle run takes."""
 POLL = 0.02
@@ -195,7 +196,7 @@ def _ended(one: _Running, idle: int) -> tuple[int, int] | None:
     one.peak = max(one.peak, _resident(one.pid))
     if not one.making and one.peak - idle > MOST_BYTES:
         one.killed = one.killed or "over memory"
-    elif time.monotonic() - one.began > SECONDS:
+    elif _worked(one.pid) > SECONDS or time.monotonic() - one.began > WAITED * SECONDS:
         one.killed = one.killed or "hangs"
     if one.killed:
         _kill(one.pid)
@@ -215,6 +216,15 @@ def _resident(pid: int) -> int:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
     except (OSError, IndexError):
         return 0
+
+
+def _worked(pid: int) -> float:
+    """Seconds of processor time."""
+    try:
+        told = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(told[11]) + int(told[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _outcome(one: _Running, status: int, above: int) -> Outcome:

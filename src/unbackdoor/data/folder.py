@@ -87,14 +87,15 @@ def _files(folder: Path, left_out: Counter[str]) -> Iterator[Path]:
 
     A link to a folder that `folder` itself lies in leads nowhere new: it is not followed.
     """
-    above = {os.path.realpath(parent) for parent in (folder, *folder.absolute().parents)}
-    seen, waiting = set[str](), [folder]
+    whole = folder.resolve()
+    above = {_identity(parent) for parent in (whole, *whole.parents)}
+    seen, waiting = set[tuple[int, int] | None](), [folder]
     while waiting:
         place = waiting.pop()
-        real = os.path.realpath(place)
-        if real in seen or (place != folder and real in above):
+        one = _identity(place)
+        if one in seen or (place != folder and one in above):
             continue
-        seen.add(real)
+        seen.add(one)
         if len(seen) > MOST_FOLDERS:
             raise ImagesError(f"{folder} holds more than {MOST_FOLDERS:,} folders")
         for entry in _entries(place, optional=place != folder):
@@ -109,6 +110,15 @@ def _files(folder: Path, left_out: Counter[str]) -> Iterator[Path]:
                 yield Path(entry.path)
             else:
                 left_out[suffix or "no suffix"] += 1
+
+
+def _identity(place: Path) -> tuple[int, int] | None:
+    """What is the same for every path that leads to a folder; None for one that cannot be seen."""
+    try:
+        found = place.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _entries(place: Path, *, optional: bool) -> list[os.DirEntry[str]]:
