@@ -95,11 +95,12 @@ def _fit(
     beside = tuple(name for name in candidate.weights if not name.startswith(prefix))
     extra = [name for name in inside if name not in expected]
     over = [n for n in extra if not (n.endswith(COUNTED) or (unused and n.startswith(unused)))]
+    beyond, idle = set(over), set(extra) - set(over)  # sets: a file may have 100,000 names
     return Fit(
         candidate,
         prefix,
-        {name: tensor for name, tensor in inside.items() if name not in {*extra} - {*over}},
-        (*beside, *(name for name in extra if name not in over and not name.endswith(COUNTED))),
+        {name: tensor for name, tensor in inside.items() if name not in idle},
+        (*beside, *(name for name in extra if name not in beyond and not name.endswith(COUNTED))),
         tuple(n for n in expected if n not in inside and not n.endswith("num_batches_tracked")),
         tuple(over),
         tuple(n for n in expected if n in inside and inside[n].shape != expected[n]),
