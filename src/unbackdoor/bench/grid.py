@@ -21,11 +21,18 @@ from .. import data, models
 from ..attacks.base.attack import Attack
 from ..core import method
 from ..core.errors import ParameterError, UnknownNameError
+from ..core.foreign import told_as
 from ..core.spec import Spec
 from ..defenses.base.defense import Defense, Tuning
 from . import given
 from .cell import Cell, Data, Strict, Table, Victim, strict
 from .clean_sets import CleanSet
+
+MOST_BYTES, MOST_TABLES, MOST_CELLS = 2**22, 1_000, 100_000
+"""Of a grid: its file, the tables of one kind that its lists multiply to, and all of it."""
+
+MOST_DOTS = 2_000
+MOST_IMAGES = 2**40
 
 NO_ATTACK = "none"
 """What a clean model goes by: it is part of every grid, and was never attacked."""
@@ -34,16 +41,16 @@ NO_ATTACK = "none"
 class Grid(Strict):
     """The grid file as it is written; `cells` multiplies it out."""
 
-    data: list[Any] = Field([])
-    architectures: list[Any] = Field([])
-    attacks: list[Any] = Field([])
-    victims: list[Any] = Field([])
-    defenses: list[Any] = Field(min_length=1)
-    rates: list[float] = Field([])
-    budgets: list[int | float] = Field([0.05], min_length=1)
-    clean: list[Any] = Field([])
+    data: list[Any] = Field([], max_length=MOST_TABLES)
+    architectures: list[Any] = Field([], max_length=MOST_TABLES)
+    attacks: list[Any] = Field([], max_length=MOST_TABLES)
+    victims: list[Any] = Field([], max_length=MOST_TABLES)
+    defenses: list[Any] = Field(min_length=1, max_length=MOST_TABLES)
+    rates: list[float] = Field([], max_length=MOST_TABLES)
+    budgets: list[int | float] = Field([0.05], min_length=1, max_length=MOST_TABLES)
+    clean: list[Any] = Field([], max_length=MOST_TABLES)
     closed: bool = False
-    seeds: list[int] = Field([0, 1, 2], min_length=1)
+    seeds: list[int] = Field([0, 1, 2], min_length=1, max_length=MOST_TABLES)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     min_asr: float = Field(0.9, ge=0, le=1)
     training: Table = Field({})
@@ -66,10 +73,24 @@ TUNING = frozenset(Tuning.model_fields) - frozenset(Defense.model_fields)
 def read(path: Path) -> Grid:
     """The grid in a file; raises `ParameterError` or `UnknownNameError` for one that is none."""
     try:
-        told = tomllib.loads(path.read_text(encoding="utf-8"))
+        if path.exists() and not path.is_file():
+            raise ParameterError(f"cannot read {path}: it is not a file")
+        if path.stat().st_size > MOST_BYTES:
+            raise ParameterError(f"{path} is larger than {MOST_BYTES >> 20} MiB")
+        text = path.read_text(encoding="utf-8")
+        # What Python's reader takes for a key of many dots grows with their square.
+        if max((line.count(".") for line in text.splitlines()), default=0) > MOST_DOTS:
+            raise ParameterError(f"{path} has a line of more than {MOST_DOTS:,} dots")
+        told = tomllib.loads(text)
     except OSError as error:
         raise ParameterError(f"cannot read {path}: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise ParameterError(
+            f"{path} is no TOML that is read here: it is nested too deep"
+        ) from None
+    except ParameterError:
+        raise
+    except ValueError as error:
         raise ParameterError(f"{path} is no TOML: {error}") from None
     return strict(Grid, path.name, told)
 
@@ -82,7 +103,13 @@ def cells(grid: Grid, folder: Path = Path(), *, trust_code: bool = False) -> lis
     """
     if not trust_code:
         _refuse_code(grid)
+    with told_as(ParameterError, "the grid cannot be read"):
+        return _cells(grid, folder)
+
+
+def _cells(grid: Grid, folder: Path) -> list[Cell]:
     found: dict[str, Cell] = {}
+    count = 0
     places = [(place, _data(table)) for place, table in _labelled(_tables("data", grid.data))]
     tables = _labelled(_tables("architectures", grid.architectures))
     networks = [(net, _network(table)) for net, table in tables]
@@ -98,6 +125,9 @@ def cells(grid: Grid, folder: Path = Path(), *, trust_code: bool = False) -> lis
             sets = [None, *_clean_sets(grid, victim.attack)]
             defenses = _defenses(grid, data_set)
             for clean, budget, (label, defense) in product(sets, grid.budgets, defenses):
+                count += 1
+                if count > MOST_CELLS:
+                    raise ParameterError(f"the grid has more than {MOST_CELLS:,} cells")
                 cell = Cell(victim, defense, _budget(budget), label, clean)
                 found.setdefault(cell.id, cell)
     return list(found.values())
@@ -142,12 +172,16 @@ def chosen(every: Sequence[Cell], pattern: str | None) -> list[Cell]:
 
 def _tables(where: str, entries: Sequence[Any]) -> Iterator[Table]:
     """The entries as tables that hold no list: a text is a name, and every list multiplies."""
+    count = 0
     for entry in entries:
         table = {"name": entry} if isinstance(entry, str) else entry
         if not isinstance(table, dict) or not isinstance(table.get("name"), str):
             raise ParameterError(f"{where} wants names or tables with a name, got {entry!r}")
         keys = list(table)
         lists = [value if isinstance(value, list) else [value] for value in table.values()]
+        count += math.prod(map(len, lists))
+        if count > MOST_TABLES:
+            raise ParameterError(f"{where}: its lists multiply to more than {MOST_TABLES:,} tables")
         if not all(lists):
             raise ParameterError(f"{where}: {table['name']} has an empty list, so no cells")
         for values in product(*lists):
@@ -226,7 +260,7 @@ def _declared(role: method.Role, table: Table) -> Table:
 
 
 def _budget(budget: int | float) -> int | float:
-    if not (0 < budget < math.inf) or (budget >= 1 and budget != int(budget)):
+    if not (0 < budget < MOST_IMAGES) or (budget >= 1 and budget != int(budget)):
         raise ParameterError(
             f"a budget is a share below 1 of the training images, or a count, got {budget!r}"
         )

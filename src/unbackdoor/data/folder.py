@@ -23,6 +23,9 @@ IMAGES = frozenset(
 SYSTEM = frozenset(("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini", "$RECYCLE.BIN"))
 """What systems leave in folders: nobody's images."""
 
+MOST_FOLDERS = 10_000
+"""Below one class: a link may lead into all of a system."""
+
 PARTS = frozenset(
     ("train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval")
 )
@@ -80,24 +83,53 @@ def _folders(path: Path) -> list[Path]:
 
 
 def _files(folder: Path, left_out: Counter[str]) -> Iterator[Path]:
-    """The images below `folder`, through links, each folder once; counts what is left out."""
-    seen = set[str]()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not _passed_over(name)]
-        real = os.path.realpath(place)
-        if real in seen:
-            folders.clear()
+    """The images below `folder`, through links, each folder once; counts what is left out.
+
+    A link to a folder that `folder` itself lies in leads nowhere new: it is not followed.
+    """
+    whole = folder.resolve()
+    above = {_identity(parent) for parent in (whole, *whole.parents)}
+    seen, waiting = set[tuple[int, int] | None](), [folder]
+    while waiting:
+        place = waiting.pop()
+        one = _identity(place)
+        if one in seen or (place != folder and one in above):
             continue
-        seen.add(real)
-        for name in files:
-            suffix = Path(name).suffix.lower()
-            if _passed_over(name):
+        seen.add(one)
+        if len(seen) > MOST_FOLDERS:
+            raise ImagesError(f"{folder} holds more than {MOST_FOLDERS:,} folders")
+        for entry in _entries(place, optional=place != folder):
+            suffix = Path(entry.name).suffix.lower()
+            if entry.is_dir():
+                if not _passed_over(entry.name):
+                    waiting.append(Path(entry.path))
+            elif _passed_over(entry.name):
                 if suffix in IMAGES:
                     left_out["hidden"] += 1
             elif suffix in IMAGES:
-                yield Path(place, name)
+                yield Path(entry.path)
             else:
                 left_out[suffix or "no suffix"] += 1
+
+
+def _identity(place: Path) -> tuple[int, int] | None:
+    """What is the same for every path that leads to a folder; None for one that cannot be seen."""
+    try:
+        found = place.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _entries(place: Path, *, optional: bool) -> list[os.DirEntry[str]]:
+    """What lies in a folder; nothing in one of those below a class that may not be read."""
+    try:
+        with os.scandir(place) as found:
+            return list(found)
+    except OSError:
+        if optional:
+            return []
+        raise
 
 
 def _passed_over(name: str) -> bool:
