@@ -93,6 +93,17 @@ WHOLE: dict[str, str] = {
     + "\n".join(f"k{n} = 1" for n in range(200_000)),
 }
 MODEL = "model = 'm.safetensors'\n"
+OWN = "defenses = ['fmp']\nseeds = [0]\n[[victims]]\nname = 'v'\n" + MODEL
+CODE: dict[str, str] = {
+    "a network": GOOD.replace('"badnet_cnn"', '"evil.py:build"'),
+    "a network by module": GOOD.replace('"badnet_cnn"', '"evil:build"'),
+    "a network by name alone": GOOD.replace('[[architectures]]\nname = "badnet_cnn"', "").replace(
+        "seeds", 'architectures = ["evil.py:build"]\nseeds', 1
+    ),
+    "a network of the hub": GOOD.replace('"badnet_cnn"', '"torch.hub:load"'),
+    "a victim's network": OWN + "arch = 'evil.py:build'\nclean = 'digits'\ntest = 'digits'\n",
+}
+"""What the person has to allow on the command line."""
 VICTIMS: dict[str, str] = {
     "that is a pickle": "model = 'evil.pt'",
     "that is not there": "model = '/nowhere'",
@@ -162,6 +173,15 @@ def inputs() -> Iterator[Input]:
         os.mkfifo(folder / "a.toml")
         return BENCH
 
+    for where, text in CODE.items():
+
+        def code(folder: Path, text: str = text) -> list[str]:
+            small_model(folder / "m.safetensors")
+            written(folder / "evil.py", f"open({str(folder / CANARY)!r}, 'w')\nbuild = None\n")
+            written(folder / "a.toml", text)
+            return BENCH
+
+        yield Input("grid", f"code of its own as {where}", code, REFUSED)
     yield Input("grid", "a link to /dev/zero", endless, REFUSED)
     yield Input("grid", "10 GB of nothing", holes, REFUSED)
     yield Input("grid", "a pipe", pipe, REFUSED)
