@@ -29,18 +29,17 @@ LEAST = 1e-3
 
 
 class UAT(Defense):
-    """Trains the model not to obey changes of all images that send them to one class.
+    """Trains the model not to obey single changes of all images that harm it most.
 
     A backdoor is such a change: one trigger sends all images to one class, and no other change
     of its size does so much. So the model itself shows where it is weak, without a guess of what
-    the trigger looks like. In every batch a `share` of the images is moved by universal
-    perturbations from L2 balls of `radius`. There are several at once, for one search may end
-    in a weakness that every classifier has and miss the backdoor: every `every` steps a new one is
-    found, towards each class in turn, and takes the place of the oldest. In between they follow
-    the gradients of the training steps (Shafahi et al.). All images keep two answers: their label
-    and, with weight `1 - labels`, what the model said before the repair of the image as it was
-    (Hinton et al.), which spares its accuracy. Images `[n, c, h, w]` are in [0, 1], and are
-    neither cropped nor mirrored.
+    the trigger looks like. In every batch a `share` of the images is moved by two universal
+    perturbations from L2 balls of `radius`: one raises the loss, the other sends images to one
+    class, each class in its turn (`training/universal`). Every `every` steps one of them is found
+    anew; in between they follow the gradients of the training steps (Shafahi et al.). All images
+    keep two answers: their label and, with weight `1 - labels`, what the model said before the
+    repair of the image as it was (Hinton et al.), which spares its accuracy. Images `[n, c, h, w]`
+    are in [0, 1], and are neither cropped nor mirrored.
 
     Two choices make one setting fit every network:
 
@@ -50,8 +49,8 @@ class UAT(Defense):
       mean square of its tensor. Adam's usual 0.001 is 0.7 % of the weights of a small VGG, but
       10 % of those in the last layers of a PreActResNet18, which it destroyed (ACC 36).
 
-    What differs from I-BAU: several targeted perturbations that live on in place of one, no
-    implicit gradient, the old answers beside the labels, and the relative rate.
+    What differs from I-BAU: two perturbations that live on in place of one, no implicit gradient,
+    the old answers beside the labels, and the relative rate.
     """
 
     paper: ClassVar[str] = (
@@ -72,12 +71,11 @@ class UAT(Defense):
         0.007, gt=0, lt=1, description="step of Adam relative to the weights, cosine to 0"
     )
     batch: int = Field(100, ge=2, description="images a step")
-    share: float = Field(0.1, gt=0, le=1, description="share of a batch that is moved, 1 at least")
-    perturbations: int = Field(8, ge=1, description="how many there are at once")
+    share: float = Field(0.15, gt=0, le=1, description="share of a batch that is moved, 1 at least")
     radius: float = Field(
         6.0, gt=0, description="L2 length of a perturbation of 3x32x32 values in [0, 1]"
     )
-    every: int = Field(10, ge=1, description="steps after which another one is found")
+    every: int = Field(5, ge=1, description="steps after which one of the two is found anew")
     ascent_steps: int = Field(3, ge=1, description="steps of gradient ascent that find it")
     labels: float = Field(
         0.5, ge=0, le=1, description="weight of the labels; the rest is of the old answers"
@@ -113,7 +111,7 @@ class Lesson:
     def __init__(self, method: UAT, teacher: nn.Module, per_epoch: int) -> None:
         self.method, self.per_epoch, self.steps = method, per_epoch, 0
         self.teacher = copy.deepcopy(teacher)
-        self.universals = Universals(method.radius, method.ascent_steps, method.perturbations)
+        self.universals = Universals(method.radius, method.ascent_steps)
 
     def optimized(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
         """Adam with a learning rate for each tensor."""
@@ -135,7 +133,7 @@ class Lesson:
             else:  # of an epoch's last step there is no gradient where a training goes on
                 universals.state = self.adam.param_groups[0]["perturbations"]
             if step % method.every == 0:
-                universals.search(model, x)
+                universals.search(model, x, y)
             moved = max(1, int(method.share * len(x)))
             told = model(torch.cat([universals.added(x[:moved]), x[moved:]])).float()
             with torch.no_grad():

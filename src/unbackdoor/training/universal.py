@@ -1,4 +1,4 @@
-"""Universal perturbations: changes of all images that send them to one class."""
+"""Universal perturbations: single changes of all images that harm a model."""
 
 from __future__ import annotations
 
@@ -25,31 +25,32 @@ REFERENCE = 3 * 32 * 32
 
 
 class Universals:
-    """A pool of perturbations `[k, c, h, w]`, each of which harms a model on all images.
+    """Two perturbations `[2, c, h, w]`, each of which harms a model on all images.
 
-    Each stays in an L2 ball of `radius` for images of 3x32x32 with values in [0, 1]; for others the
-    radius grows with the root of the number of values. `search` finds one anew: from a random start
-    `steps` steps of normalised gradient ascent send all images to one class, each class in its
-    turn, in random order. It takes the place of the oldest of the `most`. `follow` moves all of
-    them up the gradient that they got in the training step they were part of, which costs nothing
-    (universal adversarial training: Shafahi et al., AAAI 2020, arXiv 1811.11304).
+    The first raises the loss, wherever that leads. The second sends all images to one class: to
+    each in its turn, in random order, for the first may stay with a weakness that every classifier
+    has. Each stays in an L2 ball of `radius` for images of 3x32x32 with values in [0, 1]; for
+    others the radius grows with the root of the number of values. `search` finds one of them anew,
+    from a random start by `steps` steps of normalised gradient ascent. `follow` moves both up the
+    gradient that they got in the training step they were part of, which costs nothing (universal
+    adversarial training: Shafahi et al., AAAI 2020, arXiv 1811.11304).
 
     `state` holds all that changes, so that it can be saved with an optimizer's.
     """
 
-    def __init__(self, radius: float, steps: int, most: int) -> None:
-        self.radius, self.steps, self.most = radius, steps, most
+    def __init__(self, radius: float, steps: int) -> None:
+        self.radius, self.steps = radius, steps
         self.state: dict[str, Any] = {"away": torch.empty(0), "classes": [], "found": 0}
 
-    def search(self, model: nn.Module, x: Tensor) -> None:
-        """Finds one for `model`, as it stands, on the images `x` `[n, c, h, w]`."""
+    def search(self, model: nn.Module, x: Tensor, y: Tensor) -> None:
+        """Finds the other one than last time for `model`, on the images `x` of classes `y`."""
         state = self.state
-        found, old = self._found(model, x), state["away"].detach()
-        if len(old) < self.most:
-            away = torch.cat([old, found]) if len(old) else found
+        second = state["found"] % 2 == 1
+        found, away = self._found(model, x, None if second else y), state["away"].detach()
+        if len(away) < 2:
+            away = torch.cat([away, found]) if len(away) else found
         else:
-            away = old.clone()
-            away[state["found"] % self.most] = found[0]
+            away = torch.cat([away[:1], found] if second else [found, away[1:]])
         state["found"] += 1
         state["away"] = away.requires_grad_()
 
@@ -61,21 +62,21 @@ class Universals:
             self.state["away"] = moved.requires_grad_()
 
     def added(self, x: Tensor) -> Tensor:
-        """The images `x` `[n, c, h, w]`, each with the next perturbation in turn, in [0, 1]."""
+        """The images `x` `[n, c, h, w]`, with the two perturbations in turn, in [0, 1]."""
         away = self.state["away"]
         return clipped(x + away[torch.arange(len(x), device=x.device) % len(away)])
 
-    def _found(self, model: nn.Module, x: Tensor) -> Tensor:
-        ball = self._ball(x)
+    def _found(self, model: nn.Module, x: Tensor, y: Tensor | None) -> Tensor:
+        ball, goal = self._ball(x), y
         start = torch.randn_like(x[:1], memory_format=torch.contiguous_format)
         away = FIRST * ball.radius * ball.steepest(start)
-        goal: int | None = None
         for _ in range(self.steps):
             away.requires_grad_()
             told = model(clipped(x + away)).float()
-            goal = self._next_class(told.shape[1]) if goal is None else goal
-            gain = F.log_softmax(told, dim=1)[:, goal].mean()
-            (slope,) = torch.autograd.grad(gain, away)
+            if goal is None:
+                goal = torch.full((len(x),), self._next_class(told.shape[1]), device=x.device)
+            loss = F.cross_entropy(told, goal)
+            (slope,) = torch.autograd.grad(-loss if y is None else loss, away)
             away = self._climbed(ball, away, slope, SEARCH)
         return away
 
