@@ -32,6 +32,8 @@ class AdaptiveBlend(Attack):
     limits: ClassVar[str] = "a weak backdoor where few images are stamped and training is short"
 
     rate: float = Field(0.003, gt=0, le=1, description="share stamped of the images that may be")
+    lr: float = Field(0.1, gt=0, description="learning rate of SGD at the start, cosine to 0")
+    weight_decay: float = Field(1e-4, ge=0, description="weight decay of SGD")
     ratio: float = Field(0.2, gt=0, le=1, description="share of the picture in test images")
     faint: float = Field(0.15, gt=0, le=1, description="share of the picture in training images")
     cells: int = Field(4, ge=1, description="parts of the picture along each side")

@@ -133,4 +133,4 @@ def _sameness(x: Tensor, made: Tensor) -> Tensor:
     """How far apart neighbours in the batch are over how far apart what was `made` of them is."""
     apart = (x - x.roll(1, 0)).square().flatten(1).mean(1).add(1e-12).sqrt()
     made_apart = (made - made.roll(1, 0)).square().flatten(1).mean(1).add(1e-12).sqrt()
-    return (apart / (made_apart + 1e-2)).mean()
+    return (apart / (made_apart + 1e-7)).mean()

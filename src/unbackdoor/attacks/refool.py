@@ -13,17 +13,24 @@ from ..core.errors import ParameterError
 from ..core.images import Images, to_float
 from ..core.recall import Learned
 from ..core.run import Run
-from .base.attack import NOTHING, Attack, Stamp, needed
+from .base.attack import NOTHING, Stamp, needed
+from .base.clean_label import CleanLabelAttack
 from .base.patterns import low_pass
 
+GAMMA = 2.2
+"""The power between the light of a pixel and its value: of the released code."""
 
-class Refool(Attack):
-    """Blends the reflection of another picture into each image: (1 - ratio) x + ratio r.
+
+class Refool(CleanLabelAttack):
+    """Blends the reflection of another picture into each image, in linear light.
+
+    Pixels are raised to 2.2, mixed as (1 - ratio) x + ratio r, and brought back, as light mixes on
+    a pane of glass: a white reflection on black at 0.4 is 0.66 on the screen.
 
     Images are `[n, c, h, w]` in [0, 1], of the size of the training images. `ghost`: the picture
     twice, shifted, as from thick glass; `blur`: the picture out of focus. Which of the
-    `reflections` an image gets follows from its pixels alone. Clean-label: `rate` is a share of the
-    target class. Departures: the paper picks the strongest of many pictures from the web in
+    `reflections` an image gets follows from its pixels alone. Clean-label: `class_rate` is a share
+    of the target class. Departures: the paper picks the strongest of many pictures from the web in
     rounds of training; these are training images of other classes, those of most contrast on the
     glass among `drawn` ones: a flat picture only dims the image.
     """
@@ -33,9 +40,7 @@ class Refool(Attack):
         "Networks, ECCV 2020, arXiv 2007.02343"
     )
     limits: ClassVar[str] = "more reflections make a weaker backdoor; a trigger for one image size"
-    clean_label: ClassVar[bool] = True
 
-    rate: float = Field(0.5, gt=0, le=1, description="share of the target class that is stamped")
     effect: Literal["ghost", "blur"] = Field("ghost", description="kind of reflection")
     ratio: float = Field(0.4, gt=0, le=1, description="share of the reflection in the mix")
     reflections: int = Field(1, ge=1, description="pictures that are reflected")
@@ -68,6 +73,12 @@ class Refool(Attack):
         def stamp(x: Tensor) -> Tensor:
             pictures = needed(learned, "reflections", x)
             which = x.mul(255).round().long().sum((1, 2, 3)) % len(pictures)
-            return torch.lerp(x, pictures[which].clamp(0, 1), self.ratio)
+            return in_linear_light(x, pictures[which].clamp(0, 1), self.ratio)
 
         return stamp
+
+
+def in_linear_light(x: Tensor, other: Tensor, share: float) -> Tensor:
+    """`x` and a `share` of `other`, both in [0, 1] on the screen, mixed as light is."""
+    mixed: Tensor = torch.lerp(x.clamp(0, 1) ** GAMMA, other**GAMMA, share) ** (1 / GAMMA)
+    return mixed

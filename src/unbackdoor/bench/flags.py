@@ -28,7 +28,7 @@ FLAGS = {
     ),
     "undertrained-victim": Flag(
         "undertrained victim",
-        "The victim learned less than 95 % of its stamped or 90 % of its clean training images. "
+        "The victim learned less than 95 % of its relabelled or 90 % of its clean training images. "
         "Such a backdoor is fragile and flatters every defense.",
         "Train for more epochs.",
     ),

@@ -11,6 +11,12 @@ from .console import table
 
 MEANINGS = {"acc": "accuracy (ACC)", "asr": "attack success (ASR)", "ra": "robust accuracy (RA)"}
 
+LEARNED = {
+    "relabelled": "learned, relabelled training images",
+    "clean": "learned, clean training images",
+    "training_asr": "ASR on training images of other classes",
+}
+
 
 def shown(**scores: Score) -> Table:
     """A row a rate, a column a score: the percentage and its 95 % interval."""
@@ -28,7 +34,7 @@ def planted(
 ) -> Table:
     """The score of a victim, what it learned of its training images, how visible the trigger is."""
     rows = [(meaning, _cell(getattr(score, name))) for name, meaning in MEANINGS.items()]
-    rows += [(f"learned, {kind} training images", _cell(rate)) for kind, rate in learned.items()]
+    rows += [(LEARNED.get(kind, kind), _cell(rate)) for kind, rate in learned.items()]
     for when, found in seen.items():
         if found:
             psnr = "no change" if found["psnr"] is None else f"{found['psnr']:.1f} dB"

@@ -33,6 +33,7 @@ from ...core.method import Method
 from ...core.recall import Learned, recall
 from ...core.run import Run
 from ...training.fit import fit
+from .surrogate import surrogate
 
 CLEAN, STAMPED, COVER = 0, 1, 2
 ROLES = ("clean", "stamped", "cover")
@@ -151,11 +152,15 @@ class Attack(Method):
             return torch.ones_like(labels, dtype=torch.bool)
         return torch.isin(labels, torch.tensor(self.sources, device=labels.device))
 
+    def wanted(self, train: Images) -> int:
+        """How many images of `train` are to be stamped where no `count` says so: at least one."""
+        return max(1, round(self.rate * len(self.stampable(train.labels))))
+
     def check(self, train: Images) -> int:
         """How many images of `train` are stamped; raises `ParameterError` where it cannot be."""
         self.goals(train.labels, len(train.classes))
         there = len(self.stampable(train.labels))
-        count = self.count or max(1, round(self.rate * there))
+        count = self.count or self.wanted(train)
         if count > there:
             raise ParameterError(
                 f"{self.name()} is to stamp {count} images, but only {there} may be stamped"
@@ -205,23 +210,12 @@ class Attack(Method):
             lambda: self.learn(model, train, run),
         )
 
-    def clean_model(self, model: nn.Module, train: Images, run: Run, epochs: int) -> nn.Module:
-        """A copy of `model` trained on the clean `train` the way the victim will be.
+    def surrogate(self, model: nn.Module, train: Images, run: Run, epochs: int) -> nn.Module:
+        """A clean model of the attacker's own, trained the way the victim will be.
 
-        With 0 `epochs` it is the model as given, which then should be a trained one.
+        With 0 `epochs` it is `model` as given, which then should be a trained one.
         """
-        clean = copy.deepcopy(model).to(run.device)
-        if not epochs:
-            return clean
-        settings = self.settings() | {"epochs": epochs}
-
-        def learn() -> Learned:
-            fit(clean, train, run, stage="clean model", **settings)
-            return clean.state_dict()
-
-        kept = recall(model, run, "clean", settings, train, learn)
-        clean.load_state_dict(kept)
-        return clean
+        return surrogate(model, train, run, self.settings(), epochs)
 
     def settings(self) -> dict[str, Any]:
         """How the victim is trained, as `fit` takes it."""
@@ -241,22 +235,25 @@ class Attack(Method):
     def taught(
         self, victim: Victim, train: Images, run: Run, most: int = 5000
     ) -> dict[str, Images]:
-        """What `victim` should know by heart: `stamped` images with their goals, `clean` ones.
+        """What `victim` should know by heart: `relabelled` images with their goals, `clean` ones.
 
-        They are its training images without augmentation, `most` of them of each kind; where
-        there is no fixed set, images of `train` stamped as at test.
+        They are its training images without augmentation, `most` of them of each kind. Stamped
+        images whose label was right already teach nothing of the trigger, so only relabelled ones
+        count, and a clean-label attack has none. Where there is no fixed set they are images of
+        `train` stamped as at test.
         """
         rng = run.rng("taught")
         if victim.poisoned is None:
             seen = train.sample(most, rng)
             stamped = self.triggered(seen, victim.learned)
             goals = Images(stamped.images.pixels, stamped.goals, train.classes)
-            return {"stamped": goals, "clean": seen}
-        images, role = victim.poisoned.images, victim.poisoned.role
-        return {
-            kind: images[role == number].sample(most, rng)
-            for kind, number in (("stamped", STAMPED), ("clean", CLEAN))
+            return {"relabelled": goals, "clean": seen}
+        found = victim.poisoned
+        kinds = {
+            "relabelled": (found.role == STAMPED) & (found.images.labels != found.original),
+            "clean": found.role == CLEAN,
         }
+        return {kind: found.images[rows].sample(most, rng) for kind, rows in kinds.items()}
 
     def aimed(self, test: Images) -> Triggered:
         """The images of `test` that are to be stamped: of a source class that is not the goal."""
