@@ -26,6 +26,9 @@ PLAIN = re.compile(r"[^\s./\\:*?\"<>|\x00-\x1f=+@-][^/\\:*?\"<>|\x00-\x1f]{0,50}
 TABLE = "roles.csv"
 """What is said of each image of a folder of class folders."""
 
+CLASSES = "classes.csv"
+"""The class of each folder, in the order of the labels."""
+
 Columns = Mapping[str, Sequence[Any]]
 
 
@@ -34,7 +37,8 @@ def export(folder: Path, poisoned: Poisoned | None, triggered: Triggered) -> tup
 
     `train.parquet` and `test.parquet` are in the layout of Hugging Face image data sets, with
     class names in the metadata and lossless PNG images; `train/` and `test/` hold the same images
-    in a folder for each label that occurs, and `roles.csv` what is said of each. Every image has a
+    in a folder for each class, of which some may be empty, `classes.csv` the class of each folder,
+    and `roles.csv` what is said of each image. Every image has a
     `role` (clean, stamped or cover); training images have the label they are trained with and
     their `original` one, test images their true label and the attacker's `goal`. Without a fixed
     training set (`poisoned` is None) only the test set is written.
@@ -103,10 +107,11 @@ def _write_parquet(path: Path, pictures: list[bytes], images: Images, more: Colu
 
 def _write_folders(folder: Path, pictures: list[bytes], images: Images, more: Columns) -> None:
     names = folder_names(images.classes)
-    # A class without images gets no folder: most readers take an empty one for a mistake.
-    for label in sorted(set(images.labels.tolist())):
-        (folder / names[label]).mkdir(parents=True, exist_ok=True)
-    folder.mkdir(parents=True, exist_ok=True)
+    # A class without images has its folder, too: readers number classes by their folders.
+    for name in names:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    with (folder / CLASSES).open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("folder", "class"), *zip(names, images.classes, strict=True)])
     with (folder / TABLE).open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["file", "label", *more])
@@ -118,10 +123,16 @@ def _write_folders(folder: Path, pictures: list[bytes], images: Images, more: Co
 
 
 def folder_names(classes: Sequence[str]) -> list[str]:
-    """A folder for each class: its name, or its number if not all names can be folders."""
+    """A folder for each class, such that folders sorted as text are in the order of the classes.
+
+    It is the class's name, or its number in as many digits as the others if not all names can be
+    folders or their order is another one.
+    """
     plain = all(
         PLAIN.fullmatch(name) and printable(name) == name and not name.endswith((" ", "."))
         for name in classes
     )
     distinct = len({name.lower() for name in classes}) == len(classes)
-    return list(classes) if plain and distinct else [f"{i:04d}" for i in range(len(classes))]
+    if plain and distinct and sorted(classes) == list(classes):
+        return list(classes)
+    return [f"{i:04d}" for i in range(len(classes))]
