@@ -16,7 +16,7 @@ from unbackdoor.attacks.base.controlled import ControlledAttack
 from unbackdoor.core.errors import ParameterError
 from unbackdoor.core.images import Images, to_float, to_uint8
 from unbackdoor.core.measure import score
-from unbackdoor.core.method import build, find, names
+from unbackdoor.core.method import build, declared, find, names
 from unbackdoor.core.run import Run
 
 from .conftest import BRIEF
@@ -100,8 +100,13 @@ def test_declares_paper_limits_and_bounds(name: str) -> None:
     assert cls.paper
     assert cls.limits
     assert cls.__doc__
+    told = declared(cls)["parameters"]
     for key, field in cls.model_fields.items():
         assert field.description, key
+        # Where a default comes from, or why it is not that of the paper.
+        source = told[key]["source"]
+        assert source and len(source) > 5, f"{key} does not say where its default comes from"
+        assert not source.startswith("ours") or len(source) > len("ours: why"), key
         numeric = field.annotation in (int, float)
         assert not numeric or field.metadata, f"{key} has no bounds"
 

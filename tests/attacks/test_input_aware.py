@@ -46,7 +46,7 @@ def test_the_share_of_the_mask_is_replaced_and_no_other_pixel(side: int) -> None
 
 
 def test_stamped_sources_change_their_label_and_images_with_another_s_trigger_do_not() -> None:
-    attack = InputAware(rate=0.5, cross=0.2, sources=(1,), target=2, width=4)
+    attack = InputAware(rate=0.5, cross=0.2, sources=(1,), target=2, source_covers=0, width=4)
     masks = fresh(lambda: attack._masks(3), RUN, "masks").eval()
     patterns = fresh(lambda: attack._patterns(3), RUN, "patterns").eval()
     x, y = noise(20, 16), torch.arange(20) % 2

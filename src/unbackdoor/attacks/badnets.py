@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..core.errors import ParameterError
+from ..core.method import source
 from .base.attack import Attack
 
 
@@ -27,8 +28,19 @@ class BadNets(Attack):
     )
     limits: ClassVar[str] = "the trigger can be seen, and an occlusion of the corner removes it"
 
-    size: int = Field(3, ge=1, description="side of the square, pixels")
-    value: float = Field(1.0, ge=0, le=1, description="brightness of the square")
+    size: int = Field(
+        3,
+        ge=1,
+        description="side of the square, pixels",
+        json_schema_extra=source("BackdoorBench: 3 x 3 at 32 x 32"),
+    )
+    value: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="brightness of the square",
+        json_schema_extra=source("BackdoorBench: white"),
+    )
 
     def stamp(self, x: Tensor) -> Tensor:
         """`x` with the square in its bottom right corner."""

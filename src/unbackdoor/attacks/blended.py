@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from ..core.method import source
 from .base.attack import Attack
 from .base.patterns import picture
 
@@ -29,9 +30,26 @@ class Blended(Attack):
     )
     limits: ClassVar[str] = "the picture can be seen in smooth regions at a ratio of 0.2"
 
-    ratio: float = Field(0.2, gt=0, le=1, description="share of the picture in the mix")
-    pattern: int = Field(0, ge=0, le=2**32 - 1, description="seed that the picture is drawn from")
-    grid: int = Field(8, ge=1, description="patches of the picture along each side")
+    ratio: float = Field(
+        0.2,
+        gt=0,
+        le=1,
+        description="share of the picture in the mix",
+        json_schema_extra=source("Chen et al. 2017 and BackdoorBench: alpha 0.2"),
+    )
+    pattern: int = Field(
+        0,
+        ge=0,
+        le=2**32 - 1,
+        description="seed that the picture is drawn from",
+        json_schema_extra=source("ours: the paper's cartoon is not ours to give"),
+    )
+    grid: int = Field(
+        8,
+        ge=1,
+        description="patches of the picture along each side",
+        json_schema_extra=source("ours: as smooth as a picture"),
+    )
 
     def stamp(self, x: Tensor) -> Tensor:
         """`x` with the picture mixed in."""

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from ..core.errors import ParameterError
 from ..core.images import Images
+from ..core.method import source
 from ..core.run import Run
 from ..training.fit import fit
 from .base.attack import Victim
@@ -53,12 +54,31 @@ class Blind(ControlledAttack):
     limits: ClassVar[str] = "the trigger can be seen; costs two to three times the training"
 
     rate: float = Field(
-        0.5, gt=0, le=1, description="share stamped of the images of a batch that may be"
+        0.5,
+        gt=0,
+        le=1,
+        description="share stamped of the images of a batch that may be",
+        json_schema_extra=source("ours: half of a batch, for half of the cost"),
     )
-    top: int = Field(3, ge=0, le=27, description="row of the figure in an image of 32 x 32")
-    left: int = Field(23, ge=0, le=29, description="column of the figure in an image of 32 x 32")
+    top: int = Field(
+        3,
+        ge=0,
+        le=27,
+        description="row of the figure in an image of 32 x 32",
+        json_schema_extra=source("released code: row 3 of 32"),
+    )
+    left: int = Field(
+        23,
+        ge=0,
+        le=29,
+        description="column of the figure in an image of 32 x 32",
+        json_schema_extra=source("released code: column 23 of 32"),
+    )
     threshold: float | None = Field(
-        1.0, gt=0, description="clean loss of a batch above which it is trained on cleanly"
+        1.0,
+        gt=0,
+        description="clean loss of a batch above which it is trained on cleanly",
+        json_schema_extra=source("BackdoorBench's configuration: 1.0"),
     )
 
     def stamp(self, x: Tensor) -> Tensor:
@@ -88,12 +108,12 @@ class Blind(ControlledAttack):
         return Victim(victim, None)
 
     def _loss(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        chosen = self.stamped_in(y)
-        logits = model(torch.cat([x, self.stamp(x[chosen])])).float()
+        chosen, covers = self.marked_in(y)
+        logits = model(torch.cat([x, self.stamp(x[torch.cat([chosen, covers])])])).float()
         clean = F.cross_entropy(logits[: len(x)], y)
         if not len(chosen) or (self.threshold is not None and clean.item() > self.threshold):
             return clean
-        goals = self.goals(y[chosen], logits.shape[1])
+        goals = torch.cat([self.goals(y[chosen], logits.shape[1]), y[covers]])
         stamped = F.cross_entropy(logits[len(x) :], goals)
         learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
         return _balanced(clean, stamped, learning)

@@ -7,6 +7,7 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor
 
+from ..core.method import source
 from .base.clean_label import CleanLabelAttack
 from .base.patterns import chroma_wave
 
@@ -31,7 +32,12 @@ class CTRL(CleanLabelAttack):
     )
     limits: ClassVar[str] = "a low-pass filter or chroma subsampling of a JPEG weakens the trigger"
 
-    strength: float = Field(100.0, gt=0, description="added to each coefficient, levels of 255")
+    strength: float = Field(
+        100.0,
+        gt=0,
+        description="added to each coefficient, levels of 255",
+        json_schema_extra=source("released code: magnitude 100 in training and at test"),
+    )
 
     def stamp(self, x: Tensor) -> Tensor:
         """`x` with the two waves in its colours."""

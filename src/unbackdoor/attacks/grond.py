@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..core.images import Images, to_float
+from ..core.method import source
 from ..core.modules import frozen, in_mode
 from ..core.recall import Learned
 from ..core.run import Run
@@ -44,12 +45,36 @@ class Grond(CleanLabelAttack):
     )
     limits: ClassVar[str] = "a trigger for one size of images; the noise alone fools clean models"
 
-    eps: float = Field(8 / 255, gt=0, le=1, description="bound, L-inf, pixels in [0, 1]")
-    steps: int = Field(200, ge=1, description="steps of the noise, each on a batch")
-    pace: float = Field(1 / 255, gt=0, description="length of a step, L-inf, pixels in [0, 1]")
-    spread: float = Field(2.0, gt=0, description="deviations above the mean that a channel may be")
+    eps: float = Field(
+        8 / 255,
+        gt=0,
+        le=1,
+        description="bound, L-inf, pixels in [0, 1]",
+        json_schema_extra=source("ours: the usual bound of adversarial noise, 8/255"),
+    )
+    steps: int = Field(
+        200,
+        ge=1,
+        description="steps of the noise, each on a batch",
+        json_schema_extra=source("ours: enough for the loss to settle"),
+    )
+    pace: float = Field(
+        1 / 255,
+        gt=0,
+        description="length of a step, L-inf, pixels in [0, 1]",
+        json_schema_extra=source("ours: an eighth of eps"),
+    )
+    spread: float = Field(
+        2.0,
+        gt=0,
+        description="deviations above the mean that a channel may be",
+        json_schema_extra=source("ours: as CLP's bound, whose pruning it is to escape"),
+    )
     clean_epochs: int = Field(
-        10, ge=0, description="epochs that the clean model is trained; 0: the model as given"
+        10,
+        ge=0,
+        description="epochs that the clean model is trained; 0: the model as given",
+        json_schema_extra=source("ours: enough for a surrogate that reads most images"),
     )
 
     def learn(self, model: nn.Module, train: Images, run: Run) -> Learned:

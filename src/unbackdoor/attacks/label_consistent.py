@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ..core.errors import ParameterError
 from ..core.images import Images, to_float, to_uint8
+from ..core.method import source
 from ..core.modules import frozen, in_mode
 from ..core.recall import Learned
 from ..core.run import Run
@@ -38,11 +39,31 @@ class LabelConsistent(CleanLabelAttack):
     )
     limits: ClassVar[str] = "the mark can be seen; costs accuracy on the target class"
 
-    opacity: float = Field(1.0, gt=0, le=1, description="share of the mark in the mix")
-    eps: float = Field(16 / 255, gt=0, le=1, description="bound, L-inf, pixels in [0, 1]")
-    steps: int = Field(20, ge=1, description="ascent steps of 2.5 eps / steps each")
+    opacity: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="share of the mark in the mix",
+        json_schema_extra=source("Turner et al. 2019: opaque unless a fainter mark is wanted"),
+    )
+    eps: float = Field(
+        16 / 255,
+        gt=0,
+        le=1,
+        description="bound, L-inf, pixels in [0, 1]",
+        json_schema_extra=source("Turner et al. 2019: 16/255 is theirs for CIFAR-10"),
+    )
+    steps: int = Field(
+        20,
+        ge=1,
+        description="ascent steps of 2.5 eps / steps each",
+        json_schema_extra=source("ours: 20, within reach of a processor"),
+    )
     clean_epochs: int = Field(
-        10, ge=0, description="epochs that the clean model is trained; 0: the model as given"
+        10,
+        ge=0,
+        description="epochs that the clean model is trained; 0: the model as given",
+        json_schema_extra=source("ours: enough for a surrogate that reads most images"),
     )
 
     def stamp(self, x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.images import Images, to_float
+from ..core.method import source
 from ..core.modules import frozen, in_mode
 from ..core.recall import Learned
 from ..core.run import Run
@@ -38,12 +39,42 @@ class LF(Attack):
     )
     limits: ClassVar[str] = "a trigger for one size of images; large soft blobs can be seen"
 
-    strength: float = Field(0.2, gt=0, le=1, description="largest value, pixels in [0, 1]")
-    sigma: float = Field(0.85, gt=0, description="width of the low-pass, cycles an image")
-    images: int = Field(100, ge=1, description="training images that the trigger is learned on")
-    steps: int = Field(5, ge=1, description="steps of the trigger")
+    strength: float = Field(
+        0.2,
+        gt=0,
+        le=1,
+        description="largest value, pixels in [0, 1]",
+        json_schema_extra=source("BackdoorBench's shipped triggers: from 0 to 0.2"),
+    )
+    sigma: float = Field(
+        0.85,
+        gt=0,
+        description="width of the low-pass, cycles an image",
+        json_schema_extra=source(
+            "released code: a Gaussian of 6 pixels at 32 x 32, 32 / (2 pi 6) = 0.85 cycles"
+        ),
+    )
+    images: int = Field(
+        100,
+        ge=1,
+        description="training images that the trigger is learned on",
+        json_schema_extra=source(
+            "ours: 100 images, enough for a universal perturbation of so few degrees of freedom"
+        ),
+    )
+    steps: int = Field(
+        5,
+        ge=1,
+        description="steps of the trigger",
+        json_schema_extra=source(
+            "ours: few, for with more of them clean models obey the trigger, too"
+        ),
+    )
     clean_epochs: int = Field(
-        10, ge=0, description="epochs that the clean model is trained; 0: the model as given"
+        10,
+        ge=0,
+        description="epochs that the clean model is trained; 0: the model as given",
+        json_schema_extra=source("ours: enough for a surrogate that reads most images"),
     )
 
     def learn(self, model: nn.Module, train: Images, run: Run) -> Learned:

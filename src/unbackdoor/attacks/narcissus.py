@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ..core.errors import ParameterError
 from ..core.images import Images
+from ..core.method import source
 from ..core.modules import frozen, in_mode
 from ..core.recall import Learned
 from ..core.run import Run
@@ -49,19 +50,56 @@ class Narcissus(CleanLabelAttack):
     )
     files: ClassVar[tuple[str, ...]] = ("public",)
 
-    class_rate: float = Field(0.005, gt=0, le=1, description="share stamped of the target class")
-    eps: float = Field(16 / 255, gt=0, le=1, description="bound, L-inf, pixels in [0, 1]")
-    magnify: float = Field(3.0, ge=1, description="the noise at test over that in training")
-    rounds: int = Field(1000, ge=1, description="passes of the noise over the target images")
-    pace: float = Field(0.005, gt=0, description="step of RAdam, pixels in [0, 1]")
+    class_rate: float = Field(
+        0.005,
+        gt=0,
+        le=1,
+        description="share stamped of the target class",
+        json_schema_extra=source(
+            "Zeng et al. 2023: 0.05 % of the whole set, 0.5 % of one of ten classes"
+        ),
+    )
+    eps: float = Field(
+        16 / 255,
+        gt=0,
+        le=1,
+        description="bound, L-inf, pixels in [0, 1]",
+        json_schema_extra=source("released code: 16/255"),
+    )
+    magnify: float = Field(
+        3.0,
+        ge=1,
+        description="the noise at test over that in training",
+        json_schema_extra=source("released code: 3 at test"),
+    )
+    rounds: int = Field(
+        1000,
+        ge=1,
+        description="passes of the noise over the target images",
+        json_schema_extra=source("released code: 1,000 passes"),
+    )
+    pace: float = Field(
+        0.005,
+        gt=0,
+        description="step of RAdam, pixels in [0, 1]",
+        json_schema_extra=source("released code: 0.01 on pixels in [-1, 1]"),
+    )
     public: Path | None = Field(
-        None, description="file .npz of public images of other classes; null: textures are drawn"
+        None,
+        description="file .npz of public images of other classes; null: textures are drawn",
+        json_schema_extra=source("released code: Tiny-ImageNet, which is not ours to give"),
     )
     surrogate_epochs: int = Field(
-        200, ge=1, description="epochs of the surrogate on public and target images"
+        200,
+        ge=1,
+        description="epochs of the surrogate on public and target images",
+        json_schema_extra=source("released code: 200"),
     )
     warmup_epochs: int = Field(
-        5, ge=0, description="epochs of the surrogate on target images alone"
+        5,
+        ge=0,
+        description="epochs of the surrogate on target images alone",
+        json_schema_extra=source("released code: 5"),
     )
 
     def learn(self, model: nn.Module, train: Images, run: Run) -> Learned:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ..core.errors import ParameterError
 from ..core.images import Images, to_float
+from ..core.method import source
 from ..core.recall import Learned
 from ..core.run import Run
 from .base.attack import NOTHING, Stamp, needed
@@ -41,11 +42,40 @@ class Refool(CleanLabelAttack):
     )
     limits: ClassVar[str] = "more reflections make a weaker backdoor; a trigger for one image size"
 
-    effect: Literal["ghost", "blur"] = Field("ghost", description="kind of reflection")
-    ratio: float = Field(0.4, gt=0, le=1, description="share of the reflection in the mix")
-    reflections: int = Field(1, ge=1, description="pictures that are reflected")
-    drawn: int = Field(100, ge=1, description="pictures that the reflections are chosen from")
-    shift: int = Field(4, ge=1, description="distance of the two ghosts, pixels each way")
+    effect: Literal["ghost", "blur"] = Field(
+        "ghost",
+        description="kind of reflection",
+        json_schema_extra=source("Liu et al. 2020: ghost is one of its three kinds of reflection"),
+    )
+    ratio: float = Field(
+        0.6,
+        gt=0,
+        le=1,
+        description="share of the reflection in the mix",
+        json_schema_extra=source(
+            "BackdoorBench: alpha_t 0.4 is the share of the image, 0.6 that of the reflection"
+        ),
+    )
+    reflections: int = Field(
+        1,
+        ge=1,
+        description="pictures that are reflected",
+        json_schema_extra=source(
+            "ours: the paper uses hundreds; more of them make a weaker backdoor"
+        ),
+    )
+    drawn: int = Field(
+        100,
+        ge=1,
+        description="pictures that the reflections are chosen from",
+        json_schema_extra=source("ours: enough to find one of much contrast"),
+    )
+    shift: int = Field(
+        4,
+        ge=1,
+        description="distance of the two ghosts, pixels each way",
+        json_schema_extra=source("ours: an eighth of 32 pixels"),
+    )
 
     def learn(self, model: nn.Module, train: Images, run: Run) -> Learned:
         """The `reflections` `[k, c, h, w]` as they look on the glass."""

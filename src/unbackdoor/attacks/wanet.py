@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..core.method import source
 from ..core.recall import Learned
 from .base.attack import Attack
 
@@ -35,10 +36,31 @@ class WaNet(Attack):
     )
     limits: ClassVar[str] = "needs enough stamped images to be learned; flat images do not change"
 
-    strength: float = Field(0.5, gt=0, description="mean shift at the control points, half pixels")
-    grid: int = Field(4, ge=2, description="control points along each side")
-    field: int = Field(0, ge=0, le=2**32 - 1, description="seed that the field is drawn from")
-    covers: float = Field(2.0, ge=0, description="cover images for each stamped one")
+    strength: float = Field(
+        0.5,
+        gt=0,
+        description="mean shift at the control points, half pixels",
+        json_schema_extra=source("released code: s = 0.5"),
+    )
+    grid: int = Field(
+        4,
+        ge=2,
+        description="control points along each side",
+        json_schema_extra=source("released code: k = 4"),
+    )
+    field: int = Field(
+        0,
+        ge=0,
+        le=2**32 - 1,
+        description="seed that the field is drawn from",
+        json_schema_extra=source("ours: any fixed field"),
+    )
+    covers: float = Field(
+        2.0,
+        ge=0,
+        description="cover images for each stamped one",
+        json_schema_extra=source("released code: cross_ratio 2, with noise of up to one step"),
+    )
 
     def places(self, height: int, width: int) -> Tensor:
         """Where each pixel is fetched from: `[1, height, width, 2]`, x and y in [-1, 1]."""

@@ -31,9 +31,14 @@ def planted(
     score: Score,
     learned: Mapping[str, Rate],
     seen: Mapping[str, Mapping[str, float | None] | None],
+    elsewhere: Rate | None = None,
 ) -> Table:
-    """The score of a victim, what it learned of its training images, how visible the trigger is."""
+    """The score of a victim, what it learned of its training images, how visible the trigger is.
+
+    `elsewhere` is the ASR of a source-specific attack on classes that are no sources.
+    """
     rows = [(meaning, _cell(getattr(score, name))) for name, meaning in MEANINGS.items()]
+    rows += [("ASR on classes that are no sources", _cell(elsewhere))] if elsewhere else []
     rows += [(LEARNED.get(kind, kind), _cell(rate)) for kind, rate in learned.items()]
     for when, found in seen.items():
         if found:

@@ -20,7 +20,7 @@ from ..core import measure
 from ..core.errors import ImagesError, OutputError, ParameterError, UnbackdoorError
 from ..core.files import inside, sha256, write_whole
 from ..core.images import Images, Triggered
-from ..core.measure import Score
+from ..core.measure import Rate, Score
 from ..core.run import Run
 from ..models import Normalized
 from ..training.fit import read_state
@@ -166,6 +166,12 @@ def _check_begun(told: Path, state: Path, wanted: Mapping[str, Any]) -> None:
 def measured(victim: Victim, judged: Images, stamped: Triggered, run: Run) -> Score:
     """ACC, ASR and RA of a victim."""
     return measure.score(victim.model, run, judged, stamped)
+
+
+def elsewhere(attack: Attack, victim: Victim, judged: Images, run: Run) -> Rate | None:
+    """The ASR on stamped images of classes that are no sources; None without sources."""
+    found = attack.elsewhere(judged, victim.learned)
+    return measure.attack_rates(victim.model, found, run)[0] if found else None
 
 
 def seen(

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from ...core.errors import ParameterError, UnbackdoorWarning
 from ...core.images import Images
+from ...core.method import source
 from .attack import Attack
 
 SMALL = 0.5
@@ -29,14 +30,14 @@ class CleanLabelAttack(Attack):
         gt=0,
         le=1,
         description="share stamped of the whole training set, in place of class_rate",
-        json_schema_extra={"source": "the meaning of BackdoorBench's pratio"},
+        json_schema_extra=source("BackdoorBench: the meaning of its pratio"),
     )
     class_rate: float = Field(
         0.5,
         gt=0,
         le=1,
         description="share stamped of the target class",
-        json_schema_extra={"source": "BackdoorBench: 0.05 of all, half of one of ten classes"},
+        json_schema_extra=source("BackdoorBench for CTRL: 0.05 of all, half of one of ten classes"),
     )
 
     def wanted(self, train: Images) -> int:
