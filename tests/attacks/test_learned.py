@@ -15,7 +15,7 @@ from unbackdoor.attacks.base.patterns import low_pass
 from unbackdoor.attacks.base.public import drawn, from_file
 from unbackdoor.attacks.label_consistent import LabelConsistent
 from unbackdoor.attacks.lf import LF
-from unbackdoor.attacks.narcissus import Narcissus
+from unbackdoor.attacks.narcissus import Narcissus, _margin
 from unbackdoor.attacks.refool import Refool
 from unbackdoor.attacks.ssba import SSBA
 from unbackdoor.attacks.trojannn import TrojanNN
@@ -114,6 +114,16 @@ def test_narcissus_noise_makes_target_images_more_so_to_its_surrogate(
     learned = attack.learn(net, digits[0], Run())
     x = to_float(digits[0].pixels[digits[0].labels == 3])
     assert loss(net, attack.implant(x, learned, Run().rng("")), 3) < 0.8 * loss(net, x, 3)
+
+
+def test_the_noise_has_a_slope_to_follow_where_cross_entropy_is_flat() -> None:
+    logits = torch.tensor([[60.0, 0.0, 0.0], [1.0, 2.0, 3.0]], requires_grad=True)
+    labels = torch.tensor([0, 1])
+    lead = _margin(logits, labels)
+    lead.sum().backward()
+    assert logits.grad[0].tolist() == pytest.approx([-1, 0.5, 0.5])
+    entropy = F.cross_entropy(logits, labels, reduction="none")
+    assert entropy.tolist() == pytest.approx(lead.exp().log1p().tolist())
 
 
 def test_the_surrogate_of_narcissus_never_sees_the_victim_s_other_classes(digits: Digits) -> None:

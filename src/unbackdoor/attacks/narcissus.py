@@ -29,8 +29,9 @@ class Narcissus(CleanLabelAttack):
     images of the target class and public ones, and has never seen the victim's other classes. A
     surrogate of the victim's architecture, with initial weights of its own, learns the public
     classes and the target; then, for `warmup_epochs`, the target alone. The noise lowers its loss
-    on target images, in `rounds` passes over them. Clean-label: `class_rate` is a share of the
-    target class; 0.005 is 0.05 % of ten equal classes.
+    on target images, in `rounds` passes over them: as the lead of the other classes, of which
+    cross-entropy is log(1 + exp(lead)), for the latter has no slope left after the warm-up.
+    Clean-label: `class_rate` is a share of the target class; 0.005 is 0.05 % of ten equal classes.
 
     Departures: the public images are textures drawn by code unless `public` names a file, where the
     paper takes Tiny-ImageNet; they share the outputs of the victim's other classes, so that many
@@ -118,7 +119,7 @@ class Narcissus(CleanLabelAttack):
                 for x, y in inside.batches(self.batch, rng):
                     x, y = x.to(run.device), y.to(run.device)
                     radam.zero_grad()
-                    loss = F.cross_entropy(net((x + noise).clamp(0, 1)).float(), y)
+                    loss = _margin(net((x + noise).clamp(0, 1)).float(), y).mean()
                     loss.backward()  # type: ignore[no-untyped-call]
                     radam.step()
                     noise.data.clamp_(-self.eps, self.eps)
@@ -149,3 +150,10 @@ class Narcissus(CleanLabelAttack):
     def implant(self, x: Tensor, learned: Learned, rng: torch.Generator) -> Tensor:
         """`x` with the noise as it is."""
         return (x + needed(learned, "noise", x)).clamp(0, 1)
+
+
+def _margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """The lead `[n]` of the other classes over the label's: cross-entropy is log(1 + exp(lead))."""
+    own = F.one_hot(labels, logits.shape[1]).bool()
+    others: Tensor = logits.masked_fill(own, -torch.inf).logsumexp(1)
+    return others - logits[own]
