@@ -9,7 +9,7 @@ DEV := $(VENV)/.installed-dev
 # Tests are small: one thread each and several at once is what keeps the cores busy.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 
-.PHONY: help demo bench test lint test-slow docs dist victims headline defenses ablations channel_ranking
+.PHONY: help demo bench test lint test-slow mutants docs dist victims headline defenses ablations channel_ranking
 
 help:
 	@echo "make demo       the whole story in a minute: plant, measure, repair, measure again"
@@ -17,6 +17,7 @@ help:
 	@echo "make test       lint, types and tests"
 	@echo "make lint       lint and types only"
 	@echo "make test-slow  the tests with trained victims, too"
+	@echo "make mutants    deletes each attack's core idea and demands that a test fails (minutes)"
 	@echo "make docs       the documentation as pages that work offline, in site/"
 	@echo "make dist       sdist and wheel, both tried in fresh environments"
 	@echo "make victims    plants the benchmarks' victims (hours; goes on where it stopped)"
@@ -47,6 +48,10 @@ ONLY ?=
 
 victims headline defenses ablations channel_ranking: $(DEV)
 	$(BIN)/python benchmarks/$@.py $(if $(ONLY),--only $(ONLY))
+
+# Some of them only: make mutants ONLY=Blind
+mutants: $(DEV)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/attacks/mutants.py $(ONLY)
 
 lint: $(DEV)
 	$(BIN)/ruff check .
