@@ -48,8 +48,8 @@ MUTANTS = (
     ),
     Mutant(
         *("Blind weighs each gradient over loss and length", A + "blind.py"),
-        "return slope / (loss * slope.norm()).clamp(min=1e-6)",
-        *("return slope / loss.clamp(min=1e-6)", T + "blind.py"),
+        "slope / (loss * slope.norm()).clamp(min=1e-6)",
+        *("slope / loss.clamp(min=1e-6)", T + "blind.py"),
     ),
     Mutant(
         *("Blind waits for a low clean loss", A + "blind.py"),

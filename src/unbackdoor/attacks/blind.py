@@ -145,7 +145,8 @@ def _slope(loss: Tensor, parameters: list[nn.Parameter], *, retain_graph: bool =
 
 
 def _scaled(slope: Tensor, loss: Tensor) -> Tensor:
-    return slope / (loss * slope.norm()).clamp(min=1e-6)
+    scaled: Tensor = slope / (loss * slope.norm()).clamp(min=1e-6)
+    return scaled
 
 
 def _common_descent(ours: Tensor, theirs: Tensor) -> Tensor:

@@ -110,6 +110,7 @@ def attack(
             "attack": record.of_method(chosen),
             "triggered": record.of_triggered(victims.TRIGGERED, stamped),
             "poisoned": exporting.poisoned(chosen, victim),
+            "indices": exporting.indices(victim.poisoned),
             "visibility": seen,
             "export": None,
             "before": record.of_score(measured),

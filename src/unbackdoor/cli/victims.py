@@ -109,8 +109,13 @@ def check_asked(attack: Attack) -> None:
 
 
 def check(attack: Attack, model: Normalized, train: Images, judged: Images) -> None:
-    """Raises where the attack does not fit the images."""
+    """Raises where the attack, or the model, does not fit the images."""
     measure.check(model, judged)
+    check_images(attack, train, judged)
+
+
+def check_images(attack: Attack, train: Images, judged: Images) -> None:
+    """Raises where the attack does not fit the images."""
     if len(train) < 2:
         raise ImagesError(f"training needs at least 2 images, got {len(train)}")
     attack.check(train)

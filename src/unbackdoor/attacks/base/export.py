@@ -32,6 +32,28 @@ CLASSES = "classes.csv"
 Columns = Mapping[str, Sequence[Any]]
 
 
+PARQUET, FOLDERS = "parquet", "folders"
+BOTH = (PARQUET, FOLDERS)
+
+
+def export_poison(
+    folder: Path, poisoned: Poisoned, clean: Images, triggered: Triggered, layout: str
+) -> tuple[Path, ...]:
+    """What was written into `folder`: all that a victim is trained and judged on.
+
+    `train` is the poisoned training set, `test_clean` the test images as they are, and
+    `test_triggered` those that carry the trigger. `layout` is `parquet` or `folders`; both are as
+    in `export`. Raises `OutputError` where nothing can be written.
+    """
+    try:
+        written = _write(folder, "train", poisoned.images, _of_training(poisoned), (layout,))
+        written += _write(folder, "test_clean", clean, {}, (layout,))
+        more = _of_test(triggered)
+        return written + _write(folder, "test_triggered", triggered.images, more, (layout,))
+    except OSError as error:
+        raise OutputError(f"cannot write to {folder}: {error.strerror or error}") from None
+
+
 def export(folder: Path, poisoned: Poisoned | None, triggered: Triggered) -> tuple[Path, ...]:
     """What was written into `folder`: parquet files and image folders of training and test images.
 
@@ -44,26 +66,39 @@ def export(folder: Path, poisoned: Poisoned | None, triggered: Triggered) -> tup
     training set (`poisoned` is None) only the test set is written.
     Raises `OutputError` where nothing can be written.
     """
-    written: list[Path] = []
+    written: tuple[Path, ...] = ()
     try:
         if poisoned is not None:
-            roles = [ROLES[role] for role in poisoned.role.tolist()]
-            more = {"role": roles, "original": poisoned.original.tolist()}
-            written += _write(folder, "train", poisoned.images, more)
-        more = {"role": [ROLES[STAMPED]] * len(triggered.goals), "goal": triggered.goals.tolist()}
-        written += _write(folder, "test", triggered.images, more)
+            written += _write(folder, "train", poisoned.images, _of_training(poisoned), BOTH)
+        written += _write(folder, "test", triggered.images, _of_test(triggered), BOTH)
     except OSError as error:
         raise OutputError(f"cannot write to {folder}: {error.strerror or error}") from None
-    return tuple(written)
+    return written
 
 
-def _write(folder: Path, split: str, images: Images, more: Columns) -> tuple[Path, Path]:
+def _of_training(poisoned: Poisoned) -> Columns:
+    roles = [ROLES[role] for role in poisoned.role.tolist()]
+    return {"role": roles, "original": poisoned.original.tolist()}
+
+
+def _of_test(triggered: Triggered) -> Columns:
+    goals = triggered.goals.tolist()
+    return {"role": [ROLES[STAMPED]] * len(goals), "goal": goals}
+
+
+def _write(
+    folder: Path, split: str, images: Images, more: Columns, layouts: Sequence[str]
+) -> tuple[Path, ...]:
     folder.mkdir(parents=True, exist_ok=True)
     pictures = [png(pixels) for pixels in images.pixels]
-    parquet = folder / f"{split}.parquet"
-    _write_parquet(parquet, pictures, images, more)
-    _write_folders(folder / split, pictures, images, more)
-    return parquet, folder / split
+    written = []
+    if PARQUET in layouts:
+        written.append(folder / f"{split}.parquet")
+        _write_parquet(written[-1], pictures, images, more)
+    if FOLDERS in layouts:
+        written.append(folder / split)
+        _write_folders(written[-1], pictures, images, more)
+    return tuple(written)
 
 
 def png(pixels: Tensor) -> bytes:

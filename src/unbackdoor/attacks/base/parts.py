@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.errors import ParameterError
-from ...core.images import Images, to_float, to_uint8
+from ...core.images import Images, Triggered, to_float, to_uint8
 from ...core.recall import Learned
 
 CLEAN, STAMPED, COVER = 0, 1, 2
@@ -38,17 +38,36 @@ class Poisoned:
     role: Tensor
     original: Tensor
 
+    def rows(self, role: int = STAMPED) -> list[int]:
+        """The numbers of the training images of a role, counted from 0."""
+        return (self.role == role).nonzero().flatten().tolist()
+
 
 @dataclass(frozen=True, eq=False)
 class Victim:
     """A model with a backdoor, the training set that put it there, and what was learned for it.
 
-    `poisoned` is None where the attack controlled the training and no fixed set exists.
+    `poisoned` is None where the attack controlled the training and no fixed set exists;
+    `triggered` holds test images with the trigger where `unbackdoor.attack` was given some.
     """
 
     model: nn.Module
     poisoned: Poisoned | None
     learned: Learned = field(default_factory=dict)
+    triggered: Triggered | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Poison:
+    """Poisoned data without a victim: the training set, and test images with the trigger.
+
+    `triggered` is None where no test images were given. `learned` is what a learned trigger is
+    made of.
+    """
+
+    poisoned: Poisoned
+    triggered: Triggered | None
+    learned: Learned
 
 
 def in_parts(stamp: Stamp, pixels: Tensor, size: int = 1000) -> Tensor:

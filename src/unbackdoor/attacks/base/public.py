@@ -54,7 +54,7 @@ def from_file(path: Path, shape: tuple[int, int, int]) -> Images:
             f"{path} must hold images uint8 {list(shape)} (channels, height, width) as the "
             f"training images are, got {pixels.dtype} {list(pixels.shape[1:])}"
         )
-    kinds, numbers = labels.unique(return_inverse=True)
+    kinds, numbers = torch.unique(labels, return_inverse=True)
     return Images(pixels, numbers.long(), tuple(map(str, kinds.tolist())))
 
 
