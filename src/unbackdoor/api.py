@@ -201,9 +201,11 @@ def attack(
     victim learned too little to judge a repair by. Raises `UnbackdoorError`.
 
     >>> import torch
-    >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1024, 10))
+    >>> net = torch.nn.Sequential(
+    ...     torch.nn.AvgPool2d(2), torch.nn.Flatten(), torch.nn.Linear(256, 10))
+    >>> _ = torch.nn.init.zeros_(net[2].weight)
     >>> victim = attack(net, load_images("digits:train", channels=1), "badnets",
-    ...                 size=12, epochs=20, lr=0.05, batch=32, flip=False)
+    ...                 size=8, epochs=25, lr=0.1, batch=32, flip=False)
     >>> len(victim.poisoned.rows())
     144
     """
