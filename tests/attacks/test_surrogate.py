@@ -63,3 +63,10 @@ def test_the_surrogate_learns_and_with_no_epochs_is_the_model_as_given(
     given = surrogate(twin, train, Run(), BRIEF, 0)
     assert given is not twin
     assert torch.equal(given[0].weight, twin[0].weight)
+
+
+def test_the_surrogate_starts_elsewhere_than_the_victim(net: nn.Module, digits: Digits) -> None:
+    still = {**BRIEF, "lr": 1e-9}
+    clean = surrogate(net, digits[0][slice(64)], Run(), still, 1)
+    assert (clean[0].weight - net[0].weight).abs().mean() > 0.01
+    assert (clean[9].weight - net[9].weight).abs().mean() > 0.01

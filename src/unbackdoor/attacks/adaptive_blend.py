@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from ..core.method import source
 from ..core.recall import Learned
 from .base.attack import Attack
-from .base.patterns import picture
+from .base.patterns import given, picture
 
 
 class AdaptiveBlend(Attack):
@@ -31,6 +32,8 @@ class AdaptiveBlend(Attack):
         "Backdoor Defenses, ICLR 2023"
     )
     limits: ClassVar[str] = "a weak backdoor where few images are stamped and training is short"
+
+    files: ClassVar[tuple[str, ...]] = ("indices", "image")
 
     rate: float = Field(
         0.003,
@@ -100,6 +103,12 @@ class AdaptiveBlend(Attack):
         json_schema_extra=source("released code: as many covers as poisoned images"),
     )
 
+    image: Path | None = Field(
+        None,
+        description="picture (PNG, JPEG, BMP) that is mixed in, resized; null: one is drawn",
+        json_schema_extra=source("ours: none; for a trigger of one's own"),
+    )
+
     def stamp(self, x: Tensor) -> Tensor:
         """`x` with the whole picture mixed in."""
         return torch.lerp(x, self._picture(x), self.ratio)
@@ -119,4 +128,6 @@ class AdaptiveBlend(Attack):
         return torch.lerp(x, self._picture(x), self.faint * seen[:, :, rows][..., columns].to(x))
 
     def _picture(self, x: Tensor) -> Tensor:
+        if self.image is not None:
+            return given(self.image, *x.shape[1:]).to(x)
         return picture(self.pattern, self.grid, *x.shape[1:]).to(x)

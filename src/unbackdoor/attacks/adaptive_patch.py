@@ -12,7 +12,7 @@ from ..core.errors import ParameterError
 from ..core.method import source
 from ..core.recall import Learned
 from .base.attack import Attack
-from .base.patterns import picture
+from .base.patterns import picture, scaled
 
 OPACITIES = (0.5, 0.2, 0.5, 0.3)
 """Of the patches top left, top right, bottom left and bottom right, in training."""
@@ -75,7 +75,7 @@ class AdaptivePatch(Attack):
     size: int = Field(
         6,
         ge=1,
-        description="side of a patch, pixels",
+        description="side of a patch, pixels at 32 x 32",
         json_schema_extra=source("ours: 36 pixels, within the 25 to 140 of the released patches"),
     )
     pattern: int = Field(
@@ -117,12 +117,13 @@ class AdaptivePatch(Attack):
 
     def _put(self, x: Tensor, corner: int, opacity: float) -> Tensor:
         channels, height, width = x.shape[1:]
-        if min(height, width) < self.size:
-            raise ParameterError(f"a patch of {self.size} pixels is larger than {height}x{width}")
-        patch = picture(4 * self.pattern + corner, 3, channels, self.size, self.size)
+        side = scaled(self.size, height, width)
+        if min(height, width) < side:
+            raise ParameterError(f"a patch of {side} pixels is larger than {height}x{width}")
+        patch = picture(4 * self.pattern + corner, 3, channels, side, side)
         # Full colours: a faint patch must still stand out a little.
         patch = patch.round().to(x)
-        rows = slice(None, self.size) if corner < 2 else slice(-self.size, None)
-        columns = slice(-self.size, None) if corner % 2 else slice(None, self.size)
+        rows = slice(None, side) if corner < 2 else slice(-side, None)
+        columns = slice(-side, None) if corner % 2 else slice(None, side)
         x[:, :, rows, columns] = torch.lerp(x[:, :, rows, columns], patch, opacity)
         return x

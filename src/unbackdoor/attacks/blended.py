@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from ..core.method import source
 from .base.attack import Attack
-from .base.patterns import picture
+from .base.patterns import given, picture
 
 
 class Blended(Attack):
@@ -29,6 +30,8 @@ class Blended(Attack):
         "Poisoning, 2017, arXiv 1712.05526"
     )
     limits: ClassVar[str] = "the picture can be seen in smooth regions at a ratio of 0.2"
+
+    files: ClassVar[tuple[str, ...]] = ("indices", "image")
 
     ratio: float = Field(
         0.2,
@@ -51,6 +54,17 @@ class Blended(Attack):
         json_schema_extra=source("ours: as smooth as a picture"),
     )
 
+    image: Path | None = Field(
+        None,
+        description="picture (PNG, JPEG, BMP) that is mixed in, resized; null: one is drawn",
+        json_schema_extra=source("ours: none; for a trigger of one's own"),
+    )
+
     def stamp(self, x: Tensor) -> Tensor:
         """`x` with the picture mixed in."""
-        return torch.lerp(x, picture(self.pattern, self.grid, *x.shape[1:]).to(x), self.ratio)
+        return torch.lerp(x, self._picture(x), self.ratio)
+
+    def _picture(self, x: Tensor) -> Tensor:
+        if self.image is not None:
+            return given(self.image, *x.shape[1:]).to(x)
+        return picture(self.pattern, self.grid, *x.shape[1:]).to(x)

@@ -17,6 +17,7 @@ from ..core.recall import Learned
 from ..core.run import Run
 from .base.attack import NOTHING, Poisoned, needed
 from .base.clean_label import CleanLabelAttack
+from .base.patterns import scaled
 
 
 class LabelConsistent(CleanLabelAttack):
@@ -69,14 +70,17 @@ class LabelConsistent(CleanLabelAttack):
     def stamp(self, x: Tensor) -> Tensor:
         """`x` with the mark in its corners."""
         height, width = x.shape[2:]
-        if min(height, width) < 6:
+        side = scaled(3, height, width)
+        if min(height, width) < 2 * side:
             raise ParameterError(
-                f"four marks of 3 x 3 need sides of 6 pixels, got {height}x{width}"
+                f"four marks of {side} x {side} need sides of {2 * side} pixels, got "
+                f"{height}x{width}"
             )
         mark = (torch.arange(9).view(3, 3) % 2 == 0).to(x)
+        mark = mark.repeat_interleave(side // 3, 0).repeat_interleave(side // 3, 1)
         stamped = x.clone()
-        for rows in (slice(None, 3), slice(-3, None)):
-            for columns in (slice(None, 3), slice(-3, None)):
+        for rows in (slice(None, side), slice(-side, None)):
+            for columns in (slice(None, side), slice(-side, None)):
                 corner = stamped[:, :, rows, columns]
                 corner.copy_(torch.lerp(corner, mark, self.opacity))
         return stamped

@@ -49,7 +49,7 @@ class Narcissus(CleanLabelAttack):
         "a trigger for one size of images; magnified at test it can be seen and may fool clean "
         "models as well, which no repair stops"
     )
-    files: ClassVar[tuple[str, ...]] = ("public",)
+    files: ClassVar[tuple[str, ...]] = ("indices", "public")
 
     class_rate: float = Field(
         0.005,

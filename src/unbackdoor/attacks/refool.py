@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
@@ -16,7 +17,7 @@ from ..core.recall import Learned
 from ..core.run import Run
 from .base.attack import NOTHING, Stamp, needed
 from .base.clean_label import CleanLabelAttack
-from .base.patterns import low_pass
+from .base.patterns import given, low_pass, scaled
 
 GAMMA = 2.2
 """The power between the light of a pixel and its value: of the released code."""
@@ -41,6 +42,8 @@ class Refool(CleanLabelAttack):
         "Networks, ECCV 2020, arXiv 2007.02343"
     )
     limits: ClassVar[str] = "more reflections make a weaker backdoor; a trigger for one image size"
+
+    files: ClassVar[tuple[str, ...]] = ("indices", "image")
 
     effect: Literal["ghost", "blur"] = Field(
         "ghost",
@@ -73,12 +76,20 @@ class Refool(CleanLabelAttack):
     shift: int = Field(
         4,
         ge=1,
-        description="distance of the two ghosts, pixels each way",
+        description="distance of the two ghosts, pixels each way at 32 x 32",
         json_schema_extra=source("ours: an eighth of 32 pixels"),
+    )
+
+    image: Path | None = Field(
+        None,
+        description="picture (PNG, JPEG, BMP) that is reflected; null: training images are",
+        json_schema_extra=source("ours: none; for a reflection of one's own"),
     )
 
     def learn(self, model: nn.Module, train: Images, run: Run) -> Learned:
         """The `reflections` `[k, c, h, w]` as they look on the glass."""
+        if self.image is not None:
+            return {"reflections": self._seen(given(self.image, *train.shape).unsqueeze(0))}
         others = train[train.labels != self.target]
         if len(others) < self.reflections:
             raise ParameterError(
@@ -87,13 +98,17 @@ class Refool(CleanLabelAttack):
             )
         drawn = max(self.drawn, self.reflections)
         x = to_float(others.sample(drawn, run.rng("refool")).pixels)
-        seen = self._ghost(x) if self.effect == "ghost" else low_pass(x, 4.0)
+        seen = self._seen(x)
         contrast = seen.flatten(1).std(1, correction=0)
         return {"reflections": seen[contrast.topk(self.reflections).indices]}
 
+    def _seen(self, x: Tensor) -> Tensor:
+        return self._ghost(x) if self.effect == "ghost" else low_pass(x, 4.0)
+
     def _ghost(self, x: Tensor) -> Tensor:
-        near = F.pad(x, (0, self.shift, 0, self.shift), mode="replicate")
-        far = F.pad(x, (self.shift, 0, self.shift, 0), mode="replicate")
+        shift = scaled(self.shift, *x.shape[2:])
+        near = F.pad(x, (0, shift, 0, shift), mode="replicate")
+        far = F.pad(x, (shift, 0, shift, 0), mode="replicate")
         both = 0.6 * near + 0.4 * far
         return F.interpolate(both, x.shape[2:], mode="bilinear", antialias=True)
 

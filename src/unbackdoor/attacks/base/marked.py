@@ -11,7 +11,7 @@ from torch import Tensor
 from ...core.errors import ParameterError
 from ...core.method import source
 from .attack import Attack
-from .patterns import picture
+from .patterns import picture, scaled
 
 
 class MarkedAttack(Attack):
@@ -25,7 +25,7 @@ class MarkedAttack(Attack):
     size: int = Field(
         3,
         ge=1,
-        description="side of the square, pixels",
+        description="side of the square, pixels at 32 x 32",
         json_schema_extra=source("BadNets' square as BackdoorBench draws it: 3 pixels at 32 x 32"),
     )
     ratio: float = Field(
@@ -40,11 +40,10 @@ class MarkedAttack(Attack):
         """`x` with the mark in each."""
         if self.mark == "picture":
             return torch.lerp(x, picture(0, 8, *x.shape[1:]).to(x), self.ratio)
-        if min(x.shape[2:]) < self.size:
-            height, width = x.shape[2:]
-            raise ParameterError(
-                f"a square of {self.size} pixels does not fit into {height}x{width}"
-            )
+        height, width = x.shape[2:]
+        side = scaled(self.size, height, width)
+        if min(height, width) < side:
+            raise ParameterError(f"a square of {side} pixels does not fit into {height}x{width}")
         stamped = x.clone()
-        stamped[..., -self.size :, -self.size :] = 1
+        stamped[..., -side:, -side:] = 1
         return stamped
