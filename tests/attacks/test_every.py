@@ -41,7 +41,7 @@ UNCHANGED = {"semantic"}
 BY_IMAGE = {"multi_target"}
 """Their goal depends on the image, not only on its class."""
 BRIEFLY: dict[str, dict[str, Any]] = {
-    "grond": {"clean_epochs": 2, "steps": 60},
+    "grond": {"clean_epochs": 6, "steps": 100},
     "input_aware": {"mask_epochs": 1, "width": 8, "epochs": 10},
     "label_consistent": {"clean_epochs": 2, "steps": 5},
     "lf": {"clean_epochs": 2},
