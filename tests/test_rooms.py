@@ -29,7 +29,7 @@ MAY = {
         *("attacks", "defenses"),
     },
     "report": {"core", "bench"},
-    "api": {"core", "models", "checkpoints", "data", "defenses"},
+    "api": {"core", "models", "checkpoints", "data", "attacks", "defenses"},
 }
 METHODS = ("attacks", "defenses")
 

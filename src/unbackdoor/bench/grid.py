@@ -228,9 +228,9 @@ def _attacks(grid: Grid, data_set: Data) -> Iterator[tuple[str, Table | None, Ta
     yield NO_ATTACK, None, strict(Training, "training", given).model_dump(mode="json")
     for label, table in _labelled(_tables("attacks", grid.attacks), "rate"):
         rates: list[Table] = [{"rate": rate} for rate in grid.rates] or [{}]
-        for rate in [{}] if {"rate", "count"} & table.keys() else rates:
+        for rate in [{}] if {"rate", "class_rate", "count"} & table.keys() else rates:
             found = _declared("attack", {**given, **rate, **table})
-            share = f"/{found['rate']:g}" if "rate" in found and "count" not in table else ""
+            share = f"/{found['rate']:g}" if found.get("rate") and "count" not in table else ""
             yield label + share, found, None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import warnings
 from collections import Counter
@@ -31,6 +32,10 @@ PARTS = frozenset(
 )
 """What parts of a data set are called; a folder that holds nothing else holds no classes."""
 
+TABLE = "classes.csv"
+MOST_BYTES = 2**24
+"""A larger file is no table of classes."""
+
 
 def reads(path: Path) -> bool:
     """Whether `path` is a folder without parquet files."""
@@ -50,7 +55,9 @@ def parts(path: Path) -> tuple[str, ...]:
 def read(source: Source) -> Raw:
     """The images in the class folders of a folder, in the order of their names.
 
-    Names that are all numbers are sorted as numbers, others as text. Links are followed; names
+    Names that are all numbers are sorted as numbers, others as text. Where a file `classes.csv`
+    says `folder,class` of each, as exported poisoned data do, it says the classes and their order,
+    and some may have no images. Links are followed; names
     that begin with a dot and what systems leave behind are passed over; a warning counts other
     files that were left out. Raises `ImagesError` for a folder without class folders, and for an
     empty one, by its name.
@@ -62,16 +69,21 @@ def read(source: Source) -> Raw:
     folders = _folders(root)
     if not folders:
         raise ImagesError(f"{source} holds no class folders")
-    names = tuple(folder.name for folder in folders)
+    table = _table(root, folders)
+    if table:
+        folders = [root / name for name in table]
+    names = tuple(table.values() if table else (folder.name for folder in folders))
     left_out: Counter[str] = Counter()
     pictures: list[Picture] = []
     labels: list[int] = []
     for label, folder in enumerate(folders):
         inside = [Picture(str(path), path) for path in sorted(_files(folder, left_out))]
-        if not inside:
+        if not inside and not table:
             raise ImagesError(f"the class folder {folder} holds no images")
         pictures += inside
         labels += [label] * len(inside)
+    if not pictures:
+        raise ImagesError(f"{source} holds no images")
     _say(source, left_out)
     return Raw(pictures, torch.tensor(labels), names)
 
@@ -80,6 +92,34 @@ def _folders(path: Path) -> list[Path]:
     found = [entry for entry in path.iterdir() if entry.is_dir() and not _passed_over(entry.name)]
     numbers = all(_is_number(entry.name) for entry in found)
     return sorted(found, key=lambda entry: (int(entry.name) if numbers else 0, entry.name))
+
+
+def _table(root: Path, folders: list[Path]) -> dict[str, str]:
+    """The class of each folder by `classes.csv`, in its order; nothing where there is none.
+
+    Raises `ImagesError` where folders are there that it does not name, or names twice.
+    """
+    path = root / TABLE
+    if not path.is_file() or path.stat().st_size > MOST_BYTES:
+        return {}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            header, *rows = csv.reader(file)
+    except (ValueError, csv.Error):
+        return {}
+    if header != ["folder", "class"]:
+        return {}
+    table = {row[0]: row[1] for row in rows if len(row) == 2}
+    strange = [folder.name for folder in folders if folder.name not in table]
+    if strange or len(table) != len(rows) or not all(map(_is_inside, table)):
+        why = f"does not name {strange[0]!r}" if strange else "is damaged"
+        raise ImagesError(f"{path} {why}; mend it, or take it away to go by the folders")
+    return table
+
+
+def _is_inside(name: str) -> bool:
+    """Whether `name` is that of a folder here, and no way to elsewhere."""
+    return name not in ("", ".", "..") and not {"/", "\\", "\0"} & set(name)
 
 
 def _files(folder: Path, left_out: Counter[str]) -> Iterator[Path]:
@@ -146,7 +186,10 @@ def as_text(source: Source) -> Tensor | None:
     None where that is the same order.
     """
     root = source.path / source.split if source.split else source.path
-    names = [folder.name for folder in _folders(root)]
+    folders = _folders(root)
+    names = [folder.name for folder in folders]
+    if _table(root, folders):
+        return None
     if sorted(names) == list(names) or not all(map(_is_number, names)):
         return None
     return torch.tensor([sorted(names).index(name) for name in names])

@@ -211,7 +211,11 @@ class _Site:
 
 def _trained(victim: Record) -> Record:
     """What the pages of its cells tell of a victim."""
-    return {name: victim[name] for name in ("parameters", "learned", "linear") if name in victim}
+    return {
+        name: victim[name]
+        for name in ("parameters", "learned", "asr_other_sources", "linear")
+        if name in victim
+    }
 
 
 def _first_examples(record: Record) -> list[dict[str, Any]]:
