@@ -9,7 +9,7 @@ DEV := $(VENV)/.installed-dev
 # Tests are small: one thread each and several at once is what keeps the cores busy.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 
-.PHONY: help demo bench test lint test-slow hostile fuzz mutants docs dist victims headline defenses ablations channel_ranking
+.PHONY: help demo bench test lint test-slow hostile fuzz kills mutants docs dist victims headline defenses ablations channel_ranking
 
 help:
 	@echo "make demo       the whole story in a minute: plant, measure, repair, measure again"
@@ -19,6 +19,7 @@ help:
 	@echo "make test-slow  the tests with trained victims, too"
 	@echo "make hostile    over a thousand hostile files, each opened as you would, and what came of them"
 	@echo "make fuzz       damaged copies of good files for MINUTES=5, with another seed each time"
+	@echo "make kills      ends attack, repair, bench, report and convert at ten moments each; minutes"
 	@echo "make mutants    deletes each attack's core idea and demands that a test fails (minutes)"
 	@echo "make docs       the documentation as pages that work offline, in site/"
 	@echo "make dist       sdist and wheel, both tried in fresh environments"
@@ -56,6 +57,9 @@ AGAIN ?=
 
 fuzz: $(DEV)
 	$(HOSTILE) hostile.fuzz --minutes $(MINUTES) $(AGAIN)
+
+kills: $(DEV)
+	$(HOSTILE) hostile.kills
 
 # Some of them only: make victims ONLY=sig-w16,wanet-w16
 ONLY ?=

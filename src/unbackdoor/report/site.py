@@ -61,6 +61,11 @@ class _Site:
         means = [group for board in self.boards for group in board.groups]
         flagged = Counter(flag for row in cells for flag in row.flags)
         flagged[FEW] = sum(FEW in group.flags for group in means)
+        for board in self.boards:
+            self._html(f"{_slug(board.data)}.html", "site/board.html.j2", **self._board(board))
+        self._methods()
+        self._cells()
+        # Last: whoever is stopped leaves no index whose links lead nowhere.
         self._html(
             "index.html",
             "site/index.html.j2",
@@ -70,10 +75,6 @@ class _Site:
             flagged=flagged,
             few=FEW,
         )
-        for board in self.boards:
-            self._html(f"{_slug(board.data)}.html", "site/board.html.j2", **self._board(board))
-        self._methods()
-        self._cells()
         return ["index.html", *written]
 
     def _page(self, template: str, **context: Any) -> str:
