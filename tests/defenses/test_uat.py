@@ -7,43 +7,39 @@ from torch import nn
 from defenses.samples import backdoored, rate, stamped, task
 from unbackdoor.core.run import Run
 from unbackdoor.defenses.uat import UAT, Lesson
-from unbackdoor.training.universal import Universals
+from unbackdoor.training.universal import Universal
 
 SMALL = {"batch": 20, "enough_images": 80}
 
 
-def test_one_perturbation_raises_the_loss_and_both_stay_in_their_balls():
+def test_it_raises_the_loss_and_stays_in_its_ball():
     clean, net = backdoored(classes=4)
     x, y = clean.pixels / 255, clean.labels
     for length in (2.0, 0.5):
-        both = Universals(radius=length / math.sqrt(64 / 3072), steps=5)
-        both.search(net, x, y)
-        both.search(net, x, y)
-        away = both.state["away"]
-        assert away.shape == (2, 1, 8, 8) and away.flatten(1).norm(dim=1).max() <= length + 1e-4
-        backdoor = net(x + away[0]).softmax(1)[:, 1].mean()  # class 1 is the backdoor's
-        corner = away[0, 0, :2, :2]
+        found = Universal(radius=length / math.sqrt(64 / 3072), steps=5)
+        found.search(net, x, y)
+        away = found.state["away"]
+        assert away.shape == (1, 1, 8, 8) and away.norm() <= length + 1e-4
+        backdoor = net(x + away).softmax(1)[:, 1].mean()  # class 1 is the backdoor's
         if length == 2:  # so is its trigger
-            assert backdoor > 0.99 and (corner > 0.4).all()
+            assert backdoor > 0.99 and (away[0, 0, :2, :2] > 0.4).all()
         else:
             assert backdoor < 0.9
 
 
-def test_the_other_one_sends_images_to_each_class_in_turn():
+def test_every_other_time_it_sends_images_to_a_class_each_in_its_turn():
     clean, net = backdoored(classes=4)
     x, y = clean.pixels / 255, clean.labels
-    both = Universals(radius=40.0, steps=5)
+    found = Universal(radius=40.0, steps=5)
     left, towards = [], []
     for number in range(16):
-        before = both.state["away"].clone()
-        both.search(net, x, y)
-        after = both.state["away"]
-        if number > 1:
-            changed = [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]
-            assert changed == [number % 2 == 0, number % 2 == 1]
+        before = found.state["away"].clone()
+        found.search(net, x, y)
+        after = found.state["away"]
+        assert not torch.equal(before, after)
         if number % 2:
-            left.append(len(both.state["classes"]))
-            towards.append(int(net(x + after[1]).argmax(1).mode().values))
+            left.append(len(found.state["classes"]))
+            towards.append(int(net(x + after).argmax(1).mode().values))
     assert left == [3, 2, 1, 0, 3, 2, 1, 0]
     assert set(towards[:4]) == set(towards[4:]) == set(range(4))
 
@@ -54,10 +50,10 @@ def test_it_follows_the_gradient_of_a_training_step():
     lesson.optimized(net.parameters())
     x, y = clean.pixels[:20] / 255, clean.labels[:20]
     lesson(net, x, y).backward()
-    first = lesson.universals.state["away"]
+    first = lesson.universal.state["away"]
     assert first.grad is not None and first.grad.abs().sum() > 0
     lesson(net, x, y)
-    assert not torch.equal(lesson.universals.state["away"], first)
+    assert not torch.equal(lesson.universal.state["away"], first)
 
 
 def test_it_takes_the_backdoor_out_and_keeps_the_accuracy():

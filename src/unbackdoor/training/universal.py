@@ -1,4 +1,4 @@
-"""Universal perturbations: single changes of all images that harm a model."""
+"""A universal perturbation: one change of all images that harms a model."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ REFERENCE = 3 * 32 * 32
 """How many values an image has for which `radius` is told."""
 
 
-class Universals:
-    """Two perturbations `[2, c, h, w]`, each of which harms a model on all images.
+class Universal:
+    """A perturbation `[1, c, h, w]` that harms a model on all images.
 
-    The first raises the loss, wherever that leads. The second sends all images to one class: to
-    each in its turn, in random order, for the first may stay with a weakness that every classifier
-    has. Each stays in an L2 ball of `radius` for images of 3x32x32 with values in [0, 1]; for
-    others the radius grows with the root of the number of values. `search` finds one of them anew,
-    from a random start by `steps` steps of normalised gradient ascent. `follow` moves both up the
-    gradient that they got in the training step they were part of, which costs nothing (universal
+    It stays in an L2 ball of `radius` for images of 3x32x32 with values in [0, 1]; for others the
+    radius grows with the root of the number of values. `search` finds it anew, from a random start
+    by `steps` steps of normalised gradient ascent: in turn one that raises the loss, wherever that
+    leads, and one that sends all images to one class, each class in its turn in random order. For
+    the first kind may stay with a weakness that every classifier has. `follow` moves it up the
+    gradient that it got in the training step it was part of, which costs nothing (universal
     adversarial training: Shafahi et al., AAAI 2020, arXiv 1811.11304).
 
     `state` holds all that changes, so that it can be saved with an optimizer's.
@@ -43,28 +43,22 @@ class Universals:
         self.state: dict[str, Any] = {"away": torch.empty(0), "classes": [], "found": 0}
 
     def search(self, model: nn.Module, x: Tensor, y: Tensor) -> None:
-        """Finds the other one than last time for `model`, on the images `x` of classes `y`."""
-        state = self.state
-        second = state["found"] % 2 == 1
-        found, away = self._found(model, x, None if second else y), state["away"].detach()
-        if len(away) < 2:
-            away = torch.cat([away, found]) if len(away) else found
-        else:
-            away = torch.cat([away[:1], found] if second else [found, away[1:]])
-        state["found"] += 1
-        state["away"] = away.requires_grad_()
+        """Finds it anew for `model`, on the images `x` `[n, c, h, w]` of classes `y` `[n]`."""
+        towards_a_class = self.state["found"] % 2 == 1
+        found = self._found(model, x, None if towards_a_class else y)
+        self.state["found"] += 1
+        self.state["away"] = found.requires_grad_()
 
     def follow(self) -> None:
-        """Moves them up the gradient of the last training step."""
+        """Moves it up the gradient of the last training step."""
         away = self.state["away"]
         if away.grad is not None:
             moved = self._climbed(self._ball(away), away, away.grad, FOLLOW)
             self.state["away"] = moved.requires_grad_()
 
     def added(self, x: Tensor) -> Tensor:
-        """The images `x` `[n, c, h, w]`, with the two perturbations in turn, in [0, 1]."""
-        away = self.state["away"]
-        return clipped(x + away[torch.arange(len(x), device=x.device) % len(away)])
+        """The images `x` `[n, c, h, w]` with the perturbation, in [0, 1]."""
+        return clipped(x + self.state["away"])
 
     def _found(self, model: nn.Module, x: Tensor, y: Tensor | None) -> Tensor:
         ball, goal = self._ball(x), y
