@@ -77,7 +77,9 @@ def read(source: Source) -> Raw:
     pictures: list[Picture] = []
     labels: list[int] = []
     for label, folder in enumerate(folders):
-        inside = [Picture(str(path), path) for path in sorted(_files(folder, left_out))]
+        # A folder that `classes.csv` names may be missing: it had no images.
+        found = sorted(_files(folder, left_out)) if folder.is_dir() else []
+        inside = [Picture(str(path), path) for path in found]
         if not inside and not table:
             raise ImagesError(f"the class folder {folder} holds no images")
         pictures += inside
