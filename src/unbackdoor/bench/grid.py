@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import tomllib
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from itertools import product
 from pathlib import Path
@@ -23,7 +24,8 @@ from ..core import method
 from ..core.errors import ParameterError, UnknownNameError
 from ..core.spec import Spec
 from ..defenses.base.defense import Defense, Tuning
-from . import given
+from . import given, starts
+from .asked import Measure
 from .cell import Cell, Data, Strict, Table, Victim, strict
 from .clean_sets import CleanSet
 
@@ -48,6 +50,7 @@ class Grid(Strict):
     min_asr: float = Field(0.9, ge=0, le=1)
     training: Table = Field({})
     tuning: Table = Field({})
+    measures: list[Measure] = Field([])
 
 
 SETTINGS = ("epochs", "lr", "batch", "weight_decay", "flip")
@@ -92,7 +95,7 @@ def cells(grid: Grid, folder: Path = Path(), *, trust_code: bool = False) -> lis
     if grid.attacks and not networks:
         raise ParameterError("the grid has attacks, but no architectures to plant them in")
     for seed in grid.seeds:
-        planted = _planted(grid, places, networks, seed)
+        planted = _planted(grid, places, networks, seed, folder)
         ready = ((data_set, model.victim(seed, grid)) for data_set, model in there)
         for data_set, victim in (*planted, *ready):
             sets = [None, *_clean_sets(grid, victim.attack)]
@@ -120,13 +123,28 @@ def _refuse_code(grid: Grid) -> None:
 
 
 def _planted(
-    grid: Grid, sets: Sequence[tuple[str, Data]], networks: Sequence[tuple[str, Table]], seed: int
+    grid: Grid,
+    sets: Sequence[tuple[str, Data]],
+    networks: Sequence[tuple[str, Table]],
+    seed: int,
+    folder: Path,
 ) -> Iterator[tuple[Data, Victim]]:
-    """Every model that the bench trains itself, with one seed."""
+    """Every model that the bench trains itself, with one seed; each clean one before its victims.
+
+    Checkpoints that training starts from lie at paths from `folder`.
+    """
     for (place, data_set), (net, network) in product(sets, networks):
+        table, files, clean = None, None, None
         for name, attack, training in _attacks(grid, data_set):
             told = (data_set.declaration(), network, attack, training, seed, grid.precision)
-            yield data_set, Victim(*told, grid.min_asr, f"{place}/{net}/{name}")
+            found = Victim(*told, grid.min_asr, f"{place}/{net}/{name}")
+            if clean is None:
+                clean = found
+                table, files = starts.read(_start(grid, data_set), clean, folder)
+                yield data_set, clean
+            else:
+                more: Table = {"start": table, "files": files, "clean": clean}
+                yield data_set, replace(found, measures=tuple(grid.measures), **more)
 
 
 def chosen(every: Sequence[Cell], pattern: str | None) -> list[Cell]:
@@ -191,6 +209,7 @@ def _network(table: Table) -> Table:
 def _attacks(grid: Grid, data_set: Data) -> Iterator[tuple[str, Table | None, Table | None]]:
     """(label, declaration, None) of each attack, after (label, None, settings) of a clean model."""
     given = {**grid.training, **data_set.training}
+    given.pop("start", None)
     yield NO_ATTACK, None, strict(Training, "training", given).model_dump(mode="json")
     for label, table in _labelled(_tables("attacks", grid.attacks), "rate"):
         rates: list[Table] = [{"rate": rate} for rate in grid.rates] or [{}]
@@ -198,6 +217,11 @@ def _attacks(grid: Grid, data_set: Data) -> Iterator[tuple[str, Table | None, Ta
             found = _declared("attack", {**given, **rate, **table})
             share = f"/{found['rate']:g}" if "rate" in found and "count" not in table else ""
             yield label + share, found, None
+
+
+def _start(grid: Grid, data_set: Data) -> Any:
+    """What the planted victims of a data set start from; None for fresh weights."""
+    return {**grid.training, **data_set.training}.get("start")
 
 
 def _defenses(grid: Grid, data_set: Data) -> list[tuple[str, Table]]:

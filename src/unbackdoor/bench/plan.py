@@ -12,6 +12,7 @@ from typing import Any
 
 from ..core import method
 from ..core.version import __version__
+from . import asked
 from .cell import Cell, Victim
 from .store import FORMAT, Record, Store, identity
 
@@ -33,13 +34,16 @@ class Plan:
 
     @property
     def pending(self) -> list[Cell]:
-        """The cells without a result, done or failed."""
-        return [cell for cell in self.cells if not self.store.has("cells", cell.id)]
+        """The cells without a result, done or failed, or without a measure that is asked for."""
+        return [cell for cell in self.cells if not asked.finished(self.store, cell)]
 
     @property
     def victims(self) -> list[Victim]:
-        """The victims that the cells share, each once."""
-        return list({cell.victim.id: cell.victim for cell in self.cells}.values())
+        """The victims that the cells share, each once, and the clean models that these need."""
+        own = [cell.victim for cell in self.cells]
+        needed = [victim.needs for victim in own if victim.needs]
+        # The cells' own come last: what the grid asks of them counts.
+        return list({victim.id: victim for victim in (*needed, *own)}.values())
 
     def forget_failures(self) -> int:
         """Takes away the failed results of these cells and of their victims; how many cells."""
