@@ -6,7 +6,7 @@ Defaults of the methods are part of it; the machine, the order and where files l
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -117,6 +117,12 @@ class Cell:
     def id(self) -> str:
         """What stands for it."""
         return identity({"cell": self.declaration()})
+
+    @property
+    def follows(self) -> Cell | None:
+        """The cell of the defense that a control prunes as many channels as; None for others."""
+        like = self.defense.get("like") if self.defense.get("control") else None
+        return replace(self, defense=like, method=like["name"]) if like else None
 
     @property
     def title(self) -> str:

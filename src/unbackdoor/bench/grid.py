@@ -24,7 +24,7 @@ from ..core import method
 from ..core.errors import ParameterError, UnknownNameError
 from ..core.spec import Spec
 from ..defenses.base.defense import Defense, Tuning
-from . import given, starts
+from . import controls, given, starts
 from .asked import Measure
 from .cell import Cell, Data, Strict, Table, Victim, strict
 from .clean_sets import CleanSet
@@ -41,6 +41,7 @@ class Grid(Strict):
     attacks: list[Any] = Field([])
     victims: list[Any] = Field([])
     defenses: list[Any] = Field(min_length=1)
+    controls: list[Any] = Field([])
     rates: list[float] = Field([])
     budgets: list[int | float] = Field([0.05], min_length=1)
     clean: list[Any] = Field([])
@@ -100,6 +101,7 @@ def cells(grid: Grid, folder: Path = Path(), *, trust_code: bool = False) -> lis
         for data_set, victim in (*planted, *ready):
             sets = [None, *_clean_sets(grid, victim.attack)]
             defenses = _defenses(grid, data_set)
+            defenses += _controls(grid, data_set, defenses, victim.attack)
             for clean, budget, (label, defense) in product(sets, grid.budgets, defenses):
                 cell = Cell(victim, defense, _budget(budget), label, clean)
                 found.setdefault(cell.id, cell)
@@ -235,6 +237,28 @@ def _defenses(grid: Grid, data_set: Data) -> list[tuple[str, Table]]:
         declared = _declared("defense", {**given, **table} if tunes else table)
         own = (f" {key}={value}" for key, value in table.items() if key != "name")
         found.append((table["name"] + "".join(own), declared))
+    return found
+
+
+def _controls(
+    grid: Grid, data_set: Data, defenses: Sequence[tuple[str, Table]], attack: Table | None
+) -> list[tuple[str, Table]]:
+    """(label, declaration) of each control; without an attack none that sees the trigger."""
+    given, found = {**grid.tuning, **data_set.tuning}, []
+    for table in _tables("controls", grid.controls):
+        if controls.check(table["name"]).sees_trigger and attack is None:
+            continue
+        followed: list[tuple[str, Table | None]] = [("", None)]
+        if "like" in table:
+            followed = [pair for pair in defenses if pair[1]["name"] == table["like"]]
+        if not followed:
+            known = [declared["name"] for _, declared in defenses]
+            raise UnknownNameError.of("defense to prune like", str(table["like"]), known)
+        for label, like in followed:
+            told = {**table, "like": label} if like else table
+            own = (f" {key}={value}" for key, value in told.items() if key != "name")
+            declared = controls.build({**given, **table, "like": like}).declaration()
+            found.append((table["name"] + "".join(own), declared))
     return found
 
 

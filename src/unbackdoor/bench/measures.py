@@ -125,7 +125,7 @@ class Probe:
         Averaged over the layers and the `SHARES` of their channels by TAC.
         """
         tops = {
-            name: [_top(change, max(1, round(share * len(change)))) for share in SHARES]
+            name: [top(change, max(1, round(share * len(change)))) for share in SHARES]
             for name, change in self.changes.items()
         }
         widest = {name: places[-1] for name, places in tops.items()}
@@ -149,7 +149,7 @@ class Probe:
         for layer in self.layers:
             names = (layer.name, layer.norm, *layer.other_norms)
             gone = set().union(*(silenced.get(name or "", set()) for name in names))
-            wanted = _top(self.changes[layer.name], max(1, layer.channels // COVERED)).tolist()
+            wanted = top(self.changes[layer.name], max(1, layer.channels // COVERED)).tolist()
             hits, total = hits + len(gone & set(wanted)), total + len(wanted)
         return Rate(hits, total).as_json()
 
@@ -216,7 +216,7 @@ def _maps_of(model: nn.Module, layers: Sequence[Layer]) -> Iterator[dict[str, Te
         yield maps
 
 
-def _top(scores: Tensor, count: int) -> Tensor:
+def top(scores: Tensor, count: int) -> Tensor:
     """The places int64 `[count]` of the highest scores, highest first."""
     return scores.argsort(descending=True, stable=True)[:count]
 

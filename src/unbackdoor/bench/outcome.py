@@ -26,6 +26,10 @@ class VictimFailedError(Exception):
     """A cell that cannot be worked on, because its victim could not be planted."""
 
 
+class ControlFailedError(Exception):
+    """A control that cannot be tried, because what it follows failed or pruned nothing."""
+
+
 class WorkerDiedError(Exception):
     """A cell whose process was ended from outside, each time it was tried."""
 

@@ -11,8 +11,9 @@ from statistics import median
 from typing import Any
 
 from ..core import method
+from ..core.method import declared
 from ..core.version import __version__
-from . import asked
+from . import asked, controls
 from .cell import Cell, Victim
 from .store import FORMAT, Record, Store, identity
 
@@ -87,13 +88,11 @@ class Plan:
         )
 
     def _methods(self) -> Record:
-        used = {
-            "attack": {v.attack["name"] for v in self.victims if v.attack and not v.given},
-            "defense": {cell.defense["name"] for cell in self.cells},
-        }
+        attacks = {v.attack["name"] for v in self.victims if v.attack and not v.given}
+        defenses = {cell.defense["name"] for cell in self.cells}
         return {
-            role: {name: method.declared(method.find(role, name)) for name in sorted(used[role])}
-            for role in method.ROLES
+            "attack": {name: declared(method.find("attack", name)) for name in sorted(attacks)},
+            "defense": {name: declared(controls.find(name)) for name in sorted(defenses)},
         }
 
     def guesses(self) -> dict[str, float | None]:

@@ -12,14 +12,15 @@ from pathlib import Path
 
 from torch import nn
 
-from ..core import method, record
+from ..core import record
 from ..core.images import overlap
 from ..core.measure import Rate, Score, der
 from ..core.run import Progress, Run, pick_device
 from ..defenses.base.defense import Defense
-from . import asked, flags, judge, outcome, victims
+from . import asked, controls, flags, judge, outcome, victims
 from .cell import Cell, Victim
 from .clean_sets import CleanSet
+from .controls import Control
 from .judge import judged
 from .shelf import Shelf, shelf
 from .store import Record, Store
@@ -85,6 +86,8 @@ class Bench:
             if found is not None and self.finished(wanted):
                 return found, False
             victim = self.victim(wanted.victim, progress)
+            if wanted.follows and victim and self.cell(wanted.follows, progress)[0] is None:
+                return None, False
             planting = time.perf_counter() - start
             if victim is None:
                 return None, False
@@ -202,12 +205,14 @@ class Bench:
     def _repaired(self, wanted: Cell, victim: Record, images: Shelf, run: Run) -> Record:
         if victim["status"] == "failed":
             raise outcome.VictimFailedError(victim["error"])
-        defense = defense_of(wanted)
+        defense = controls.build(wanted.defense)
         clean = images.budget(wanted.budget, run)
         ready = self._loaded(wanted.victim, images, run)
         if wanted.clean:
             attack = victims.attack_of(wanted.victim)
             clean = CleanSet(**wanted.clean).made(clean, attack, ready.learned, run)
+        if isinstance(defense, Control):
+            defense = self._aimed(defense, wanted, ready, images, run)
         baseline = victims.linear_of(self.store, wanted.victim, images)
         known = self.store.read("cells", wanted.id) or {}
         start = time.perf_counter()
@@ -238,6 +243,16 @@ class Bench:
             "spent": spent,
         }
 
+    def _aimed(
+        self, control: Control, wanted: Cell, ready: Ready, images: Shelf, run: Run
+    ) -> Defense:
+        """The control with its channels chosen; the oracle alone is given the trigger."""
+        other = wanted.follows
+        followed = self.store.read("cells", other.id) if other else None
+        sees = control.sees_trigger
+        probe = victims.probe(wanted.victim, ready, images, run) if sees else None
+        return control.aimed(ready.model, probe, images.test, followed, run)
+
     def shelf(self, victim: Victim) -> Shelf:
         """The images of a victim and of who repairs it."""
         run, told, classes = Run(seed=victim.seed), dict(victim.data), None
@@ -259,14 +274,6 @@ class Bench:
             _LAST.clear()
             _LAST[key] = victims.load(victim, images, folder, run)
         return _LAST[key]
-
-
-def defense_of(cell: Cell) -> Defense:
-    """The defense of a cell."""
-    table = dict(cell.defense)
-    found = method.build("defense", table.pop("name"), table)
-    assert isinstance(found, Defense)
-    return found
 
 
 def _score(victim: Record) -> Score:
