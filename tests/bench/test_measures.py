@@ -192,6 +192,26 @@ def test_a_measure_that_breaks_leaves_the_repair_a_result(bench, tiny, monkeypat
     assert "existence could not be measured: ZeroDivisionError: no maps" in record["warnings"]
 
 
+def test_a_clean_model_that_failed_leaves_no_limit_until_it_is_tried_again(
+    bench, tiny, monkeypatch
+):
+    def broken(*_, **__):
+        raise ZeroDivisionError("no clean model")
+
+    monkeypatch.setattr(victims, "fit", broken)
+    cells = attacked(grid.cells(tiny(measures=["limit"])))
+    plan = Plan(cells, bench.store)
+    ((_, record, _),) = worked(bench, cells)
+    victim = cells[0].victim.id
+    assert record["status"] == "done"
+    assert bench.store.read("victims", victim)["measures"]["limit"] is None and not plan.pending
+    monkeypatch.undo()
+    assert plan.forget_failures() == 0 and plan.pending == cells
+    worked(bench, cells)
+    assert bench.store.read("victims", victim)["measures"]["limit"]["asr"]["total"] == 8
+    assert not plan.pending
+
+
 def test_victims_that_are_there_name_their_clean_model(bench, tiny, tmp_path, zoo):
     def cells(**more):
         told = {"architectures": [], "attacks": [], "victims": test_given.tables(**more)}

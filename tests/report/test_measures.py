@@ -138,6 +138,16 @@ def test_pages_explain_measures_and_controls_where_there_are_any(pages, drawn):
     assert "ASR re-activated" in board and "clp (control)" in board and "Summary" in board
 
 
+def test_the_page_of_a_cell_tells_its_measures(measured, pages, folder, drawn):
+    cell = next(row for row in results.read(measured).rows if row.defense == "fmp" and row.asr)
+    text = Reader((pages / "cells" / f"{cell.id}.html").read_text(encoding="utf-8")).text
+    text = text.replace("\xa0", " ")
+    assert "Existence 50.0 %" in text and "ASR re-activated, clean model 30.0 %" in text
+    other = next(row for row in results.read(folder).rows if row.defense == "clp" and row.asr)
+    page = (drawn / "cells" / f"{other.id}.html").read_text(encoding="utf-8")
+    assert "Measured beside" not in page
+
+
 def test_filters_count_the_measures_again(opened, measured, pages):
     page = opened("data-cifar10.html", pages)
     heads = page.eval_on_selector_all("#board th[aria-sort]", "all => all.map(h => h.innerText)")

@@ -49,9 +49,15 @@ class Plan:
     def forget_failures(self) -> int:
         """Takes away the failed results of these cells and of their victims; how many cells."""
         failed = 0
+        records = {v.id: self.store.read("victims", v.id) for v in self.victims}
         for victim in self.victims:
-            if _failed(self.store.read("victims", victim.id)):
+            record, needed = records[victim.id], victim.needs
+            if _failed(record):
                 self.store.remove("victims", victim.id)
+            elif record and needed and _failed(records[needed.id]):
+                # What it was to be measured against may be there the next time.
+                record.pop("measures", None)
+                self.store.write("victims", victim.id, record)
         for cell in self.cells:
             if _failed(self.store.read("cells", cell.id)):
                 self.store.remove("cells", cell.id)

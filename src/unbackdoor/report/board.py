@@ -10,16 +10,9 @@ from functools import cached_property
 from . import charts, summary, tables
 from .names import CLEAN
 from .rates import budget
-from .results import Row
+from .results import HEADINGS, Row
 from .spread import STUDENT, Group, Standing, groups, leaderboard
 
-HEADINGS = {
-    "limit_asr": "Limit ASR",
-    "limit_ra": "Limit RA",
-    "reactivation": "ASR re-activated",
-    "existence": "Existence",
-    "coverage": "Coverage",
-}
 FILTERS = ("attack", "arch", "rate", "budget")
 
 

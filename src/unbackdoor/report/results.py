@@ -15,8 +15,15 @@ from .names import CLEAN, CONTROL, Names
 
 Status = Literal["done", "failed", "missing"]
 RATES = ("acc", "asr", "ra")
-MEASURES = ("limit_asr", "limit_ra", "reactivation", "existence", "coverage")
-"""What a grid may ask for beside them."""
+HEADINGS = {
+    "limit_asr": "Limit ASR",
+    "limit_ra": "Limit RA",
+    "reactivation": "ASR re-activated",
+    "existence": "Existence",
+    "coverage": "Coverage",
+}
+"""What a grid may ask for beside them, and what tables call it."""
+MEASURES = tuple(HEADINGS)
 
 
 @dataclass(frozen=True)
