@@ -56,9 +56,18 @@ def test_a_row_has_what_was_measured_of_it_and_of_its_clean_model(measured):
     assert (row.limit_asr, row.limit_ra, row.coverage) == (0.02, 0.9, 0.25)
     assert row.existence == pytest.approx((0.6 - 0.2) / (1 - 0.2))
     before = next(row for row in rows if row.attacked and row.defense == "none")
-    assert before.reactivation == 0.3 and before.existence is None
+    assert before.limit_reactivation == row.limit_reactivation == 0.3
+    assert before.reactivation is None and before.existence is None
     clean = next(row for row in rows if not row.attacked and row.acc)
-    assert clean.limit_ra is None and clean.reactivation is None
+    assert clean.limit_ra is None and clean.limit_reactivation is None
+
+
+@pytest.mark.parametrize(
+    ("own", "clean", "found"), [(0.1, 0.2, 0), (1.0, 0.2, 1), (0.5, 1.0, None), (None, 0.2, None)]
+)
+def test_existence_is_none_where_a_clean_model_is_as_like(own, clean, found):
+    told = results._measures({"existence": own}, {"existence": clean})
+    assert told["existence"] == found
 
 
 def test_results_without_measures_have_no_such_columns(folder, measured):
@@ -76,8 +85,8 @@ def row(defense, victim=0, **more):
 
 
 ROWS = [
-    row("none", acc=0.9, asr=1.0, ra=0.0, seconds=None, reactivation=0.3),
-    row("none", 1, acc=0.8, asr=0.9, ra=0.1, seconds=None, reactivation=0.5),
+    row("none", acc=0.9, asr=1.0, ra=0.0, seconds=None, limit_reactivation=0.3),
+    row("none", 1, acc=0.8, asr=0.9, ra=0.1, seconds=None, limit_reactivation=0.5),
     row("fine_tuning", acc=0.9, asr=0.5, ra=0.4, seconds=10.0),
     row("fine_tuning", 1, acc=0.8, asr=0.7, ra=0.2, seconds=20.0),
     row("fmp", acc=0.88, asr=0.05, ra=0.7, seconds=30.0, reactivation=0.9, coverage=0.5),
@@ -142,10 +151,10 @@ def test_the_page_of_a_cell_tells_its_measures(measured, pages, folder, drawn):
     cell = next(row for row in results.read(measured).rows if row.defense == "fmp" and row.asr)
     text = Reader((pages / "cells" / f"{cell.id}.html").read_text(encoding="utf-8")).text
     text = text.replace("\xa0", " ")
-    assert "Existence 50.0 %" in text and "ASR re-activated, clean model 30.0 %" in text
+    assert "Existence 50.0 %" in text and "Limit re-activated 30.0 %" in text
     other = next(row for row in results.read(folder).rows if row.defense == "clp" and row.asr)
     page = (drawn / "cells" / f"{other.id}.html").read_text(encoding="utf-8")
-    assert "Measured beside" not in page
+    assert "Other measures" not in page
 
 
 def test_filters_count_the_measures_again(opened, measured, pages):

@@ -25,7 +25,7 @@ def cell_context(
         "victim": victim or {},
         "verdict": _verdict(record, victim),
         "measures": _measures(record) if done else [],
-        "beside": _beside(row, victim or {}),
+        "beside": _beside(row),
         "strips": pictures.strips(record["layers"]) if done else [],
         "examples": _examples(record, victim, shown) if done else [],
     }
@@ -87,11 +87,9 @@ def _measures(record: Mapping[str, Any]) -> list[Measure]:
     return [measure for measure in found if measure.before or measure.after]
 
 
-def _beside(row: Row, victim: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _beside(row: Row) -> list[tuple[str, str]]:
     """Names and texts of what a grid asked for beside ACC, ASR and RA, as far as known."""
     found = [(text, getattr(row, name)) for name, text in HEADINGS.items()]
-    clean = share(victim.get("measures"), "reactivation")
-    found.append(("ASR re-activated, clean model", clean.value if clean else None))
     return [(text, percent(value)) for text, value in found if value is not None]
 
 

@@ -19,6 +19,7 @@ HEADINGS = {
     "limit_asr": "Limit ASR",
     "limit_ra": "Limit RA",
     "reactivation": "ASR re-activated",
+    "limit_reactivation": "Limit re-activated",
     "existence": "Existence",
     "coverage": "Coverage",
 }
@@ -49,12 +50,13 @@ class Row:
     seconds: float | None = None
     flags: tuple[str, ...] = ()
     limit_asr: float | None = None
-    """Of a clean model on the same triggered images; as `limit_ra`."""
+    """Of a clean model on the same triggered images, as `limit_ra`."""
     limit_ra: float | None = None
     reactivation: float | None = None
-    """ASR after re-activation; of a victim as it is, what a clean model gets by the same."""
+    """ASR after re-activation; `limit_reactivation` is what a clean model gets by the same."""
+    limit_reactivation: float | None = None
     existence: float | None = None
-    """0 for the likeness of a clean model to the backdoored one, 1 for its own; may lie outside."""
+    """0 where no more like the backdoored model than a clean one is, 1 where quite like it."""
     coverage: float | None = None
     control: bool = False
     """Whether it is no defense, but something to judge defenses by."""
@@ -149,17 +151,21 @@ def _row(
 def _limits(clean: Mapping[str, Any]) -> dict[str, float | None]:
     """What the clean model of a victim scores on its triggered images."""
     limit = clean.get("limit")
-    return {f"limit_{name}": _value(limit, name) for name in ("asr", "ra")}
+    found = {f"limit_{name}": _value(limit, name) for name in ("asr", "ra")}
+    return {**found, "limit_reactivation": _value(clean, "reactivation")}
 
 
 def _measures(own: Mapping[str, Any], clean: Mapping[str, Any]) -> dict[str, float | None]:
-    """What was measured of a repaired model; its existence as Zhu et al. (2024) scale it."""
+    """What was measured of a repaired model; its existence as Zhu et al. (2024) scale it.
+
+    Less likeness than a clean model's, as of silenced channels, is none: it would dominate means.
+    """
     like: Any = own.get("existence")
     base: Any = clean.get("existence")
     there = like is not None and base is not None and base < 1
     return {
         "reactivation": _value(own, "reactivation"),
-        "existence": (like - base) / (1 - base) if there else None,
+        "existence": min(1, max(0, (like - base) / (1 - base))) if there else None,
         "coverage": _value(own, "coverage"),
     }
 
@@ -176,7 +182,6 @@ def _undefended(
         score = record.get("score")
         clean = record.get("measures", {})
         found: dict[str, Any] = {rate: _value(score, rate) for rate in RATES} | _limits(clean)
-        found["reactivation"] = _value(clean, "reactivation")
         for budget in budgets[victim["data"]]:
             yield Row(
                 id=record["id"],

@@ -45,6 +45,7 @@ class Group:
     limit_asr: Spread | None = None
     limit_ra: Spread | None = None
     reactivation: Spread | None = None
+    limit_reactivation: Spread | None = None
     existence: Spread | None = None
     coverage: Spread | None = None
 

@@ -114,7 +114,7 @@ def _victims(rows: Sequence[Row]) -> dict[str, str]:
 def _clean(rows: Sequence[Row]) -> dict[str, str]:
     """A clean model on the same triggered images: its ASR, and what re-activation makes of it."""
     found = _rates("clean model", [row.limit_asr for row in rows if row.limit_asr is not None])
-    return {**found, "ASR re-activated": _over(rows, lambda row: row.reactivation)}
+    return {**found, "ASR re-activated": _over(rows, lambda row: row.limit_reactivation)}
 
 
 def _rates(label: str, asr: Sequence[float]) -> dict[str, str]:
