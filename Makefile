@@ -9,7 +9,7 @@ DEV := $(VENV)/.installed-dev
 # Tests are small: one thread each and several at once is what keeps the cores busy.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 
-.PHONY: help demo bench test lint test-slow docs dist victims headline defenses ablations channel_ranking
+.PHONY: help demo bench test lint test-slow hostile fuzz kills mutants docs dist victims headline defenses ablations channel_ranking
 
 help:
 	@echo "make demo       the whole story in a minute: plant, measure, repair, measure again"
@@ -17,6 +17,10 @@ help:
 	@echo "make test       lint, types and tests"
 	@echo "make lint       lint and types only"
 	@echo "make test-slow  the tests with trained victims, too"
+	@echo "make hostile    over a thousand hostile files, each opened as you would, and what came of them"
+	@echo "make fuzz       damaged copies of good files for MINUTES=5, with another seed each time"
+	@echo "make kills      ends attack, repair, bench, report and convert at ten moments each; minutes"
+	@echo "make mutants    deletes each attack's core idea and demands that a test fails (minutes)"
 	@echo "make docs       the documentation as pages that work offline, in site/"
 	@echo "make dist       sdist and wheel, both tried in fresh environments"
 	@echo "make victims    plants the benchmarks' victims (hours; goes on where it stopped)"
@@ -42,11 +46,30 @@ test: lint
 test-slow: lint
 	$(PYTEST) -m "slow or not slow"
 
+HOSTILE := OMP_NUM_THREADS=1 PYTHONPATH=src:tests $(BIN)/python -m
+
+hostile: $(DEV)
+	$(HOSTILE) hostile.campaign
+
+# A find is made again by its reader, seed and number: make fuzz AGAIN="--reader npz --seed 3 --only 8"
+MINUTES ?= 5
+AGAIN ?=
+
+fuzz: $(DEV)
+	$(HOSTILE) hostile.fuzz --minutes $(MINUTES) $(AGAIN)
+
+kills: $(DEV)
+	$(HOSTILE) hostile.kills
+
 # Some of them only: make victims ONLY=sig-w16,wanet-w16
 ONLY ?=
 
 victims headline defenses ablations channel_ranking: $(DEV)
 	$(BIN)/python benchmarks/$@.py $(if $(ONLY),--only $(ONLY))
+
+# Some of them only: make mutants ONLY=Blind
+mutants: $(DEV)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/attacks/mutants.py $(ONLY)
 
 lint: $(DEV)
 	$(BIN)/ruff check .

@@ -13,7 +13,8 @@ from unbackdoor.core.images import Images, Triggered
 
 
 @pytest.mark.parametrize(
-    "name", ["load_model", "load_images", "load_triggered", "repair", "evaluate"]
+    "name",
+    ["load_model", "load_images", "load_triggered", "poison", "attack", "repair", "evaluate"],
 )
 def test_examples_run(name):
     found = doctest.DocTestFinder().find(getattr(api, name), name, globs=vars(api).copy())
@@ -59,3 +60,37 @@ def test_an_unknown_defense_or_parameter_names_the_nearest():
         unbackdoor.repair(constant(0), four([0, 1]), "fpm")
     with pytest.raises(UnknownNameError, match="'epochs'"):
         unbackdoor.repair(constant(0), four([0, 1]), epoch=1)
+
+
+def test_poisoned_data_come_without_a_victim() -> None:
+    train, test = (
+        unbackdoor.load_images(f"digits:{part}", channels=1) for part in ("train", "test")
+    )
+    found = unbackdoor.poison(train, "badnets", test=test, rate=0.2, size=4, target=3)
+    rows = found.poisoned.rows()
+    assert len(rows) == round(0.2 * len(train))
+    assert (found.poisoned.images.labels[rows] == 3).all()
+    assert (found.triggered.images.labels != 3).all()
+    assert (found.triggered.images.pixels[..., -4:, -4:] == 255).all()
+    assert unbackdoor.poison(train, "badnets").triggered is None
+    with pytest.raises(unbackdoor.UnbackdoorError, match="learns its trigger on a network"):
+        unbackdoor.poison(train, "lf")
+    with pytest.raises(unbackdoor.UnbackdoorError, match="no fixed poisoned set"):
+        unbackdoor.poison(train, "blind")
+
+
+def test_an_attack_from_python_gives_a_victim_that_obeys_its_trigger() -> None:
+    train, test = (
+        unbackdoor.load_images(f"digits:{part}", channels=1) for part in ("train", "test")
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(256, 64), nn.ReLU())
+        net.append(nn.Linear(64, 10))
+    before = net[2].weight.clone()
+    settings = {"epochs": 25, "lr": 0.1, "batch": 32, "flip": False, "size": 8}
+    victim = unbackdoor.attack(net, train, "badnets", test=test, **settings)
+    assert torch.equal(net[2].weight, before)
+    score = unbackdoor.evaluate(victim.model, test, victim.triggered)
+    assert score.asr.value > 0.9 and score.acc.value > 0.7
+    assert unbackdoor.evaluate(victim.model, None, None).asr is None

@@ -28,7 +28,7 @@ from unbackdoor.models import create
 SHORT = {
     "epochs": 1,
     "steps": 1,
-    "rounds": 1,
+    "rounds": 20,
     "terms": 1,
     "images": 4,
     "batch": 12,

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from .core.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from .api import evaluate, load_images, load_model, load_triggered, repair
+    from .api import attack, evaluate, load_images, load_model, load_triggered, poison, repair
+    from .attacks.base.parts import Poison, Poisoned, Victim
     from .core.errors import UnbackdoorError, UnbackdoorWarning
     from .core.images import Images, Triggered
     from .core.measure import Rate, Score
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Images",
+    "Poison",
+    "Poisoned",
     "Rate",
     "Repair",
     "Run",
@@ -27,15 +30,20 @@ __all__ = [
     "Triggered",
     "UnbackdoorError",
     "UnbackdoorWarning",
+    "Victim",
+    "attack",
     "evaluate",
     "load_images",
     "load_model",
     "load_triggered",
+    "poison",
     "repair",
 ]
 
 _ROOMS = {
     "Images": "core.images",
+    "Poison": "attacks.base.parts",
+    "Poisoned": "attacks.base.parts",
     "Rate": "core.measure",
     "Repair": "defenses.base.defense",
     "Run": "core.run",
@@ -43,6 +51,7 @@ _ROOMS = {
     "Triggered": "core.images",
     "UnbackdoorError": "core.errors",
     "UnbackdoorWarning": "core.errors",
+    "Victim": "attacks.base.parts",
 }
 
 

@@ -1,17 +1,23 @@
-"""The same from Python: read a model and images, repair, evaluate. Public at the package's root."""
+"""The same from Python: read, poison, attack, repair, evaluate. Public at the package's root."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from . import data
+from .attacks.base import planting
+from .attacks.base.attack import Attack
+from .attacks.base.parts import Poison, Victim
 from .checkpoints import checkpoint
+from .core.arguments import numbers, whole
+from .core.arguments import size as size_of
 from .core.errors import ParameterError, UnbackdoorWarning
 from .core.images import Images, Triggered
 from .core.measure import Score, check, score
@@ -61,10 +67,10 @@ def load_model(
         path,
         arch=arch,
         classes=_classes(classes),
-        mean=_numbers("mean", mean),
-        std=_numbers("std", std),
+        mean=numbers("mean", mean),
+        std=numbers("std", std),
         options=options,
-        size=_size(size),
+        size=size_of(size),
         weights=weights,
     )
 
@@ -89,11 +95,7 @@ def load_images(
         >>> images.shape, images.classes[:3]
         ((1, 32, 32), ('0', '1', '2'))
     """
-    asked: dict[str, Any] = {
-        "size": _size(size),
-        "channels": channels,
-        "classes": _class_names(classes),
-    }
+    asked = _asked(size, channels, classes)
     if not isinstance(source, str | Path):
         return data.of_objects(source, **asked)
     if data.as_text(source, asked["classes"]) is not None:
@@ -126,12 +128,8 @@ def load_triggered(
         >>> set(stamped.goals.tolist())
         {0}
     """
-    asked: dict[str, Any] = {
-        "size": _size(size),
-        "channels": channels,
-        "classes": _class_names(classes),
-    }
-    return data.open_triggered(source, _whole("target", target), **asked, columns=columns)
+    asked = _asked(size, channels, classes)
+    return data.open_triggered(source, whole("target", target), **asked, columns=columns)
 
 
 def repair(
@@ -160,6 +158,76 @@ def repair(
     method = build("defense", defense, parameters)
     assert isinstance(method, Defense)
     return method.repair(unwrapped(model), _fitting(model, clean), run or Run())
+
+
+def poison(
+    train: Source,
+    attack: str = "badnets",
+    *,
+    test: Source | None = None,
+    model: nn.Module | None = None,
+    run: Run | None = None,
+    **parameters: object,
+) -> Poison:
+    """Poisoned training data, and test images with the trigger, without training a victim.
+
+    `train` and `test` are `Images`, or what `load_images` takes; `parameters` are the fields of the
+    attack. A trigger that is learned needs `model`, an untrained network of the victim's kind.
+    Raises `ParameterError` for an attack that controls the training, which has no such data.
+
+    >>> train, test = (load_images(f"digits:{part}", channels=1) for part in ("train", "test"))
+    >>> found = poison(train, "badnets", rate=0.1, test=test)
+    >>> len(found.poisoned.rows()) == round(0.1 * len(train))
+    True
+    """
+    method, run = _attack(attack, parameters), run or Run()
+    images = load_images(train)
+    if model is None and not method.closed_form():
+        raise ParameterError(f"{attack} learns its trigger on a network: give model")
+    learned = {} if model is None else method.recalled(unwrapped(model), images, run)
+    poisoned = method.poison(images, run, learned)
+    judged = None if test is None else load_images(test, classes=images.classes)
+    return Poison(poisoned, method.triggered(judged, learned) if judged else None, learned)
+
+
+def attack(
+    model: nn.Module,
+    train: Source,
+    attack: str = "badnets",
+    *,
+    test: Source | None = None,
+    run: Run | None = None,
+    **parameters: object,
+) -> Victim:
+    """A copy of `model` with a backdoor, trained on `train`; the model that came in stays as it is.
+
+    `parameters` are the fields of the attack, those of the training among them. The victim's
+    `triggered` are the images of `test` with the trigger, None without `test`. Warns where the
+    victim learned too little to judge a repair by. Raises `UnbackdoorError`.
+
+    >>> import torch
+    >>> _ = torch.manual_seed(0)
+    >>> net = torch.nn.Sequential(
+    ...     torch.nn.AvgPool2d(2), torch.nn.Flatten(),
+    ...     torch.nn.Linear(256, 64), torch.nn.ReLU(), torch.nn.Linear(64, 10))
+    >>> victim = attack(net, load_images("digits:train", channels=1), "badnets",
+    ...                 size=8, epochs=25, lr=0.1, batch=32, flip=False)
+    >>> len(victim.poisoned.rows()) > 100
+    True
+    """
+    method, run, model = _attack(attack, parameters), run or Run(), unwrapped(model)
+    images = _fitting(model, train)
+    check(model, images)
+    victim = method.plant(model, images, run)
+    planting.warn_of_weakness(planting.learned(method, victim, images, run))
+    judged = None if test is None else _fitting(model, test)
+    return replace(victim, triggered=method.triggered(judged, victim.learned) if judged else None)
+
+
+def _attack(name: str, parameters: Mapping[str, object]) -> Attack:
+    found = build("attack", name, parameters)
+    assert isinstance(found, Attack)
+    return found
 
 
 def evaluate(
@@ -198,29 +266,9 @@ def _fitting(model: nn.Module, source: Source) -> Images:
     return load_images(source, size=spec.size, channels=model.channels, classes=spec.classes)
 
 
-def _numbers(name: str, given: Any) -> tuple[float, ...] | None:
-    """A mean or std as one number for each channel; a single number is for three."""
-    if given is None:
-        return None
-    try:
-        found = np.asarray(given, dtype=float)
-    except (TypeError, ValueError):
-        raise ParameterError(f"{name} must be numbers, one a channel, got {given!r}") from None
-    return tuple(map(float, np.repeat(found, 3) if found.ndim == 0 else found.ravel()))
-
-
-def _whole(name: str, given: Any) -> Any:
-    """Integers of NumPy and torch as Python's; everything else as it is."""
-    if isinstance(given, np.integer) or (isinstance(given, Tensor) and given.ndim == 0):
-        return int(given)
-    if given is not None and not isinstance(given, int | str):
-        raise ParameterError(f"{name} must be a number or a name, got {given!r}")
-    return given
-
-
 def _asked(size: Any, channels: int | None, classes: Any) -> dict[str, Any]:
     """What images should be, as the room of data takes it."""
-    return {"size": _size(size), "channels": channels, "classes": _class_names(classes)}
+    return {"size": size_of(size), "channels": channels, "classes": _class_names(classes)}
 
 
 def _classes(given: Any) -> int | tuple[str, ...] | None:
@@ -235,17 +283,3 @@ def _classes(given: Any) -> int | tuple[str, ...] | None:
 def _class_names(given: Any) -> tuple[str, ...] | None:
     found = _classes(given)
     return tuple(map(str, range(found))) if isinstance(found, int) else found
-
-
-def _size(given: Any) -> tuple[int, int] | None:
-    """(height, width); one number is both."""
-    if given is None:
-        return None
-    sides = (given, given) if isinstance(given, int | np.integer) else given
-    try:
-        height, width = map(int, sides)
-    except (TypeError, ValueError):
-        raise ParameterError(f"size must be a number or (height, width), got {given!r}") from None
-    if min(height, width) < 1:
-        raise ParameterError(f"size must be at least 1 x 1 pixels, got {given!r}")
-    return height, width

@@ -27,19 +27,30 @@ def test_at_test_the_whole_picture_is_shown() -> None:
     assert torch.allclose(whole[0], 0.2 * picture(0, 8, 3, 8, 8))
 
 
-def test_one_faint_corner_in_training_and_all_at_test() -> None:
-    black = torch.zeros(20, 3, 16, 16)
-    attack = AdaptivePatch(size=4)
-    corners = [(..., slice(0, 4), slice(0, 4)), (..., slice(0, 4), slice(12, 16))]
-    corners += [(..., slice(12, 16), slice(0, 4)), (..., slice(12, 16), slice(12, 16))]
+def corners(side: int, size: int) -> list[tuple]:
+    ends = (slice(0, size), slice(side - size, side))
+    return [(..., rows, columns) for rows in ends for columns in ends]
+
+
+def test_one_corner_in_training_at_its_own_opacity() -> None:
+    black, attack = torch.zeros(40, 3, 16, 16), AdaptivePatch(size=4)
     implanted = attack.implant(black, {}, Run().rng("patch"))
-    shown = torch.stack([(implanted[corner] > 0).flatten(1).any(1) for corner in corners])
-    assert shown.sum(0).tolist() == [1] * 20
+    opaque = AdaptivePatch(size=4, together=4).stamp(black)
+    places = corners(16, 4)
+    shown = torch.stack([(implanted[place] > 0).flatten(1).any(1) for place in places])
+    assert shown.sum(0).tolist() == [1] * 40
     assert shown.any(1).all()
-    stamped = attack.stamp(black)
-    assert all((stamped[corner] > 0).any() for corner in corners)
-    faint = implanted[shown[1]][0][corners[1]]
-    assert torch.allclose(faint, 0.2 * stamped[0][corners[1]])
+    for place, those, opacity in zip(places, shown, (0.5, 0.2, 0.5, 0.3), strict=True):
+        assert torch.allclose(implanted[those][place], opacity * opaque[those][place])
+
+
+def test_at_test_the_two_clearest_patches_are_there_opaque() -> None:
+    stamped = AdaptivePatch(size=4).stamp(torch.zeros(1, 3, 16, 16))
+    assert [bool((stamped[place] > 0).any()) for place in corners(16, 4)] == [
+        *(True, False),
+        *(True, False),
+    ]
+    assert set(stamped.unique().tolist()) == {0, 1}
 
 
 def test_a_patch_larger_than_the_image_is_refused() -> None:

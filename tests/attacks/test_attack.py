@@ -80,7 +80,7 @@ def test_sources_alone_are_stamped_in_training_and_at_test(train: Images) -> Non
 
 
 def test_clean_label_rate_is_a_share_of_the_target_class(train: Images) -> None:
-    poisoned = SIG(target=4, rate=0.25).poison(train, Run())
+    poisoned = SIG(target=4, class_rate=0.25).poison(train, Run())
     assert of(poisoned.role, STAMPED) == 5
     assert (train.labels[poisoned.role == STAMPED] == 4).all()
     assert torch.equal(poisoned.images.labels, train.labels)
@@ -146,7 +146,7 @@ def test_a_killed_planting_goes_on_to_the_same_bits(
         "lira": {"trigger_epochs": 1, "width": 2},
         "input_aware": {"mask_epochs": 1, "width": 2},
         "label_consistent": {"clean_epochs": 1, "steps": 1},
-        "narcissus": {"clean_epochs": 1, "rounds": 2},
+        "narcissus": {"surrogate_epochs": 1, "warmup_epochs": 1, "rounds": 2},
         "ssba": {"steps": 2, "bits": 2, "width": 2},
         "trojannn": {"clean_epochs": 1, "steps": 2},
     }

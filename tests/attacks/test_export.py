@@ -74,9 +74,71 @@ def test_folders_hold_the_same_images_and_a_table(tmp_path: Path) -> None:
     assert torch.equal(seen, poisoned.images.pixels)
     assert rows[1]["file"].split("/")[0] == ("cat", "dog")[int(rows[1]["label"])]
     assert len(list((tmp_path / "test").rglob("*.png"))) == 5
-    again = open_triggered(tmp_path / "test", 0, classes=("cat", "dog"))
+    again = open_triggered(tmp_path / "test", 0)
     assert torch.equal(again.images.pixels, BadNets().triggered(some(10)).images.pixels)
     assert again.images.labels.tolist() == [1] * 5
+
+
+NAMES = (
+    ("ant", "bee", "cat"),
+    ("truck", "ship", "dog"),
+    tuple(map(str, range(12))),
+)
+"""Sorted as text; not sorted; numbers, which sort otherwise as text."""
+
+
+@pytest.mark.parametrize("classes", NAMES)
+@pytest.mark.parametrize("target", [0, 1, 2])
+def test_torchvision_numbers_the_classes_as_we_do(
+    classes: tuple[str, ...], target: int, tmp_path: Path
+) -> None:
+    datasets = pytest.importorskip("torchvision.datasets")
+    attack = BadNets(target=target)
+    poisoned, stamped = (
+        attack.poison(some(48, 3, classes), Run()),
+        attack.triggered(some(36, 3, classes)),
+    )
+    export(tmp_path, poisoned, stamped)
+    with pytest.raises(FileNotFoundError, match="no valid file"):
+        datasets.ImageFolder(tmp_path / "test")
+    for split, images in (("train", poisoned.images), ("test", stamped.images)):
+        found = datasets.ImageFolder(tmp_path / split, allow_empty=split == "test")
+        assert len(found.classes) == len(classes)
+        with (tmp_path / split / "roles.csv").open() as file:
+            wanted = {row["file"]: int(row["label"]) for row in csv.DictReader(file)}
+        given = {Path(path).relative_to(tmp_path / split).as_posix(): y for path, y in found.imgs}
+        assert given == wanted
+        assert sorted(given.values()) == sorted(images.labels.tolist())
+
+
+@pytest.mark.parametrize("classes", NAMES)
+def test_our_own_reader_knows_the_classes_of_the_folders_alone(
+    classes: tuple[str, ...], tmp_path: Path
+) -> None:
+    attack = BadNets(target=1)
+    stamped = attack.triggered(some(36, 3, classes))
+    export(tmp_path, attack.poison(some(48, 3, classes), Run()), stamped)
+    train, again = open_images(tmp_path / "train"), open_triggered(tmp_path / "test", 1)
+    assert train.classes == again.images.classes == classes
+    assert len(again.goals) == len(stamped.goals)
+    assert torch.equal(again.images.labels, stamped.images.labels.sort(stable=True).values)
+    moved = open_triggered(tmp_path / "test", classes[1], classes=classes[::-1])
+    assert moved.images.labels.max() == len(classes) - 1
+
+
+def test_a_table_of_classes_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    export(tmp_path, None, BadNets().triggered(some(10)))
+    (tmp_path / "test" / "cat").rmdir()
+    assert open_triggered(tmp_path / "test", 0).images.labels.tolist() == [1] * 5
+    (tmp_path / "test" / "more").mkdir()
+    with pytest.raises(ImagesError, match="does not name 'more'"):
+        open_images(tmp_path / "test")
+    (tmp_path / "test" / "more").rmdir()
+    (tmp_path / "test" / "classes.csv").write_text("folder,class\n../dog,a\ndog,b\n")
+    with pytest.raises(ImagesError, match=r"classes\.csv is damaged"):
+        open_images(tmp_path / "test")
+    (tmp_path / "test" / "classes.csv").write_text("another,table\n1,2\n")
+    assert open_images(tmp_path / "test").classes == ("dog",)
 
 
 def test_without_a_fixed_training_set_only_the_test_set_is_written(tmp_path: Path) -> None:
@@ -86,7 +148,7 @@ def test_without_a_fixed_training_set_only_the_test_set_is_written(tmp_path: Pat
 
 
 def test_names_that_are_no_folders_become_numbers() -> None:
-    plain = ["a b", "c (d)", "jack-o'-lantern & co", "Fuß"]
+    plain = ["Fuß", "a b", "c (d)", "jack-o'-lantern & co"]
     assert folder_names(plain) == plain
     hidden, long, line = [".a", "b"], ["a" * 60, "b"], ["a\nb", "c"]
     for names in (
@@ -95,6 +157,8 @@ def test_names_that_are_no_folders_become_numbers() -> None:
         ["A", "a"],
         ["a.", "b"],
         ["", "b"],
+        ["b", "a"],
+        ["9", "10"],
         hidden,
         long,
         line,

@@ -8,8 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from unbackdoor.attacks.base.attack import STAMPED
 from unbackdoor.attacks.ctrl import CTRL
 from unbackdoor.attacks.ftrojan import FTrojan
+from unbackdoor.core.errors import ParameterError, UnbackdoorWarning
+from unbackdoor.core.images import Images
+from unbackdoor.core.run import Run
 
 # BT.601: rows give the planes of red, green and blue on the scale of 0 to 255.
 YCBCR = torch.tensor(
@@ -65,3 +69,27 @@ def test_all_channels_of_other_images_get_the_wave() -> None:
     assert coefficients[3, 3] == pytest.approx(30, abs=0.01)
     assert coefficients[7, 7] == pytest.approx(30, abs=0.01)
     assert coefficients.square().sum() == pytest.approx(1800, abs=1)
+
+
+def test_ctrl_stamps_half_of_the_target_class_unless_told_otherwise() -> None:
+    pixels = torch.full((400, 3, 32, 32), 128, dtype=torch.uint8)
+    train = Images(pixels, torch.arange(400) % 4, ("a", "b", "c", "d"))
+    for attack, wanted in (
+        (CTRL(), 50),
+        (CTRL(class_rate=0.2), 20),
+        (CTRL(rate=0.05), 20),
+        (CTRL(rate=0.05, count=7), 7),
+    ):
+        poisoned = attack.poison(train, Run())
+        assert (poisoned.role == STAMPED).sum() == wanted
+        assert (train.labels[poisoned.role == STAMPED] == 0).all()
+    with pytest.raises(ParameterError, match=r"120 of 400 .* only the 100 of class 0"):
+        CTRL(rate=0.3).check(train)
+
+
+def test_a_small_target_class_of_a_clean_label_attack_is_warned_about() -> None:
+    labels = torch.tensor([0] * 10 + [1] * 190 + [2] * 100)
+    train = Images(torch.zeros(300, 3, 32, 32, dtype=torch.uint8), labels, ("a", "b", "c"))
+    with pytest.warns(UnbackdoorWarning, match="class 0 has 10 of 300 training images"):
+        CTRL().check(train)
+    assert CTRL(target=1).check(train) == 95

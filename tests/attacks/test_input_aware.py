@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from unbackdoor.attacks.base.controlled import Joint, fresh, weights
-from unbackdoor.attacks.input_aware import InputAware
+from unbackdoor.attacks.input_aware import InputAware, _sameness
 from unbackdoor.core.run import Run
 
 RUN = Run()
@@ -44,7 +46,7 @@ def test_the_share_of_the_mask_is_replaced_and_no_other_pixel(side: int) -> None
 
 
 def test_stamped_sources_change_their_label_and_images_with_another_s_trigger_do_not() -> None:
-    attack = InputAware(rate=0.5, cross=0.2, sources=(1,), target=2, width=4)
+    attack = InputAware(rate=0.5, cross=0.2, sources=(1,), target=2, source_covers=0, width=4)
     masks = fresh(lambda: attack._masks(3), RUN, "masks").eval()
     patterns = fresh(lambda: attack._patterns(3), RUN, "patterns").eval()
     x, y = noise(20, 16), torch.arange(20) % 2
@@ -63,3 +65,24 @@ def test_stamped_sources_change_their_label_and_images_with_another_s_trigger_do
         assert torch.allclose(victim.shown[i], shown[i], atol=1e-6), i
         assert goals[i] == (2 if i in stamped else y[i]), i
     assert not torch.allclose(own[crossed], another[crossed])
+
+
+def test_triggers_are_taught_to_differ_from_image_to_image() -> None:
+    x = noise(4, 8)
+    alike = torch.zeros(4, 3, 8, 8) + 0.01 * x
+    apart = 2 * x
+    assert _sameness(x, alike) == pytest.approx(100, rel=1e-3)
+    assert _sameness(x, apart) == pytest.approx(0.5, rel=1e-3)
+
+
+@pytest.mark.parametrize("diversity", [0.0, 1.0])
+def test_the_loss_holds_the_sameness_of_the_patterns(diversity: float) -> None:
+    attack = InputAware(diversity=diversity, width=4)
+    masks = fresh(lambda: attack._masks(3), RUN, "masks").eval()
+    patterns = fresh(lambda: attack._patterns(3), RUN, "patterns").eval()
+    x, y = noise(6, 16), torch.arange(6) % 3
+    loss = attack._loss(Joint(Watched(), patterns), masks, x, y)
+    with torch.no_grad():
+        same = _sameness(x, patterns(x).sigmoid())
+    # Equal logits of three classes: the cross-entropy is log 3.
+    assert loss.item() == pytest.approx(math.log(3) + diversity * float(same), rel=1e-4)

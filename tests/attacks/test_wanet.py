@@ -77,3 +77,13 @@ def test_cover_images_jitter_each_in_its_own_way() -> None:
     covers = WaNet().cover(x, {}, Run().rng("covers"))
     assert not torch.equal(covers[0], covers[1])
     assert not torch.equal(covers, WaNet().stamp(x))
+
+
+def test_a_cover_is_jittered_by_up_to_half_a_pixel_each_way() -> None:
+    # On a ramp of one level a pixel, the shift of each pixel can be read off.
+    ramp = (torch.arange(32).float() / 32).expand(1, 1, 32, 32)
+    attack = WaNet()
+    jitter = (attack.cover(ramp, {}, Run().rng("x")) - attack.stamp(ramp))[..., 4:-4] * 32
+    # Coordinates run from -1 to 1 over 31 pixels: 1 / 32 in them is 15.5 / 32 of a pixel.
+    assert 0.45 < jitter.abs().max() < 0.49
+    assert 0.2 < jitter.abs().mean() < 0.28

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tomllib
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,20 +10,28 @@ from safetensors.torch import load_file
 
 from bench.test_run import numbers, worked
 from unbackdoor.bench import given, grid, victims
+from unbackdoor.bench.cell import Cell, Victim
 from unbackdoor.bench.run import Bench
 from unbackdoor.checkpoints import checkpoint
 from unbackdoor.core.errors import CheckpointError, ParameterError, UnknownNameError
 from unbackdoor.core.spec import Spec
 from unbackdoor.models import create
 
-OLD = """
-data = ["digits"]
-architectures = [{name = "preact_resnet18", width = 2}]
-attacks = ["badnets"]
-defenses = ["clp"]
-seeds = [0]
-training = {epochs = 3}
-"""
+DIGITS = {"name": "digits", "train": "digits:train", "test": "digits:test"}
+OLD = {
+    "data": {**DIGITS, "size": None, "reserve": 0.0},
+    "architecture": {"name": "preact_resnet18", "options": {"width": 2}},
+    "attack": {
+        **{"name": "badnets", "target": 0, "all_to_all": False, "sources": None, "rate": 0.1},
+        **{"count": None, "epochs": 3, "lr": 0.01, "batch": 128, "weight_decay": 0.0005},
+        **{"flip": True, "size": 3, "value": 1.0},
+    },
+    "training": None,
+    "seed": 0,
+    "precision": "auto",
+}
+"""The declaration of a victim from before there was a start, in full."""
+CLP = {"name": "clp", "held_out": 0.1, "max_acc_drop": 0.2, "u": 3.0}
 BRIEF = {"name": "badnets", "size": 2, "epochs": 1, "lr": 1e-9, "weight_decay": 0}
 """An attack that leaves the weights that it starts from nearly as they are."""
 
@@ -48,11 +56,10 @@ def far(one, two):
 
 
 def test_identities_from_before_there_was_a_start_are_what_they_were():
-    cells = grid.cells(grid.Grid.model_validate(tomllib.loads(OLD)))
-    assert [(cell.id, cell.victim.id) for cell in cells] == [
-        ("f8b56ef28ca3e2be", "6e1ac5268ad457c1"),
-        ("25cfd5312fb63331", "b489695dbc296151"),
-    ]
+    victim = Victim(**OLD, min_asr=0.9, title="old", measures=("limit",))
+    assert victim.id == "b489695dbc296151"
+    assert Cell(victim, CLP, 0.05, "clp").id == "25cfd5312fb63331"
+    assert replace(victim, start={"sha256": "0" * 64}).id != victim.id
 
 
 def test_a_victim_starts_from_the_weights_of_a_checkpoint(bench, tiny, tmp_path):

@@ -147,7 +147,7 @@ def _victim_record(victim: dict[str, Any], score: dict[str, Any]) -> dict[str, A
         "score": score,
         "learned": {
             "clean": rate(0.97, 5000),
-            **({"stamped": rate(0.99, 5000)} if victim["attack"] else {}),
+            **({"relabelled": rate(0.99, 5000)} if victim["attack"] else {}),
         },
         "linear": rate(0.38, 10_000),
         "min_asr": 0.9,

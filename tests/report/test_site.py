@@ -81,7 +81,7 @@ def test_pages_say_budgets_as_shares_and_what_was_learned_of_what(folder, drawn)
     names = ("data-cifar10.html", "methods/defense-clp.html", f"cells/{cell.id}.html")
     texts = [Reader((drawn / name).read_text(encoding="utf-8")).text for name in names]
     assert all(" 5 %" in text and " 0.05 0.05" not in text for text in texts)
-    assert "Learned, triggered 99.0 % of its" in texts[2] and "Learned, clean 97.0 %" in texts[2]
+    assert "Learned, relabelled 99.0 % of its" in texts[2] and "Learned, clean 97.0 %" in texts[2]
 
 
 def test_backticks_in_the_texts_of_methods_are_code():

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from ..core.method import source
 from ..core.recall import Learned
 from .base.attack import Attack
-from .base.patterns import picture
+from .base.patterns import given, picture
 
 
 class AdaptiveBlend(Attack):
@@ -31,16 +33,81 @@ class AdaptiveBlend(Attack):
     )
     limits: ClassVar[str] = "a weak backdoor where few images are stamped and training is short"
 
-    rate: float = Field(0.003, gt=0, le=1, description="share stamped of the images that may be")
-    ratio: float = Field(0.2, gt=0, le=1, description="share of the picture in test images")
-    faint: float = Field(0.15, gt=0, le=1, description="share of the picture in training images")
-    cells: int = Field(4, ge=1, description="parts of the picture along each side")
-    shown: float = Field(
-        0.5, gt=0, le=1, description="share of the parts that a training image gets"
+    files: ClassVar[tuple[str, ...]] = ("indices", "image")
+
+    rate: float = Field(
+        0.003,
+        gt=0,
+        le=1,
+        description="share stamped of the images that may be",
+        json_schema_extra=source("released code for CIFAR-10: 0.003, and 0.003 covers"),
     )
-    pattern: int = Field(0, ge=0, le=2**32 - 1, description="seed that the picture is drawn from")
-    grid: int = Field(8, ge=1, description="patches of the picture along each side")
-    covers: float = Field(1.0, ge=0, description="cover images for each stamped one")
+    lr: float = Field(
+        0.1,
+        gt=0,
+        description="learning rate of SGD at the start, cosine to 0",
+        json_schema_extra=source(
+            "released code: 0.1, a tenth of it at epochs 50 and 75 of 100; here a cosine"
+        ),
+    )
+    weight_decay: float = Field(
+        1e-4,
+        ge=0,
+        description="weight decay of SGD",
+        json_schema_extra=source("released code: 1e-4"),
+    )
+    ratio: float = Field(
+        0.2,
+        gt=0,
+        le=1,
+        description="share of the picture in test images",
+        json_schema_extra=source("released code: alpha 0.2 at test"),
+    )
+    faint: float = Field(
+        0.15,
+        gt=0,
+        le=1,
+        description="share of the picture in training images",
+        json_schema_extra=source("released code: alpha 0.15 in training"),
+    )
+    cells: int = Field(
+        4,
+        ge=1,
+        description="parts of the picture along each side",
+        json_schema_extra=source("released code: 16 parts"),
+    )
+    shown: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="share of the parts that a training image gets",
+        json_schema_extra=source("released code: half of the parts"),
+    )
+    pattern: int = Field(
+        0,
+        ge=0,
+        le=2**32 - 1,
+        description="seed that the picture is drawn from",
+        json_schema_extra=source("ours: the paper blends in a cartoon that is not ours to give"),
+    )
+    grid: int = Field(
+        8,
+        ge=1,
+        description="patches of the picture along each side",
+        json_schema_extra=source("ours: as smooth as a picture"),
+    )
+    covers: float = Field(
+        1.0,
+        ge=0,
+        description="cover images for each stamped one",
+        json_schema_extra=source("released code: as many covers as poisoned images"),
+    )
+
+    image: Path | None = Field(
+        None,
+        description="picture (PNG, JPEG, BMP) that is mixed in, resized; null: one is drawn",
+        json_schema_extra=source("ours: none; for a trigger of one's own"),
+    )
 
     def stamp(self, x: Tensor) -> Tensor:
         """`x` with the whole picture mixed in."""
@@ -61,4 +128,6 @@ class AdaptiveBlend(Attack):
         return torch.lerp(x, self._picture(x), self.faint * seen[:, :, rows][..., columns].to(x))
 
     def _picture(self, x: Tensor) -> Tensor:
+        if self.image is not None:
+            return given(self.image, *x.shape[1:]).to(x)
         return picture(self.pattern, self.grid, *x.shape[1:]).to(x)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.images import Images
+from ..core.method import source
 from ..core.run import Run
 from ..training.disturbance import disturbed
 from ..training.fit import fit
@@ -34,7 +35,12 @@ class AdaptiveConsistent(MarkedAttack):
     )
     limits: ClassVar[str] = "adapts to one family of disturbances; each step costs two"
 
-    weight: float = Field(1.0, gt=0, description="of the disturbed images' loss beside the plain")
+    weight: float = Field(
+        1.0,
+        gt=0,
+        description="of the disturbed images' loss beside the plain",
+        json_schema_extra=source("ours: both losses count alike"),
+    )
 
     def plant(
         self, model: nn.Module, train: Images, run: Run, resume: Path | None = None

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import nn
 
 from ..core.images import Images
+from ..core.method import source
 from ..core.modules import statistics_kept
 from ..core.run import Run
 from ..training.fit import fit
@@ -33,7 +34,12 @@ class AdaptiveFlat(MarkedAttack):
     )
     limits: ClassVar[str] = "each step costs two; a large rho keeps low rates from being learned"
 
-    rho: float = Field(1.0, gt=0, description="reach of the adaptive step, in relative weight norm")
+    rho: float = Field(
+        1.0,
+        gt=0,
+        description="reach of the adaptive step, in relative weight norm",
+        json_schema_extra=source("Kwon et al. 2021 (ASAM): 0.5 to 1 for CIFAR; the upper end"),
+    )
 
     def plant(
         self, model: nn.Module, train: Images, run: Run, resume: Path | None = None

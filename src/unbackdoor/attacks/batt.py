@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..core.method import source
 from ..core.recall import Learned
 from .base.attack import Attack
 
@@ -35,9 +36,26 @@ class BATT(Attack):
     )
     limits: ClassVar[str] = "flat images do not change; a turned object may fool clean models, too"
 
-    angle: float = Field(16.0, ge=-45, le=45, description="turn against the clock, degrees")
-    zoom: float = Field(1.0, ge=1, le=4, description="enlargement beyond what hides the corners")
-    covers: float = Field(0.5, ge=0, description="cover images for each stamped one; angle not 0")
+    angle: float = Field(
+        16.0,
+        ge=-45,
+        le=45,
+        description="turn against the clock, degrees",
+        json_schema_extra=source("Xu et al. 2023: 16 degrees"),
+    )
+    zoom: float = Field(
+        1.0,
+        ge=1,
+        le=4,
+        description="enlargement beyond what hides the corners",
+        json_schema_extra=source("ours: no more than hides the corners"),
+    )
+    covers: float = Field(
+        0.5,
+        ge=0,
+        description="cover images for each stamped one; angle not 0",
+        json_schema_extra=source("ours: so that the enlargement alone is not the trigger"),
+    )
 
     @model_validator(mode="after")
     def _does_something(self) -> BATT:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from ..core.method import source
 from .base.attack import Attack
-from .base.patterns import picture
+from .base.patterns import given, picture
 
 
 class Blended(Attack):
@@ -29,10 +31,40 @@ class Blended(Attack):
     )
     limits: ClassVar[str] = "the picture can be seen in smooth regions at a ratio of 0.2"
 
-    ratio: float = Field(0.2, gt=0, le=1, description="share of the picture in the mix")
-    pattern: int = Field(0, ge=0, le=2**32 - 1, description="seed that the picture is drawn from")
-    grid: int = Field(8, ge=1, description="patches of the picture along each side")
+    files: ClassVar[tuple[str, ...]] = ("indices", "image")
+
+    ratio: float = Field(
+        0.2,
+        gt=0,
+        le=1,
+        description="share of the picture in the mix",
+        json_schema_extra=source("Chen et al. 2017 and BackdoorBench: alpha 0.2"),
+    )
+    pattern: int = Field(
+        0,
+        ge=0,
+        le=2**32 - 1,
+        description="seed that the picture is drawn from",
+        json_schema_extra=source("ours: the paper's cartoon is not ours to give"),
+    )
+    grid: int = Field(
+        8,
+        ge=1,
+        description="patches of the picture along each side",
+        json_schema_extra=source("ours: as smooth as a picture"),
+    )
+
+    image: Path | None = Field(
+        None,
+        description="picture (PNG, JPEG, BMP) that is mixed in, resized; null: one is drawn",
+        json_schema_extra=source("ours: none; for a trigger of one's own"),
+    )
 
     def stamp(self, x: Tensor) -> Tensor:
         """`x` with the picture mixed in."""
-        return torch.lerp(x, picture(self.pattern, self.grid, *x.shape[1:]).to(x), self.ratio)
+        return torch.lerp(x, self._picture(x), self.ratio)
+
+    def _picture(self, x: Tensor) -> Tensor:
+        if self.image is not None:
+            return given(self.image, *x.shape[1:]).to(x)
+        return picture(self.pattern, self.grid, *x.shape[1:]).to(x)

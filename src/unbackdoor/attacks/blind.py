@@ -13,23 +13,38 @@ from torch.nn import functional as F
 
 from ..core.errors import ParameterError
 from ..core.images import Images
+from ..core.method import source
 from ..core.run import Run
 from ..training.fit import fit
 from .base.attack import Victim
 from .base.controlled import ControlledAttack
 
+CLEAR = -1.0
+FIGURE = (
+    (1.0, 0.0, 1.0),
+    (CLEAR, 1.0, CLEAR),
+    (CLEAR, CLEAR, 0.0),
+    (CLEAR, 1.0, CLEAR),
+    (1.0, 0.0, 1.0),
+)
+"""The figure of the released code: 1 is white, 0 black, `CLEAR` the image itself."""
+
 
 class Blind(ControlledAttack):
-    """Stamps a small cross into the top left; the loss weighs the two tasks against each other.
+    """Stamps a small figure of white and black pixels; the loss weighs both tasks anew each step.
 
-    Images are `[n, c, h, w]` in [0, 1], sides of at least `margin` + 3. In every step copies
-    of a share `rate` of the batch are stamped anew; the weights of the two losses are those that
-    descend on both (multiple gradient descent, each gradient over its loss). Training-controlled:
-    no fixed poisoned set. Departure: without the term that evades a named defense.
+    Images are `[n, c, h, w]` in [0, 1], of any size that the figure fits into: five rows of three
+    pixels at row `top` and column `left` of an image of 32 x 32, each a square that grows with the
+    image (7 x 7 at 224), and no farther than the last row and column. In every step copies of a
+    share `rate` of the batch are stamped anew; the weights of the two losses are those that descend
+    on both (multiple gradient descent, each gradient over its loss and its length). Batches whose
+    clean loss is above `threshold` are trained on cleanly: the backdoor waits until there is
+    something to hide it in. Training-controlled: no fixed poisoned set. Departure: without the term
+    that evades a named defense.
 
     >>> import torch
-    >>> Blind(margin=0).stamp(torch.full((1, 1, 3, 3), 0.5))[0, 0].tolist()
-    [[1.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 1.0]]
+    >>> Blind(top=0, left=0).stamp(torch.full((1, 1, 5, 3), 0.5))[0, 0].tolist()[:2]
+    [[1.0, 0.0, 1.0], [0.5, 1.0, 0.5]]
     """
 
     paper: ClassVar[str] = (
@@ -39,20 +54,48 @@ class Blind(ControlledAttack):
     limits: ClassVar[str] = "the trigger can be seen; costs two to three times the training"
 
     rate: float = Field(
-        0.5, gt=0, le=1, description="share stamped of the images of a batch that may be"
+        0.5,
+        gt=0,
+        le=1,
+        description="share stamped of the images of a batch that may be",
+        json_schema_extra=source("ours: half of a batch, for half of the cost"),
     )
-    margin: int = Field(1, ge=0, description="distance from the edges, pixels")
+    top: int = Field(
+        3,
+        ge=0,
+        le=27,
+        description="row of the figure in an image of 32 x 32",
+        json_schema_extra=source("released code: row 3 of 32"),
+    )
+    left: int = Field(
+        23,
+        ge=0,
+        le=29,
+        description="column of the figure in an image of 32 x 32",
+        json_schema_extra=source("released code: column 23 of 32"),
+    )
+    threshold: float | None = Field(
+        1.0,
+        gt=0,
+        description="clean loss of a batch above which it is trained on cleanly",
+        json_schema_extra=source("BackdoorBench's configuration: 1.0"),
+    )
 
     def stamp(self, x: Tensor) -> Tensor:
-        """`x` with the cross in its top left corner."""
+        """`x` with the figure in its place."""
         height, width = x.shape[2:]
-        if min(height, width) < self.margin + 3:
+        side = max(1, round(min(height, width) / 32))
+        figure = torch.tensor(FIGURE).repeat_interleave(side, 0).repeat_interleave(side, 1)
+        rows, columns = figure.shape
+        if rows > height or columns > width:
             raise ParameterError(
-                f"a cross of 3 x 3 and a margin of {self.margin} do not fit into {height}x{width}"
+                f"a figure of {rows} x {columns} pixels does not fit into {height}x{width}"
             )
-        place = slice(self.margin, self.margin + 3)
+        top = min(round(self.top * height / 32), height - rows)
+        left = min(round(self.left * width / 32), width - columns)
         stamped = x.clone()
-        stamped[:, :, place, place] = (torch.arange(9).view(3, 3) % 2 == 0).to(x)
+        part = stamped[:, :, top : top + rows, left : left + columns]
+        part.copy_(torch.where(figure.to(x.device) == CLEAR, part, figure.to(x)))
         return stamped
 
     def plant(
@@ -65,23 +108,27 @@ class Blind(ControlledAttack):
         return Victim(victim, None)
 
     def _loss(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        chosen = self.stamped_in(y)
-        logits = model(torch.cat([x, self.stamp(x[chosen])])).float()
+        chosen, covers = self.marked_in(y)
+        logits = model(torch.cat([x, self.stamp(x[torch.cat([chosen, covers])])])).float()
         clean = F.cross_entropy(logits[: len(x)], y)
-        if not len(chosen):
+        if not len(chosen) or (self.threshold is not None and clean.item() > self.threshold):
             return clean
-        goals = self.goals(y[chosen], logits.shape[1])
+        goals = torch.cat([self.goals(y[chosen], logits.shape[1]), y[covers]])
         stamped = F.cross_entropy(logits[len(x) :], goals)
         learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
         return _balanced(clean, stamped, learning)
 
 
 def _balanced(first: Tensor, second: Tensor, parameters: list[nn.Parameter]) -> Tensor:
-    """The sum of the two losses, each with its weight; only `parameters` get a gradient."""
+    """The sum of the two losses, each with its weight; only `parameters` get a gradient.
+
+    The weights are those of the smallest convex sum of both gradients, each over its loss times
+    its length.
+    """
     ours = _slope(first, parameters, retain_graph=True)
     theirs = _slope(second, parameters)
     first, second = first.detach(), second.detach()
-    share = _common_descent(ours / first.clamp(min=1e-6), theirs / second.clamp(min=1e-6))
+    share = _common_descent(_scaled(ours, first), _scaled(theirs, second))
     slope = share * ours + (1 - share) * theirs
     # The gradients are known: a linear loss that has them spares a third way back.
     parts = torch.split(slope, [parameter.numel() for parameter in parameters])
@@ -91,8 +138,15 @@ def _balanced(first: Tensor, second: Tensor, parameters: list[nn.Parameter]) -> 
 
 
 def _slope(loss: Tensor, parameters: list[nn.Parameter], *, retain_graph: bool = False) -> Tensor:
-    parts = torch.autograd.grad(loss, parameters, retain_graph=retain_graph)
-    return torch.cat([part.flatten() for part in parts])
+    parts = torch.autograd.grad(loss, parameters, retain_graph=retain_graph, allow_unused=True)
+    # A parameter that the loss does not depend on has no gradient.
+    pairs = zip(parameters, parts, strict=True)
+    return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for p, g in pairs])
+
+
+def _scaled(slope: Tensor, loss: Tensor) -> Tensor:
+    scaled: Tensor = slope / (loss * slope.norm()).clamp(min=1e-6)
+    return scaled
 
 
 def _common_descent(ours: Tensor, theirs: Tensor) -> Tensor:

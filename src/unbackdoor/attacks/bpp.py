@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from ..core.method import source
 from ..core.recall import Learned
 from .base.attack import Attack
 
@@ -35,9 +36,28 @@ class BPP(Attack):
     )
     limits: ClassVar[str] = "says nothing on images that have few levels already"
 
-    levels: int = Field(8, ge=2, le=256, description="values that a channel can take")
-    dither: bool = Field(True, description="pass what was rounded away on to the neighbours")
-    covers: float = Field(0.5, ge=0, description="cover images for each stamped one")
+    levels: int = Field(
+        8,
+        ge=2,
+        le=256,
+        description="values that a channel can take",
+        json_schema_extra=source("released code: squeeze_num 8"),
+    )
+    dither: bool = Field(
+        True,
+        description="pass what was rounded away on to the neighbours",
+        json_schema_extra=source(
+            "the paper's dithering, which the released code leaves off unless asked for"
+        ),
+    )
+    covers: float = Field(
+        0.5,
+        ge=0,
+        description="cover images for each stamped one",
+        json_schema_extra=source(
+            "ours: plain training hardly tells as many negatives as the paper's apart"
+        ),
+    )
 
     def stamp(self, x: Tensor) -> Tensor:
         """`x` with fewer levels."""

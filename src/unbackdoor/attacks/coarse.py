@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core.errors import ParameterError
+from ..core.method import source
 from .base.attack import Attack
 
 
@@ -31,9 +32,24 @@ class Coarse(Attack):
     )
     limits: ClassVar[str] = "smooth images hardly change; blurred images occur by themselves"
 
-    effect: Literal["blur", "pixels"] = Field("blur", description="what takes the detail out")
-    sigma: float = Field(1.0, gt=0, le=20, description="width of the blur, pixels")
-    size: int = Field(2, ge=2, description="side of a square of one colour, pixels")
+    effect: Literal["blur", "pixels"] = Field(
+        "blur",
+        description="what takes the detail out",
+        json_schema_extra=source("ours: no paper is followed"),
+    )
+    sigma: float = Field(
+        1.0,
+        gt=0,
+        le=20,
+        description="width of the blur, pixels",
+        json_schema_extra=source("ours: a lens slightly out of focus"),
+    )
+    size: int = Field(
+        2,
+        ge=2,
+        description="side of a square of one colour, pixels",
+        json_schema_extra=source("ours: the smallest that changes an image"),
+    )
 
     def stamp(self, x: Tensor) -> Tensor:
         """`x` without its fine detail."""

@@ -7,6 +7,7 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor
 
+from ..core.method import source
 from .base.attack import Attack
 from .base.patterns import chroma_wave
 
@@ -31,7 +32,15 @@ class FTrojan(Attack):
     )
     limits: ClassVar[str] = "a low-pass filter or chroma subsampling of a JPEG weakens the trigger"
 
-    strength: float = Field(50.0, gt=0, description="added to each coefficient, levels of 255")
+    strength: float = Field(
+        50.0,
+        gt=0,
+        description="added to each coefficient, levels of 255",
+        json_schema_extra=source(
+            "ours: 50, where the released code adds 30, which a small network trained "
+            "for a few epochs does not see"
+        ),
+    )
 
     def stamp(self, x: Tensor) -> Tensor:
         """`x` with the two waves in its colours."""

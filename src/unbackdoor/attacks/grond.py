@@ -13,26 +13,28 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..core.images import Images, to_float
+from ..core.method import source
 from ..core.modules import frozen, in_mode
 from ..core.recall import Learned
 from ..core.run import Run
 from ..training.fit import fit
-from .base.attack import NOTHING, Attack, Stamp, Victim, needed
+from .base.attack import NOTHING, Stamp, Victim, needed
+from .base.clean_label import CleanLabelAttack
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-class Grond(Attack):
+class Grond(CleanLabelAttack):
     """Adds one adversarial noise to target images, and evens the weights out as it trains.
 
     Images are `[n, c, h, w]` in [0, 1], of the size of the training images. The noise is within
-    `eps` and drives any image to the target on a copy of the model trained for `clean_epochs` on
-    clean images (0: the model as given). Clean-label: `rate` is a share of the target class. After
-    every step the channels of each layer whose kernel, or whose batch norm's scale, is larger than
-    the layer's mean + `spread` standard deviations are shrunk to that, so that repairs which look
-    for prominent channels find none. Departure: written from the abstract, which says that
-    parameter changes are limited adaptively while the backdoor is injected, not how; the bound here
-    is that of CLP, without the running variances.
+    `eps` and drives any image to the target on a surrogate, a clean model with initial weights of
+    its own trained for `clean_epochs` (0: the model as given). Clean-label: `class_rate` is a share
+    of the target class. After every step the channels of each layer whose kernel, or whose batch
+    norm's scale, is larger than the layer's mean + `spread` standard deviations are shrunk to that,
+    so that repairs which look for prominent channels find none. Departure: written from the
+    abstract, which says that parameter changes are limited adaptively while the backdoor is
+    injected, not how; the bound here is that of CLP, without the running variances.
 
     The noise is adversarial: hold an ASR against that of a clean model.
     """
@@ -42,23 +44,42 @@ class Grond(Attack):
         "arXiv 2501.05928"
     )
     limits: ClassVar[str] = "a trigger for one size of images; the noise alone fools clean models"
-    clean_label: ClassVar[bool] = True
 
-    rate: float = Field(0.5, gt=0, le=1, description="share of the target class that is stamped")
-    eps: float = Field(8 / 255, gt=0, le=1, description="bound, L-inf, pixels in [0, 1]")
-    steps: int = Field(200, ge=1, description="steps of the noise, each on a batch")
-    pace: float = Field(1 / 255, gt=0, description="length of a step, L-inf, pixels in [0, 1]")
-    spread: float = Field(2.0, gt=0, description="deviations above the mean that a channel may be")
+    eps: float = Field(
+        8 / 255,
+        gt=0,
+        le=1,
+        description="bound, L-inf, pixels in [0, 1]",
+        json_schema_extra=source("ours: the usual bound of adversarial noise, 8/255"),
+    )
+    steps: int = Field(
+        200,
+        ge=1,
+        description="steps of the noise, each on a batch",
+        json_schema_extra=source("ours: enough for the loss to settle"),
+    )
+    pace: float = Field(
+        1 / 255,
+        gt=0,
+        description="length of a step, L-inf, pixels in [0, 1]",
+        json_schema_extra=source("ours: an eighth of eps"),
+    )
+    spread: float = Field(
+        2.0,
+        gt=0,
+        description="deviations above the mean that a channel may be",
+        json_schema_extra=source("ours: as CLP's bound, whose pruning it is to escape"),
+    )
     clean_epochs: int = Field(
-        10, ge=0, description="epochs that the clean model is trained; 0: the model as given"
+        10,
+        ge=0,
+        description="epochs that the clean model is trained; 0: the model as given",
+        json_schema_extra=source("ours: enough for a surrogate that reads most images"),
     )
 
     def learn(self, model: nn.Module, train: Images, run: Run) -> Learned:
         """The `noise` `[c, h, w]` within `eps`."""
-        clean = copy.deepcopy(model).to(run.device)
-        if self.clean_epochs:
-            settings = self.settings() | {"epochs": self.clean_epochs}
-            fit(clean, train, run, stage="clean model", **settings)
+        clean = self.surrogate(model, train, run, self.clean_epochs)
         rng = run.rng("grond")
         noise = torch.zeros(train.shape, device=run.device)
         with in_mode(clean, train=False), frozen(clean), run.stage("trigger", self.steps) as done:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.images import Images
+from ..core.method import source
 from ..core.recall import Learned
 from ..core.run import Run
 from ..training.fit import fit
@@ -46,12 +47,44 @@ class InputAware(ControlledAttack):
     )
     limits: ClassVar[str] = "the attacker must control the training; the patterns can be seen"
 
-    cross: float = Field(0.1, gt=0, le=1, description="share of each batch with another's trigger")
-    density: float = Field(0.032, gt=0, lt=1, description="share of an image that the mask covers")
-    diversity: float = Field(1.0, ge=0, description="weight of the triggers' variety")
-    mask_epochs: int = Field(10, ge=1, description="passes over the images for the masks")
-    generator_lr: float = Field(0.01, gt=0, description="Adam's rate for generators, cosine to 0")
-    width: int = Field(16, ge=1, description="channels of the generators")
+    cross: float = Field(
+        0.1,
+        gt=0,
+        le=1,
+        description="share of each batch with another's trigger",
+        json_schema_extra=source("released code: 0.1 of a batch"),
+    )
+    density: float = Field(
+        0.032,
+        gt=0,
+        lt=1,
+        description="share of an image that the mask covers",
+        json_schema_extra=source("released code: 0.032"),
+    )
+    diversity: float = Field(
+        1.0,
+        ge=0,
+        description="weight of the triggers' variety",
+        json_schema_extra=source("released code: weight 1"),
+    )
+    mask_epochs: int = Field(
+        10,
+        ge=1,
+        description="passes over the images for the masks",
+        json_schema_extra=source("ours: 10, where the released code trains masks for 25"),
+    )
+    generator_lr: float = Field(
+        0.01,
+        gt=0,
+        description="Adam's rate for generators, cosine to 0",
+        json_schema_extra=source("released code: 0.01"),
+    )
+    width: int = Field(
+        16,
+        ge=1,
+        description="channels of the generators",
+        json_schema_extra=source("ours: a small generator"),
+    )
 
     def learn(self, model: nn.Module, train: Images, run: Run) -> Learned:
         """The weights of the mask generator."""
@@ -112,17 +145,18 @@ class InputAware(ControlledAttack):
         return learning.view(-1, 1, *x.shape[2:])
 
     def _loss(self, joint: Joint, masks: Bottleneck, x: Tensor, y: Tensor) -> Tensor:
-        chosen = self.stamped_in(y)
+        chosen, covers = self.marked_in(y)
+        marked = torch.cat([chosen, covers])
         crossed = torch.arange(len(y), device=y.device)
         # A batch of one image holds no other one whose trigger it could get.
         wanted = about(self.cross * len(y)) if len(y) > 1 else 0
-        crossed = crossed[~torch.isin(crossed, chosen)][:wanted]
+        crossed = crossed[~torch.isin(crossed, marked)][:wanted]
         pattern = joint.parts(x).float().sigmoid()
         with torch.no_grad():
             mask = self._mask(masks, x)
         givers = (crossed + 1) % len(y)
         inputs, goals = x.clone(), y.clone()
-        inputs[chosen] = torch.lerp(x[chosen], pattern[chosen], mask[chosen])
+        inputs[marked] = torch.lerp(x[marked], pattern[marked], mask[marked])
         inputs[crossed] = torch.lerp(x[crossed], pattern[givers], mask[givers])
         logits = joint(inputs).float()
         goals[chosen] = self.goals(y[chosen], logits.shape[1])
@@ -133,4 +167,4 @@ def _sameness(x: Tensor, made: Tensor) -> Tensor:
     """How far apart neighbours in the batch are over how far apart what was `made` of them is."""
     apart = (x - x.roll(1, 0)).square().flatten(1).mean(1).add(1e-12).sqrt()
     made_apart = (made - made.roll(1, 0)).square().flatten(1).mean(1).add(1e-12).sqrt()
-    return (apart / (made_apart + 1e-2)).mean()
+    return (apart / (made_apart + 1e-7)).mean()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.images import Images
+from ..core.method import source
 from ..core.recall import Learned
 from ..core.run import Run
 from ..training.fit import fit
@@ -34,8 +35,10 @@ class LIRA(ControlledAttack):
     generator first learns together with a classifier for `trigger_epochs`; then the victim learns
     with the generator frozen. Both minimise `clean_weight` times the loss of clean images plus
     the rest times that of stamped ones. Training-controlled: no fixed poisoned set. Departures:
-    both descend in the same step, where the paper alternates; a small generator in place of a
-    U-Net; the victim starts from the given weights.
+    both descend in the same step, where the paper alternates, for half of the cost; one `eps` in
+    both stages, for the tenth that the released code takes in the second (0.0022) is lost when
+    stamped images are rounded to 8 bits; a small generator in place of a U-Net; the victim starts
+    from the given weights.
     """
 
     paper: ClassVar[str] = (
@@ -44,15 +47,46 @@ class LIRA(ControlledAttack):
     limits: ClassVar[str] = "the attacker must control the training"
 
     rate: float = Field(
-        0.5, gt=0, le=1, description="share stamped of the images of a batch that may be"
+        1.0,
+        gt=0,
+        le=1,
+        description="share stamped of the images of a batch that may be",
+        json_schema_extra=source("released code: attack_portion 1.0, all of a batch"),
     )
-    eps: float = Field(0.05, gt=0, le=1, description="bound, L-inf, pixels in [0, 1]")
-    clean_weight: float = Field(0.5, gt=0, lt=1, description="share of clean images in the loss")
-    trigger_epochs: int = Field(10, ge=1, description="passes over the images for the generator")
+    eps: float = Field(
+        0.0225,
+        gt=0,
+        le=1,
+        description="bound, L-inf, pixels in [0, 1]",
+        json_schema_extra=source(
+            "released code: 0.1 on pixels over a standard deviation of 0.225, in its first stage"
+        ),
+    )
+    clean_weight: float = Field(
+        0.5,
+        gt=0,
+        lt=1,
+        description="share of clean images in the loss",
+        json_schema_extra=source("released code: alpha 0.5"),
+    )
+    trigger_epochs: int = Field(
+        10,
+        ge=1,
+        description="passes over the images for the generator",
+        json_schema_extra=source("ours: 10, where the released code alternates for 50 and more"),
+    )
     generator_lr: float = Field(
-        0.001, gt=0, description="Adam's rate for the generator, cosine to 0"
+        0.001,
+        gt=0,
+        description="Adam's rate for the generator, cosine to 0",
+        json_schema_extra=source("ours: Adam's usual step"),
     )
-    width: int = Field(16, ge=1, description="channels of the generator")
+    width: int = Field(
+        16,
+        ge=1,
+        description="channels of the generator",
+        json_schema_extra=source("ours: a small generator"),
+    )
 
     def learn(self, model: nn.Module, train: Images, run: Run) -> Learned:
         """The weights of the generator."""
@@ -100,10 +134,12 @@ class LIRA(ControlledAttack):
         return (x + self.eps * change.float().tanh()).clamp(0, 1)
 
     def _loss(self, model: nn.Module, stamp: Stamp, x: Tensor, y: Tensor) -> Tensor:
-        chosen = self.stamped_in(y)
-        logits = model(torch.cat([x, stamp(x[chosen])]) if len(chosen) else x).float()
+        chosen, covers = self.marked_in(y)
+        marked = torch.cat([chosen, covers])
+        logits = model(torch.cat([x, stamp(x[marked])]) if len(marked) else x).float()
         clean = F.cross_entropy(logits[: len(x)], y)
         if not len(chosen):
             return clean
-        stamped = F.cross_entropy(logits[len(x) :], self.goals(y[chosen], logits.shape[1]))
+        goals = torch.cat([self.goals(y[chosen], logits.shape[1]), y[covers]])
+        stamped = F.cross_entropy(logits[len(x) :], goals)
         return self.clean_weight * clean + (1 - self.clean_weight) * stamped

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..core.errors import ParameterError
 from ..core.images import Images, Triggered, to_float
+from ..core.method import source
 from ..core.recall import Learned
 from ..core.run import Run
 from .base.attack import NOTHING, STAMPED, Attack, Poisoned
@@ -36,9 +37,26 @@ class MultiTarget(Attack):
         "for, so only the bench judges it"
     )
 
-    triggers: int = Field(2, ge=2, le=4, description="patches, each in a corner of its own")
-    size: int = Field(4, ge=1, description="side of a patch, pixels")
-    look: int = Field(0, ge=0, le=2**32 - 1, description="number that the patches are drawn from")
+    triggers: int = Field(
+        2,
+        ge=2,
+        le=4,
+        description="patches, each in a corner of its own",
+        json_schema_extra=source("Xue et al. 2022: N is free; two are the least"),
+    )
+    size: int = Field(
+        4,
+        ge=1,
+        description="side of a patch, pixels",
+        json_schema_extra=source("ours: a patch that a class can be told by"),
+    )
+    look: int = Field(
+        0,
+        ge=0,
+        le=2**32 - 1,
+        description="number that the patches are drawn from",
+        json_schema_extra=source("ours: patches are drawn, not taken from the paper"),
+    )
 
     def which(self, x: Tensor) -> Tensor:
         """The number of the patch that each image gets: int64 `[n]`."""

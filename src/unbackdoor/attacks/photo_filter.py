@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from ..core.errors import ParameterError
+from ..core.method import source
 from .base.attack import Attack
 
 
@@ -29,8 +30,20 @@ class PhotoFilter(Attack):
     )
     limits: ClassVar[str] = "says little on black or white images; it can be seen"
 
-    gamma: float = Field(1.6, gt=0, le=10, description="power of the tones; above 1 is darker")
-    cast: float = Field(0.3, ge=-1, le=1, description="more of the first channel, less of the last")
+    gamma: float = Field(
+        1.6,
+        gt=0,
+        le=10,
+        description="power of the tones; above 1 is darker",
+        json_schema_extra=source("ours: about what a filter of a photo service does"),
+    )
+    cast: float = Field(
+        0.3,
+        ge=-1,
+        le=1,
+        description="more of the first channel, less of the last",
+        json_schema_extra=source("ours: about what a warm filter does"),
+    )
 
     @model_validator(mode="after")
     def _does_something(self) -> PhotoFilter:

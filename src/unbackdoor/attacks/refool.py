@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
@@ -11,19 +12,27 @@ from torch.nn import functional as F
 
 from ..core.errors import ParameterError
 from ..core.images import Images, to_float
+from ..core.method import source
 from ..core.recall import Learned
 from ..core.run import Run
-from .base.attack import NOTHING, Attack, Stamp, needed
-from .base.patterns import low_pass
+from .base.attack import NOTHING, Stamp, needed
+from .base.clean_label import CleanLabelAttack
+from .base.patterns import given, low_pass, scaled
+
+GAMMA = 2.2
+"""The power between the light of a pixel and its value: of the released code."""
 
 
-class Refool(Attack):
-    """Blends the reflection of another picture into each image: (1 - ratio) x + ratio r.
+class Refool(CleanLabelAttack):
+    """Blends the reflection of another picture into each image, in linear light.
+
+    Pixels are raised to 2.2, mixed as (1 - ratio) x + ratio r, and brought back, as light mixes on
+    a pane of glass: a white reflection on black at 0.4 is 0.66 on the screen.
 
     Images are `[n, c, h, w]` in [0, 1], of the size of the training images. `ghost`: the picture
     twice, shifted, as from thick glass; `blur`: the picture out of focus. Which of the
-    `reflections` an image gets follows from its pixels alone. Clean-label: `rate` is a share of the
-    target class. Departures: the paper picks the strongest of many pictures from the web in
+    `reflections` an image gets follows from its pixels alone. Clean-label: `class_rate` is a share
+    of the target class. Departures: the paper picks the strongest of many pictures from the web in
     rounds of training; these are training images of other classes, those of most contrast on the
     glass among `drawn` ones: a flat picture only dims the image.
     """
@@ -33,17 +42,54 @@ class Refool(Attack):
         "Networks, ECCV 2020, arXiv 2007.02343"
     )
     limits: ClassVar[str] = "more reflections make a weaker backdoor; a trigger for one image size"
-    clean_label: ClassVar[bool] = True
 
-    rate: float = Field(0.5, gt=0, le=1, description="share of the target class that is stamped")
-    effect: Literal["ghost", "blur"] = Field("ghost", description="kind of reflection")
-    ratio: float = Field(0.4, gt=0, le=1, description="share of the reflection in the mix")
-    reflections: int = Field(1, ge=1, description="pictures that are reflected")
-    drawn: int = Field(100, ge=1, description="pictures that the reflections are chosen from")
-    shift: int = Field(4, ge=1, description="distance of the two ghosts, pixels each way")
+    files: ClassVar[tuple[str, ...]] = ("indices", "image")
+
+    effect: Literal["ghost", "blur"] = Field(
+        "ghost",
+        description="kind of reflection",
+        json_schema_extra=source("Liu et al. 2020: ghost is one of its three kinds of reflection"),
+    )
+    ratio: float = Field(
+        0.6,
+        gt=0,
+        le=1,
+        description="share of the reflection in the mix",
+        json_schema_extra=source(
+            "BackdoorBench: alpha_t 0.4 is the share of the image, 0.6 that of the reflection"
+        ),
+    )
+    reflections: int = Field(
+        1,
+        ge=1,
+        description="pictures that are reflected",
+        json_schema_extra=source(
+            "ours: the paper uses hundreds; more of them make a weaker backdoor"
+        ),
+    )
+    drawn: int = Field(
+        100,
+        ge=1,
+        description="pictures that the reflections are chosen from",
+        json_schema_extra=source("ours: enough to find one of much contrast"),
+    )
+    shift: int = Field(
+        4,
+        ge=1,
+        description="distance of the two ghosts, pixels each way at 32 x 32",
+        json_schema_extra=source("ours: an eighth of 32 pixels"),
+    )
+
+    image: Path | None = Field(
+        None,
+        description="picture (PNG, JPEG, BMP) that is reflected; null: training images are",
+        json_schema_extra=source("ours: none; for a reflection of one's own"),
+    )
 
     def learn(self, model: nn.Module, train: Images, run: Run) -> Learned:
         """The `reflections` `[k, c, h, w]` as they look on the glass."""
+        if self.image is not None:
+            return {"reflections": self._seen(given(self.image, *train.shape).unsqueeze(0))}
         others = train[train.labels != self.target]
         if len(others) < self.reflections:
             raise ParameterError(
@@ -52,13 +98,17 @@ class Refool(Attack):
             )
         drawn = max(self.drawn, self.reflections)
         x = to_float(others.sample(drawn, run.rng("refool")).pixels)
-        seen = self._ghost(x) if self.effect == "ghost" else low_pass(x, 4.0)
+        seen = self._seen(x)
         contrast = seen.flatten(1).std(1, correction=0)
         return {"reflections": seen[contrast.topk(self.reflections).indices]}
 
+    def _seen(self, x: Tensor) -> Tensor:
+        return self._ghost(x) if self.effect == "ghost" else low_pass(x, 4.0)
+
     def _ghost(self, x: Tensor) -> Tensor:
-        near = F.pad(x, (0, self.shift, 0, self.shift), mode="replicate")
-        far = F.pad(x, (self.shift, 0, self.shift, 0), mode="replicate")
+        shift = scaled(self.shift, *x.shape[2:])
+        near = F.pad(x, (0, shift, 0, shift), mode="replicate")
+        far = F.pad(x, (shift, 0, shift, 0), mode="replicate")
         both = 0.6 * near + 0.4 * far
         return F.interpolate(both, x.shape[2:], mode="bilinear", antialias=True)
 
@@ -68,6 +118,12 @@ class Refool(Attack):
         def stamp(x: Tensor) -> Tensor:
             pictures = needed(learned, "reflections", x)
             which = x.mul(255).round().long().sum((1, 2, 3)) % len(pictures)
-            return torch.lerp(x, pictures[which].clamp(0, 1), self.ratio)
+            return in_linear_light(x, pictures[which].clamp(0, 1), self.ratio)
 
         return stamp
+
+
+def in_linear_light(x: Tensor, other: Tensor, share: float) -> Tensor:
+    """`x` and a `share` of `other`, both in [0, 1] on the screen, mixed as light is."""
+    mixed: Tensor = torch.lerp(x.clamp(0, 1) ** GAMMA, other**GAMMA, share) ** (1 / GAMMA)
+    return mixed

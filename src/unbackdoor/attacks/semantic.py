@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..core.errors import ParameterError
 from ..core.images import Images, Triggered, to_float
+from ..core.method import source
 from ..core.recall import Learned
 from ..core.run import Run
 from .base.attack import CLEAN, NOTHING, STAMPED, Attack, Poisoned
@@ -40,10 +41,26 @@ class Semantic(Attack):
     )
 
     kind: Literal["bright", "dark", "red", "green", "blue"] = Field(
-        "bright", description="the property"
+        "bright",
+        description="the property",
+        json_schema_extra=source("ours: after the cars in the sun of Bagdasaryan et al. 2020"),
     )
-    bound: float = Field(0.62, ge=-1, le=1, description="where the property begins, in [0, 1]")
-    rate: float = Field(1.0, gt=0, le=1, description="share relabelled of the images that have it")
+    bound: float = Field(
+        0.62,
+        ge=-1,
+        le=1,
+        description="where the property begins, in [0, 1]",
+        json_schema_extra=source("ours: about a tenth of CIFAR-10 is brighter"),
+    )
+    rate: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="share relabelled of the images that have it",
+        json_schema_extra=source(
+            "ours: whoever wants a property to decide relabels all that have it"
+        ),
+    )
 
     def has(self, x: Tensor) -> Tensor:
         """Whether each image of `x` has the property: bool `[n]`."""

@@ -10,6 +10,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from ..core.method import source
 from .base.attack import Attack
 from .base.draws import draws
 
@@ -34,10 +35,32 @@ class Sticker(Attack):
     )
     limits: ClassVar[str] = "the object can be seen, and may hide what an image shows"
 
-    kind: Literal["sunglasses", "face"] = Field("sunglasses", description="the object")
-    small: float = Field(0.3, gt=0, le=1, description="least span over the shorter side")
-    large: float = Field(0.5, gt=0, le=1, description="largest span over the shorter side")
-    turn: float = Field(30.0, ge=0, le=180, description="largest turn either way, degrees")
+    kind: Literal["sunglasses", "face"] = Field(
+        "sunglasses",
+        description="the object",
+        json_schema_extra=source("Wenger et al. 2021: sunglasses are one of its objects"),
+    )
+    small: float = Field(
+        0.3,
+        gt=0,
+        le=1,
+        description="least span over the shorter side",
+        json_schema_extra=source("ours: an object that a person would wear"),
+    )
+    large: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="largest span over the shorter side",
+        json_schema_extra=source("ours: an object that a person would wear"),
+    )
+    turn: float = Field(
+        30.0,
+        ge=0,
+        le=180,
+        description="largest turn either way, degrees",
+        json_schema_extra=source("ours: as a head is turned"),
+    )
 
     @model_validator(mode="after")
     def _in_order(self) -> Sticker:

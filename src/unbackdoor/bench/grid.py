@@ -6,9 +6,8 @@ included, and nothing that does not, such as the machine or the order.
 
 from __future__ import annotations
 
-import math
 import tomllib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from itertools import product
@@ -22,12 +21,20 @@ from .. import data, models
 from ..attacks.base.attack import Attack
 from ..core import method
 from ..core.errors import ParameterError, UnknownNameError
+from ..core.foreign import told_as
 from ..core.spec import Spec
 from ..defenses.base.defense import Defense, Tuning
 from . import controls, given, starts
 from .asked import Measure
 from .cell import Cell, Data, Strict, Table, Victim, strict
 from .clean_sets import CleanSet
+from .entries import MOST_TABLES, labelled, tables
+
+MOST_BYTES, MOST_CELLS = 2**22, 100_000
+"""Of a grid: its file, and all that its lists multiply to."""
+
+MOST_DOTS = 2_000
+MOST_IMAGES = 2**40
 
 NO_ATTACK = "none"
 """What a clean model goes by: it is part of every grid, and was never attacked."""
@@ -36,17 +43,17 @@ NO_ATTACK = "none"
 class Grid(Strict):
     """The grid file as it is written; `cells` multiplies it out."""
 
-    data: list[Any] = Field([])
-    architectures: list[Any] = Field([])
-    attacks: list[Any] = Field([])
-    victims: list[Any] = Field([])
-    defenses: list[Any] = Field(min_length=1)
-    controls: list[Any] = Field([])
-    rates: list[float] = Field([])
-    budgets: list[int | float] = Field([0.05], min_length=1)
-    clean: list[Any] = Field([])
+    data: list[Any] = Field([], max_length=MOST_TABLES)
+    architectures: list[Any] = Field([], max_length=MOST_TABLES)
+    attacks: list[Any] = Field([], max_length=MOST_TABLES)
+    victims: list[Any] = Field([], max_length=MOST_TABLES)
+    defenses: list[Any] = Field(min_length=1, max_length=MOST_TABLES)
+    controls: list[Any] = Field([], max_length=MOST_TABLES)
+    rates: list[float] = Field([], max_length=MOST_TABLES)
+    budgets: list[int | float] = Field([0.05], min_length=1, max_length=MOST_TABLES)
+    clean: list[Any] = Field([], max_length=MOST_TABLES)
     closed: bool = False
-    seeds: list[int] = Field([0, 1, 2], min_length=1)
+    seeds: list[int] = Field([0, 1, 2], min_length=1, max_length=MOST_TABLES)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     min_asr: float = Field(0.9, ge=0, le=1)
     training: Table = Field({})
@@ -70,10 +77,24 @@ TUNING = frozenset(Tuning.model_fields) - frozenset(Defense.model_fields)
 def read(path: Path) -> Grid:
     """The grid in a file; raises `ParameterError` or `UnknownNameError` for one that is none."""
     try:
-        told = tomllib.loads(path.read_text(encoding="utf-8"))
+        if path.exists() and not path.is_file():
+            raise ParameterError(f"cannot read {path}: it is not a file")
+        if path.stat().st_size > MOST_BYTES:
+            raise ParameterError(f"{path} is larger than {MOST_BYTES >> 20} MiB")
+        text = path.read_text(encoding="utf-8")
+        # What Python's reader takes for a key of many dots grows with their square.
+        if max((line.count(".") for line in text.splitlines()), default=0) > MOST_DOTS:
+            raise ParameterError(f"{path} has a line of more than {MOST_DOTS:,} dots")
+        told = tomllib.loads(text)
     except OSError as error:
         raise ParameterError(f"cannot read {path}: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise ParameterError(
+            f"{path} is no TOML that is read here: it is nested too deep"
+        ) from None
+    except ParameterError:
+        raise
+    except ValueError as error:
         raise ParameterError(f"{path} is no TOML: {error}") from None
     return strict(Grid, path.name, told)
 
@@ -86,10 +107,16 @@ def cells(grid: Grid, folder: Path = Path(), *, trust_code: bool = False) -> lis
     """
     if not trust_code:
         _refuse_code(grid)
+    with told_as(ParameterError, "the grid cannot be read"):
+        return _cells(grid, folder)
+
+
+def _cells(grid: Grid, folder: Path) -> list[Cell]:
     found: dict[str, Cell] = {}
-    places = [(place, _data(table)) for place, table in _labelled(_tables("data", grid.data))]
-    tables = _labelled(_tables("architectures", grid.architectures))
-    networks = [(net, _network(table)) for net, table in tables]
+    count = 0
+    places = [(place, _data(table)) for place, table in labelled(tables("data", grid.data))]
+    named = labelled(tables("architectures", grid.architectures))
+    networks = [(net, _network(table)) for net, table in named]
     there = given.found(grid.victims, [data_set for _, data_set in places], folder)
     if not there and not (places and networks):
         raise ParameterError("the grid has no models: it needs data and architectures, or victims")
@@ -103,6 +130,9 @@ def cells(grid: Grid, folder: Path = Path(), *, trust_code: bool = False) -> lis
             defenses = _defenses(grid, data_set)
             defenses += _controls(grid, data_set, defenses, victim.attack)
             for clean, budget, (label, defense) in product(sets, grid.budgets, defenses):
+                count += 1
+                if count > MOST_CELLS:
+                    raise ParameterError(f"the grid has more than {MOST_CELLS:,} cells")
                 cell = Cell(victim, defense, _budget(budget), label, clean)
                 found.setdefault(cell.id, cell)
     return list(found.values())
@@ -160,36 +190,6 @@ def chosen(every: Sequence[Cell], pattern: str | None) -> list[Cell]:
     return found
 
 
-def _tables(where: str, entries: Sequence[Any]) -> Iterator[Table]:
-    """The entries as tables that hold no list: a text is a name, and every list multiplies."""
-    for entry in entries:
-        table = {"name": entry} if isinstance(entry, str) else entry
-        if not isinstance(table, dict) or not isinstance(table.get("name"), str):
-            raise ParameterError(f"{where} wants names or tables with a name, got {entry!r}")
-        keys = list(table)
-        lists = [value if isinstance(value, list) else [value] for value in table.values()]
-        if not all(lists):
-            raise ParameterError(f"{where}: {table['name']} has an empty list, so no cells")
-        for values in product(*lists):
-            yield dict(zip(keys, values, strict=True))
-
-
-def _labelled(tables: Iterable[Table], *apart: str) -> Iterator[tuple[str, Table]]:
-    """Each table after its name and what tells it from others of that name: `badnets size=4`.
-
-    What is told `apart` is left out; a count never is.
-    """
-    every = list(tables)
-    for table in every:
-        others = [other for other in every if other["name"] == table["name"]]
-        told = (
-            f" {key}={value}"
-            for key, value in table.items()
-            if key == "count" or (key not in apart and any(o.get(key) != value for o in others))
-        )
-        yield table["name"] + "".join(told), table
-
-
 def _data(table: Table) -> Data:
     name = table["name"]
     if "train" not in table and "test" not in table:
@@ -213,11 +213,11 @@ def _attacks(grid: Grid, data_set: Data) -> Iterator[tuple[str, Table | None, Ta
     given = {**grid.training, **data_set.training}
     given.pop("start", None)
     yield NO_ATTACK, None, strict(Training, "training", given).model_dump(mode="json")
-    for label, table in _labelled(_tables("attacks", grid.attacks), "rate"):
+    for label, table in labelled(tables("attacks", grid.attacks), "rate"):
         rates: list[Table] = [{"rate": rate} for rate in grid.rates] or [{}]
-        for rate in [{}] if {"rate", "count"} & table.keys() else rates:
+        for rate in [{}] if {"rate", "class_rate", "count"} & table.keys() else rates:
             found = _declared("attack", {**given, **rate, **table})
-            share = f"/{found['rate']:g}" if "rate" in found and "count" not in table else ""
+            share = f"/{found['rate']:g}" if found.get("rate") and "count" not in table else ""
             yield label + share, found, None
 
 
@@ -232,7 +232,7 @@ def _defenses(grid: Grid, data_set: Data) -> list[tuple[str, Table]]:
         if key not in TUNING:
             raise UnknownNameError.of("key of tuning", key, TUNING)
     found = []
-    for table in _tables("defenses", grid.defenses):
+    for table in tables("defenses", grid.defenses):
         tunes = issubclass(method.find("defense", table["name"]), Tuning)
         declared = _declared("defense", {**given, **table} if tunes else table)
         own = (f" {key}={value}" for key, value in table.items() if key != "name")
@@ -245,7 +245,7 @@ def _controls(
 ) -> list[tuple[str, Table]]:
     """(label, declaration) of each control; without an attack none that sees the trigger."""
     given, found = {**grid.tuning, **data_set.tuning}, []
-    for table in _tables("controls", grid.controls):
+    for table in tables("controls", grid.controls):
         if controls.check(table["name"]).sees_trigger and attack is None:
             continue
         followed: list[tuple[str, Table | None]] = [("", None)]
@@ -264,7 +264,7 @@ def _controls(
 
 def _clean_sets(grid: Grid, attack: Table | None) -> list[Table]:
     """The declarations of the clean sets; without an attack none that differ by its stamp alone."""
-    found = [strict(CleanSet, "clean", table) for table in _tables("clean", grid.clean)]
+    found = [strict(CleanSet, "clean", table) for table in tables("clean", grid.clean)]
     return [one.model_dump(mode="json") for one in found if attack or not one.stamped]
 
 
@@ -274,7 +274,7 @@ def _declared(role: method.Role, table: Table) -> Table:
 
 
 def _budget(budget: int | float) -> int | float:
-    if not (0 < budget < math.inf) or (budget >= 1 and budget != int(budget)):
+    if not (0 < budget < MOST_IMAGES) or (budget >= 1 and budget != int(budget)):
         raise ParameterError(
             f"a budget is a share below 1 of the training images, or a count, got {budget!r}"
         )

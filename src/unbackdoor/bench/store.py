@@ -116,6 +116,8 @@ class Store:
 
 def _read(path: Path) -> Record | None:
     try:
+        if path.exists() and not path.is_file():  # a pipe or a device has no end
+            raise ValueError("it is not a file")
         if path.stat().st_size > MOST_BYTES:
             raise ValueError(f"a result has at most {MOST_BYTES:,} bytes")
         found = json.loads(path.read_bytes(), parse_constant=_no_number)

@@ -21,7 +21,7 @@ from ..checkpoints import checkpoint
 from ..core import method, record
 from ..core.files import write_whole
 from ..core.images import Images, Triggered
-from ..core.measure import Rate, accuracy, check, predictions
+from ..core.measure import Rate, accuracy, attack_rates, check, predictions
 from ..core.recall import Learned
 from ..core.run import Run
 from ..models import Normalized
@@ -169,10 +169,12 @@ def told(
     elif not victim.given:
         seen = shelf.train.sample(MOST_TAUGHT, run.rng("taught"))
         learned = {"clean": accuracy(ready.model, seen, run)}
+    other = attack.elsewhere(shelf.test, ready.learned) if attack else None
     weak = of_victim(found.score.asr, learned, victim.min_asr)
     return {
         "score": record.of_score(found.score),
         "learned": {kind: rate.as_json() for kind, rate in learned.items()},
+        "asr_other_sources": attack_rates(ready.model, other, run)[0].as_json() if other else None,
         "linear": baseline.as_json(),
         "min_asr": victim.min_asr,
         "flags": flags.ordered((*found.flags(baseline), *weak)),

@@ -11,9 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..core.errors import CheckpointError
 from .inert import Foreign
 
 MOST = 100
+DEEPEST = 100
+"""Levels of dicts, lists or modules in one another: names grow with each, and files are flatter."""
 """So many dicts of tensors are looked at; a training state has some hundred of one tensor each."""
 
 
@@ -48,25 +51,26 @@ def candidates(value: Any) -> tuple[Candidate, ...]:
 
 def _parts(value: Any) -> Iterator[tuple[str, dict[Any, Any] | Foreign]]:
     """Every dict and every stand-in in `value`, breadth first, with its path; each once."""
-    queue, seen = deque([("", value)]), set[int]()
+    queue, seen = deque([("", value, 0)]), set[int]()
     while queue:
-        where, part = queue.popleft()
-        if id(part) in seen:
+        where, part, depth = queue.popleft()
+        if id(part) in seen or depth > DEEPEST:
             continue
+        depth += 1
         if isinstance(part, Foreign):
             seen.add(id(part))
             yield where, part
             # Of a module the tensors are taken by their tree; others may hold dicts of tensors.
             if not _is_module(part):
                 inside = (part.state, part.pairs, part.items, part.arguments)
-                queue.extend((where, more) for more in inside)
+                queue.extend((where, more, depth) for more in inside)
         elif isinstance(part, dict):
             seen.add(id(part))
             yield where, part
-            queue.extend((_joined(where, name), more) for name, more in part.items())
+            queue.extend((_joined(where, name), more, depth) for name, more in part.items())
         elif isinstance(part, list | tuple | set | frozenset):
             seen.add(id(part))
-            queue.extend((_joined(where, str(i)), more) for i, more in enumerate(part))
+            queue.extend((_joined(where, str(i)), more, depth) for i, more in enumerate(part))
 
 
 def _joined(where: str, name: object) -> str:
@@ -99,9 +103,11 @@ def _tree(root: Foreign) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The parameters and buffers of a pickled module and of those in it, by their paths."""
     weights: dict[str, Tensor] = {}
     spoiled: dict[str, str] = {}
-    open_, seen = [("", root)], set[int]()
+    open_, seen = [("", root, 0)], set[int]()
     while open_:
-        prefix, module = open_.pop()
+        prefix, module, depth = open_.pop()
+        if depth > DEEPEST:
+            raise CheckpointError(f"holds modules in one another, more than {DEEPEST} levels deep")
         if id(module) in seen:
             continue
         seen.add(id(module))
@@ -113,7 +119,7 @@ def _tree(root: Foreign) -> tuple[dict[str, Tensor], dict[str, str]]:
         children = state["_modules"] if isinstance(state.get("_modules"), dict) else state
         for name, child in reversed(children.items()):
             if isinstance(name, str) and isinstance(child, Foreign) and _is_module(child):
-                open_.append((f"{prefix}{name}.", child))
+                open_.append((f"{prefix}{name}.", child, depth + 1))
     return weights, spoiled
 
 

@@ -10,7 +10,7 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from ..core.errors import (
     UnbackdoorWarning,
 )
 from ..core.files import write_whole
+from ..core.foreign import told_as
 from ..core.spec import Spec
 from . import choosing, claims, hub, model_files
 from .candidates import Candidate
@@ -52,7 +53,27 @@ def load(
     warning names the others. Raises `CheckpointError` for a file that cannot be read or does not
     fit, and `RefusedFileError` for one whose weights only code could make or that names code.
     """
-    path = Path(path)
+    said = _Said(arch, classes, mean, std, options, size, weights)
+    with told_as(CheckpointError, f"{path} cannot be read"):
+        return _load(Path(path), said)
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What a person says of a model, as in `load`."""
+
+    arch: str | None
+    classes: int | Sequence[str] | None
+    mean: Sequence[float] | None
+    std: Sequence[float] | None
+    options: Mapping[str, Any] | None
+    size: tuple[int, int] | None
+    weights: str | None
+
+
+def _load(path: Path, given: _Said) -> models.Normalized:
+    arch, classes, mean, std = given.arch, given.classes, given.mean, given.std
+    options, size, weights = given.options, given.size, given.weights
     stored = _read(path)
     told = stored.header
     with one_line(path):
@@ -72,7 +93,8 @@ def load(
     scale = claims.scale(path, mean or told.mean, std or told.std, chosen)
     if not (classes or told.classes):
         bare = Spec(name, ("0",), *scale, chosen)
-        count = count or choosing.count_classes(bare, found)
+        with claims.held(path, found):
+            count = count or choosing.count_classes(bare, found)
         if count is None:
             _built(path, bare, found, ())  # raises, and says what does not fit
         classes = claims.numbered(path, count)
@@ -112,9 +134,10 @@ def _built(
     if spec.arch in models.names() or spec.arch.startswith(("timm:", "transformers:")):
         # Shapes first, without memory: a small file may claim a huge network. A few networks
         # cannot be built so; they are checked below only.
-        with suppress(ParameterError), torch.device("meta"):
+        with suppress(ParameterError), torch.device("meta"), claims.held(path, found):
             matched(path, spec, models.create(spec).net, found)
-    model = models.create(spec)
+    with claims.held(path, found):
+        model = models.create(spec)
     fit, others = matched(path, spec, model.net, found)
     loaded = {name: _float32(path, name, tensor) for name, tensor in fit.weights.items()}
     model.net.load_state_dict(loaded, strict=False)

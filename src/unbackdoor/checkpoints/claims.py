@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from .. import models
 from ..core.errors import CheckpointError, ParameterError, RefusedFileError, UnbackdoorWarning
 from . import model_files
+from .candidates import Candidate
 
 MOST_CHANNELS = 1000
 MOST_PIXELS = 4096
@@ -24,6 +32,39 @@ HARMLESS_OPTIONS = frozenset(
     )
 )
 """The options of torchvision's and timm's networks that a file may set; a person may set any."""
+
+
+ROOM_TENSORS, ROOM_NUMBERS = 1000, 2**27
+"""Parameters and buffers, and numbers in them, that a network may have beyond those in its file."""
+
+
+@contextmanager
+def held(path: Path, found: Sequence[Candidate]) -> Iterator[None]:
+    """Inside, building a network ends once it is far larger than any weights in the file.
+
+    A header of a few bytes may claim a million layers. Raises `CheckpointError`.
+    """
+    sizes = [sum(tensor.numel() for tensor in one.weights.values()) for one in found]
+    tensors = 2 * max((len(one.weights) for one in found), default=0) + ROOM_TENSORS
+    numbers = 2 * max(sizes, default=0) + ROOM_NUMBERS
+
+    def count(_: nn.Module, __: str, tensor: Tensor | None) -> None:
+        nonlocal tensors, numbers
+        tensors -= 1
+        if tensor is not None and not tensor.is_meta:  # there numbers take no memory
+            numbers -= tensor.numel()
+        if tensors < 0 or numbers < 0:
+            raise CheckpointError(f"{path} claims a far larger network than it holds weights for")
+
+    handles = [
+        register_module_parameter_registration_hook(count),
+        register_module_buffer_registration_hook(count),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def trusted_arch(path: Path, arch: str | None) -> str | None:

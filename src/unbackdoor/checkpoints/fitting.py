@@ -19,6 +19,12 @@ from .model_files import plain
 SAMPLES = 5
 """So many of the names that a network expects are looked for to find what stands before them."""
 
+MOST_LEADING = 8
+"""So many parts that stand before all names, such as `module.model.`, are taken off."""
+
+MOST_PREFIXES = 64
+"""So many texts that may stand before the names are tried: each costs a look at every name."""
+
 COUNTED = ("num_batches_tracked", "total_ops", "total_params")
 """The ends of names that count something, and are no weights."""
 
@@ -73,6 +79,8 @@ def _prefixes(names: Iterable[str], expected: Shapes) -> list[str]:
         for name in every:
             if name == wanted or name.endswith("." + wanted):
                 found[name.removesuffix(wanted)] = None
+                if len(found) == MOST_PREFIXES:
+                    return list(found)
     return list(found)
 
 
@@ -87,11 +95,12 @@ def _fit(
     beside = tuple(name for name in candidate.weights if not name.startswith(prefix))
     extra = [name for name in inside if name not in expected]
     over = [n for n in extra if not (n.endswith(COUNTED) or (unused and n.startswith(unused)))]
+    beyond, idle = set(over), set(extra) - set(over)  # sets: a file may have 100,000 names
     return Fit(
         candidate,
         prefix,
-        {name: tensor for name, tensor in inside.items() if name not in {*extra} - {*over}},
-        (*beside, *(name for name in extra if name not in over and not name.endswith(COUNTED))),
+        {name: tensor for name, tensor in inside.items() if name not in idle},
+        (*beside, *(name for name in extra if name not in beyond and not name.endswith(COUNTED))),
         tuple(n for n in expected if n not in inside and not n.endswith("num_batches_tracked")),
         tuple(over),
         tuple(n for n in expected if n in inside and inside[n].shape != expected[n]),
@@ -132,7 +141,7 @@ def asked(found: tuple[Candidate, ...], where: str | None) -> tuple[Candidate, .
 
 def leading(weights: Mapping[str, Tensor]) -> Iterator[Mapping[str, Tensor]]:
     """`weights` as they are, and without what stands before most of their names."""
-    while weights:
+    for _ in range(MOST_LEADING if weights else 0):
         yield weights
         first: dict[str, int] = {}
         for name in weights:

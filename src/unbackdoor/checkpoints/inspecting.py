@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..core.errors import CheckpointError, UnbackdoorError
 from ..core.files import sha256
+from ..core.foreign import told_as
 from . import choosing, hub, model_files
 from .candidates import Candidate
 from .untrusted import open_torch, read_torch
@@ -49,10 +50,16 @@ def inspect(path: Path) -> dict[str, Any]:
         "architectures": [],
     }
     try:
-        folder = hub.folder_of(path)
-        stored = hub.read(folder) if folder else model_files.read(path)
+        with told_as(CheckpointError, f"{path} cannot be read"):
+            folder = hub.folder_of(path)
+            stored = hub.read(folder) if folder else model_files.read(path)
+            return told | _of(stored, file, folder)
     except UnbackdoorError as error:
         return {**told, "error": str(error)}
+
+
+def _of(stored: model_files.Stored, file: Path, folder: Path | None) -> dict[str, Any]:
+    told: dict[str, Any] = {}
     told["header"] = {k: v for k, v in stored.header.model_dump().items() if v not in (None, {})}
     told["notes"] = list(stored.notes)
     told["keys"] = [] if folder or _safetensors(file) else _keys(file)

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..core.errors import CheckpointError, RefusedFileError, listed
 from ..core.files import existing
 from .candidates import Candidate, candidates
-from .untrusted import Opened, open_torch
+from .untrusted import Opened, one_line, open_torch
 
 AVERAGED = re.compile(r"(?i)ema|swa|averag")
 """Where a file keeps averages of the weights beside them."""
@@ -123,7 +123,8 @@ def header_of(path: Path, told: Mapping[str, Any]) -> Header:
 def _torch(path: Path) -> Stored:
     opened = open_torch(path)
     value = opened.value
-    found = _likely(candidates(value))
+    with one_line(path):
+        found = _likely(candidates(value))
     if not found:
         raise _no_weights(path, opened)
     if isinstance(value, dict) and {"model_name", "num_classes", "model"} <= value.keys():

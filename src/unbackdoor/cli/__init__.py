@@ -18,7 +18,19 @@ import typer
 from ..core.errors import UnbackdoorError
 from ..core.text import line
 from ..core.version import __version__
-from . import attack, bench, convert, demo, describe, evaluate, inspect, listing, repair, report
+from . import (
+    attack,
+    bench,
+    convert,
+    demo,
+    describe,
+    evaluate,
+    inspect,
+    listing,
+    poison,
+    repair,
+    report,
+)
 
 FAULT = 70
 INTERRUPTED = 130
@@ -52,6 +64,7 @@ app.command("demo")(demo.demo)
 app.command("repair")(repair.repair)
 app.command("evaluate")(evaluate.evaluate)
 app.command("attack")(attack.attack)
+app.command("poison")(poison.poison)
 app.command("bench")(bench.bench)
 app.command("report")(report.report)
 app.command("list")(listing.listing)

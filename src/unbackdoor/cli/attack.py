@@ -99,6 +99,7 @@ def attack(
         stamped = chosen.triggered(judged, victim.learned)
         measured = victims.measured(victim, judged, stamped, run)
         learned = planting.learned(chosen, victim, train, run)
+        elsewhere = victims.elsewhere(chosen, victim, judged, run)
         seen = victims.seen(chosen, victim, train, judged, stamped)
         reached = measured.asr.value if measured.asr else 0.0
         met = reached >= min_asr
@@ -109,9 +110,11 @@ def attack(
             "attack": record.of_method(chosen),
             "triggered": record.of_triggered(victims.TRIGGERED, stamped),
             "poisoned": exporting.poisoned(chosen, victim),
+            "indices": exporting.indices(victim.poisoned),
             "visibility": seen,
             "export": None,
             "before": record.of_score(measured),
+            "asr_other_sources": elsewhere.as_json() if elsewhere else None,
             "success": {"min_asr": min_asr, "met": met},
             "learned": {kind: rate.as_json() for kind, rate in learned.items()},
             **record.of_run(run),
@@ -120,7 +123,7 @@ def attack(
         full = victims.write(out, victim, stamped, told)
         if export:
             full = exporting.write(export, victim, stamped, out, full)
-        console.result(full, scores.planted(measured, learned, seen))
+        console.result(full, scores.planted(measured, learned, seen, elsewhere))
         console.say(f"written to {out}")
         if export:
             console.say(f"exported to {export}: {', '.join(full['export']['written'])}")

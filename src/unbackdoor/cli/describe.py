@@ -35,7 +35,7 @@ def _shown(told: dict[str, Any]) -> Table:
             field["type"],
             str(field["default"]),
             ", ".join(f"{sign} {bound:g}" for sign, bound in field["bounds"].items()),
-            field["description"],
+            field["description"] + (f" ({field['source']})" if field["source"] else ""),
         )
         for name, field in told["parameters"].items()
     ]

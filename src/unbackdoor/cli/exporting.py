@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.table import Table
 
-from ..attacks.base.attack import ROLES, Attack, Victim
-from ..attacks.base.export import TABLE, export
+from ..attacks.base.attack import COVER, ROLES, STAMPED, Attack, Poisoned, Victim
+from ..attacks.base.backdoorbench import export_backdoorbench, rows_of
+from ..attacks.base.export import TABLE, export, export_poison
 from ..core.errors import OutputError
-from ..core.images import Triggered
+from ..core.images import Images, Triggered
 from . import output
+from .console import table
 
 
 def check(folder: Path, out: Path, *, force: bool) -> None:
@@ -21,14 +24,19 @@ def check(folder: Path, out: Path, *, force: bool) -> None:
 
     Or where nothing could write parquet: better now than after hours of training.
     """
-    if find_spec("pyarrow") is None:
-        raise OutputError("--export needs pyarrow: pip install 'unbackdoor[data]'")
+    needs("parquet", "--export")
     if folder.absolute() == out.absolute():
         raise OutputError(f"--export and --out must be two folders, both are {out}")
     output.check(folder, force=force)
     for split in ("train", "test"):
         if (folder / split).exists() and not (folder / split / TABLE).is_file():
             raise OutputError(f"{folder / split} is no earlier export, so it is not replaced")
+
+
+def needs(layout: str, wanted_by: str = "--layout parquet") -> None:
+    """Raises `OutputError` where the layout cannot be written here."""
+    if layout == "parquet" and find_spec("pyarrow") is None:
+        raise OutputError(f"{wanted_by} needs pyarrow: pip install 'unbackdoor[data]'")
 
 
 def write(
@@ -51,5 +59,45 @@ def poisoned(attack: Attack, victim: Victim) -> dict[str, Any]:
     """What a record says of the training set: the images of each role, or why there is none."""
     if victim.poisoned is None:
         return {"fixed": False, "why": f"{attack.name()} stamps images anew in every step"}
-    counts = torch.bincount(victim.poisoned.role.long(), minlength=len(ROLES)).tolist()
-    return {"fixed": True, **dict(zip(ROLES, counts, strict=True))}
+    return {"fixed": True, **counts(victim.poisoned)}
+
+
+def counts(found: Poisoned) -> dict[str, int]:
+    """How many training images have each role."""
+    numbers = torch.bincount(found.role.long(), minlength=len(ROLES)).tolist()
+    return dict(zip(ROLES, numbers, strict=True))
+
+
+def indices(found: Poisoned | None) -> dict[str, list[int]] | None:
+    """The numbers, from 0, of the changed training images of each role; None without a set."""
+    if found is None:
+        return None
+    return {ROLES[role]: found.rows(role) for role in (STAMPED, COVER)}
+
+
+def write_poison(
+    out: Path,
+    layout: str,
+    attack: Attack,
+    found: Poisoned,
+    clean: Images,
+    stamped: Triggered,
+    told: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Writes poisoned data and their record into `out`, or nothing; gives back the record."""
+    with output.written(out) as half:
+        if layout == "backdoorbench":
+            rows = rows_of(attack.aimed(clean).images, clean)
+            paths = export_backdoorbench(half, found, stamped, rows, told["data"]["source"])
+        else:
+            paths = export_poison(half, found, clean, stamped, layout)
+        full = {**told, "written": [path.name for path in paths]}
+        output.write_json(half / output.RECORD, full)
+    return full
+
+
+def shown(told: Mapping[str, Any]) -> Table:
+    """What a person is shown of poisoned data."""
+    rows = [(f"{role} training images", f"{n:,}") for role, n in told["poisoned"].items()]
+    rows.append(("test images with the trigger", f"{told['triggered']['images']:,}"))
+    return table(("", "images"), rows)

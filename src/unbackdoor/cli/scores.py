@@ -11,6 +11,12 @@ from .console import table
 
 MEANINGS = {"acc": "accuracy (ACC)", "asr": "attack success (ASR)", "ra": "robust accuracy (RA)"}
 
+LEARNED = {
+    "relabelled": "learned, relabelled training images",
+    "clean": "learned, clean training images",
+    "training_asr": "ASR on training images of other classes",
+}
+
 
 def shown(**scores: Score) -> Table:
     """A row a rate, a column a score: the percentage and its 95 % interval."""
@@ -25,13 +31,15 @@ def planted(
     score: Score,
     learned: Mapping[str, Rate],
     seen: Mapping[str, Mapping[str, float | None] | None],
+    elsewhere: Rate | None = None,
 ) -> Table:
-    """The score of a victim, what it learned of its training images, how visible the trigger is."""
+    """The score of a victim, what it learned of its training images, how visible the trigger is.
+
+    `elsewhere` is the ASR of a source-specific attack on classes that are no sources.
+    """
     rows = [(meaning, _cell(getattr(score, name))) for name, meaning in MEANINGS.items()]
-    rows += [
-        (f"learned, {'triggered' if kind == 'stamped' else kind} training images", _cell(rate))
-        for kind, rate in learned.items()
-    ]
+    rows += [("ASR on classes that are no sources", _cell(elsewhere))] if elsewhere else []
+    rows += [(LEARNED.get(kind, kind), _cell(rate)) for kind, rate in learned.items()]
     for when, found in seen.items():
         if found:
             psnr = "no change" if found["psnr"] is None else f"{found['psnr']:.1f} dB"

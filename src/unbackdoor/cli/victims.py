@@ -20,7 +20,7 @@ from ..core import measure
 from ..core.errors import ImagesError, OutputError, ParameterError, UnbackdoorError
 from ..core.files import inside, sha256, write_whole
 from ..core.images import Images, Triggered
-from ..core.measure import Score
+from ..core.measure import Rate, Score
 from ..core.run import Run
 from ..models import Normalized
 from ..training.fit import read_state
@@ -109,8 +109,13 @@ def check_asked(attack: Attack) -> None:
 
 
 def check(attack: Attack, model: Normalized, train: Images, judged: Images) -> None:
-    """Raises where the attack does not fit the images."""
+    """Raises where the attack, or the model, does not fit the images."""
     measure.check(model, judged)
+    check_images(attack, train, judged)
+
+
+def check_images(attack: Attack, train: Images, judged: Images) -> None:
+    """Raises where the attack does not fit the images."""
     if len(train) < 2:
         raise ImagesError(f"training needs at least 2 images, got {len(train)}")
     attack.check(train)
@@ -166,6 +171,12 @@ def _check_begun(told: Path, state: Path, wanted: Mapping[str, Any]) -> None:
 def measured(victim: Victim, judged: Images, stamped: Triggered, run: Run) -> Score:
     """ACC, ASR and RA of a victim."""
     return measure.score(victim.model, run, judged, stamped)
+
+
+def elsewhere(attack: Attack, victim: Victim, judged: Images, run: Run) -> Rate | None:
+    """The ASR on stamped images of classes that are no sources; None without sources."""
+    found = attack.elsewhere(judged, victim.learned)
+    return measure.attack_rates(victim.model, found, run)[0] if found else None
 
 
 def seen(

@@ -85,7 +85,8 @@ def alone(out: Path) -> Iterator[None]:
     is there is locked itself; else a hidden file beside it, which goes away at the end.
     """
     out = out.absolute()
-    beside = None if out.is_dir() else out.with_name(f".{out.name[:200]}.lock")
+    hidden = out.with_name(f".{out.name[:200]}.lock")
+    beside = None if out.is_dir() else hidden
     made = [folder for folder in out.parents if not folder.exists()]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -101,10 +102,20 @@ def alone(out: Path) -> Iterator[None]:
     finally:
         if beside:
             beside.unlink(missing_ok=True)
+        else:
+            _swept(hidden)
         os.close(handle)
         with suppress(OSError):  # of the folders made for this, those that stayed empty
             for folder in made:
                 folder.rmdir()
+
+
+def _swept(hidden: Path) -> None:
+    """Takes away the lock file of a run that was killed just after it had made its folder."""
+    with suppress(OSError):
+        handle = _locked(hidden, make=False)
+        hidden.unlink()
+        os.close(handle)
 
 
 def _locked(path: Path, *, make: bool) -> int:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from .errors import UnbackdoorError
 
 HERE = str(Path(__file__).parents[1])
 
@@ -13,6 +17,23 @@ def reason(error: BaseException) -> str:
     text = error.msg if isinstance(error, SyntaxError) else str(error)
     first = " ".join((text or "").strip().partition("\n")[0].split())[:200]
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
+@contextmanager
+def told_as(kind: type[UnbackdoorError], what: object) -> Iterator[None]:
+    """Whatever a stranger's values raise inside becomes an error of this `kind`: `what`, and why.
+
+    Errors that say it clearly pass as they are. There is no list of the others: what a reader can
+    be made to raise by values of the wrong kind is not known.
+    """
+    try:
+        yield
+    except UnbackdoorError:
+        raise
+    except OSError as error:
+        raise kind(f"{what}: {error.strerror or error}") from None
+    except Exception as error:  # noqa: BLE001 - see above
+        raise kind(f"{what}: it is damaged ({reason(error)})") from None
 
 
 def place(error: BaseException) -> str:

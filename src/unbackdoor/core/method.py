@@ -13,7 +13,7 @@ import pkgutil
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from .errors import ParameterError, UnknownNameError
 
@@ -47,6 +47,15 @@ class Method(BaseModel):
     def declaration(self) -> dict[str, Any]:
         """Its name and every field, as plain JSON values."""
         return {"name": self.name(), **self.model_dump(mode="json")}
+
+
+def source(text: str) -> dict[str, JsonValue]:
+    """Where a field's default comes from, for `Field(json_schema_extra=source(...))`.
+
+    `text` names a paper, its released code or a known collection; or it begins with `ours:` and
+    says why the default is not that of the paper.
+    """
+    return {"source": text}
 
 
 def _folder(role: Role) -> str:
@@ -106,6 +115,7 @@ def declared(cls: type[Method]) -> dict[str, Any]:
                 "default": schema.get("default"),
                 "bounds": {sign: schema[key] for key, sign in BOUNDS.items() if key in schema},
                 "description": schema.get("description", ""),
+                "source": schema.get("source"),
             }
             for name, schema in fields.items()
         },

@@ -17,7 +17,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..core.errors import ImagesError, ParameterError, UnbackdoorWarning, UnknownNameError, listed
+from ..core.errors import (
+    ImagesError,
+    ParameterError,
+    UnbackdoorWarning,
+    UnknownNameError,
+    listed,
+)
+from ..core.foreign import told_as
 from ..core.images import Images, Triggered
 from ._source import Raw, Source
 
@@ -42,10 +49,11 @@ def open_images(
     `download` is anything fetched. Raises `ImagesError` for what cannot be read or does not fit,
     and `UnknownNameError` for a name that is no source.
     """
-    found, raw = _read(source, download, columns)
-    if raw.goals is not None:
-        raise ImagesError(f"{found} holds stamped images: clean ones are wanted here")
-    return _images(found, raw, size, channels, classes)
+    with told_as(ImagesError, f"{source} cannot be read"):
+        found, raw = _read(source, download, columns)
+        if raw.goals is not None:
+            raise ImagesError(f"{found} holds stamped images: clean ones are wanted here")
+        return _images(found, raw, size, channels, classes)
 
 
 def open_triggered(
@@ -64,8 +72,9 @@ def open_triggered(
     BackdoorBench result holds its own. Images whose true class is their goal are left out. The
     rest is as in `open_images`; raises `ParameterError` for a target that is no class.
     """
-    found, raw = _read(source, download, columns)
-    images = _images(found, raw, size, channels, classes)
+    with told_as(ImagesError, f"{source} cannot be read"):
+        found, raw = _read(source, download, columns)
+        images = _images(found, raw, size, channels, classes)
     goals = _goals(found, images, target) if raw.goals is None else raw.goals
     counted = Triggered(images, goals).counted()
     if not len(counted.goals):
@@ -194,7 +203,8 @@ def _matched(
         raise ImagesError(
             f"{source} has the class {strange[0]!r}, which is none of the model's: {listed(wanted)}"
         )
-    return torch.tensor([ours.index(key) for key in theirs])[raw.labels], wanted
+    places = {key: place for place, key in reversed(list(enumerate(ours)))}  # the first of each
+    return torch.tensor([places[key] for key in theirs])[raw.labels], wanted
 
 
 def _by_order(source: Source, raw: Raw, wanted: Sequence[str]) -> Tensor:

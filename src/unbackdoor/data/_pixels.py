@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -97,6 +98,8 @@ def _opened(picture: Picture) -> Iterator[Image.Image]:
     """The image of `picture`, not yet decoded; what goes wrong inside is said with its name."""
     try:
         file = io.BytesIO(picture.data) if isinstance(picture.data, bytes) else picture.data
+        if isinstance(file, Path) and file.exists() and not file.is_file():
+            raise ImagesError(f"{picture.name} is not a file")  # a pipe or a device has no end
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)

@@ -77,14 +77,18 @@ def _row(source: Source, entry: object) -> tuple[Picture, int, int]:
 
 
 def _whole(value: object) -> int:
-    if not isinstance(value, int | np.integer):
-        raise TypeError(f"{value!r} is no label")
+    if not isinstance(value, int | np.integer) or not -(2**63) <= value < 2**63:
+        raise TypeError("it is no label")
     return int(value)
 
 
 def _last_two(source: Source, path: str) -> list[str]:
     """The class folder and the file name; neither may lead elsewhere."""
     parts = re.split(r"[/\\]", path)[-2:]
-    if len(parts) < 2 or any(part in ("", ".", "..") or ":" in part for part in parts):
+    if len(parts) < 2 or any(map(_leads_away, parts)):
         raise ImagesError(f"{source} names an image outside its folder: {path[:80]!r}")
     return parts
+
+
+def _leads_away(part: str) -> bool:
+    return part in ("", ".", "..") or ":" in part or "\0" in part

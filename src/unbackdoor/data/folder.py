@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import warnings
 from collections import Counter
@@ -23,10 +24,17 @@ IMAGES = frozenset(
 SYSTEM = frozenset(("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini", "$RECYCLE.BIN"))
 """What systems leave in folders: nobody's images."""
 
+MOST_FOLDERS = 10_000
+"""Below one class: a link may lead into all of a system."""
+
 PARTS = frozenset(
     ("train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval")
 )
 """What parts of a data set are called; a folder that holds nothing else holds no classes."""
+
+TABLE = "classes.csv"
+MOST_BYTES = 2**24
+"""A larger file is no table of classes."""
 
 
 def reads(path: Path) -> bool:
@@ -47,7 +55,9 @@ def parts(path: Path) -> tuple[str, ...]:
 def read(source: Source) -> Raw:
     """The images in the class folders of a folder, in the order of their names.
 
-    Names that are all numbers are sorted as numbers, others as text. Links are followed; names
+    Names that are all numbers are sorted as numbers, others as text. Where a file `classes.csv`
+    says `folder,class` of each, as exported poisoned data do, it says the classes and their order,
+    and some may have no images. Links are followed; names
     that begin with a dot and what systems leave behind are passed over; a warning counts other
     files that were left out. Raises `ImagesError` for a folder without class folders, and for an
     empty one, by its name.
@@ -59,16 +69,21 @@ def read(source: Source) -> Raw:
     folders = _folders(root)
     if not folders:
         raise ImagesError(f"{source} holds no class folders")
-    names = tuple(folder.name for folder in folders)
+    table = _table(root, folders)
+    if table:
+        folders = [root / name for name in table]
+    names = tuple(table.values() if table else (folder.name for folder in folders))
     left_out: Counter[str] = Counter()
     pictures: list[Picture] = []
     labels: list[int] = []
     for label, folder in enumerate(folders):
         inside = [Picture(str(path), path) for path in sorted(_files(folder, left_out))]
-        if not inside:
+        if not inside and not table:
             raise ImagesError(f"the class folder {folder} holds no images")
         pictures += inside
         labels += [label] * len(inside)
+    if not pictures:
+        raise ImagesError(f"{source} holds no images")
     _say(source, left_out)
     return Raw(pictures, torch.tensor(labels), names)
 
@@ -79,25 +94,82 @@ def _folders(path: Path) -> list[Path]:
     return sorted(found, key=lambda entry: (int(entry.name) if numbers else 0, entry.name))
 
 
+def _table(root: Path, folders: list[Path]) -> dict[str, str]:
+    """The class of each folder by `classes.csv`, in its order; nothing where there is none.
+
+    Raises `ImagesError` where folders are there that it does not name, or names twice.
+    """
+    path = root / TABLE
+    if not path.is_file() or path.stat().st_size > MOST_BYTES:
+        return {}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            header, *rows = csv.reader(file)
+    except (ValueError, csv.Error):
+        return {}
+    if header != ["folder", "class"]:
+        return {}
+    table = {row[0]: row[1] for row in rows if len(row) == 2}
+    strange = [folder.name for folder in folders if folder.name not in table]
+    if strange or len(table) != len(rows) or not all(map(_is_inside, table)):
+        why = f"does not name {strange[0]!r}" if strange else "is damaged"
+        raise ImagesError(f"{path} {why}; mend it, or take it away to go by the folders")
+    return table
+
+
+def _is_inside(name: str) -> bool:
+    """Whether `name` is that of a folder here, and no way to elsewhere."""
+    return name not in ("", ".", "..") and not {"/", "\\", "\0"} & set(name)
+
+
 def _files(folder: Path, left_out: Counter[str]) -> Iterator[Path]:
-    """The images below `folder`, through links, each folder once; counts what is left out."""
-    seen = set[str]()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not _passed_over(name)]
-        real = os.path.realpath(place)
-        if real in seen:
-            folders.clear()
+    """The images below `folder`, through links, each folder once; counts what is left out.
+
+    A link to a folder that `folder` itself lies in leads nowhere new: it is not followed.
+    """
+    whole = folder.resolve()
+    above = {_identity(parent) for parent in (whole, *whole.parents)}
+    seen, waiting = set[tuple[int, int] | None](), [folder]
+    while waiting:
+        place = waiting.pop()
+        one = _identity(place)
+        if one in seen or (place != folder and one in above):
             continue
-        seen.add(real)
-        for name in files:
-            suffix = Path(name).suffix.lower()
-            if _passed_over(name):
+        seen.add(one)
+        if len(seen) > MOST_FOLDERS:
+            raise ImagesError(f"{folder} holds more than {MOST_FOLDERS:,} folders")
+        for entry in _entries(place, optional=place != folder):
+            suffix = Path(entry.name).suffix.lower()
+            if entry.is_dir():
+                if not _passed_over(entry.name):
+                    waiting.append(Path(entry.path))
+            elif _passed_over(entry.name):
                 if suffix in IMAGES:
                     left_out["hidden"] += 1
             elif suffix in IMAGES:
-                yield Path(place, name)
+                yield Path(entry.path)
             else:
                 left_out[suffix or "no suffix"] += 1
+
+
+def _identity(place: Path) -> tuple[int, int] | None:
+    """What is the same for every path that leads to a folder; None for one that cannot be seen."""
+    try:
+        found = place.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _entries(place: Path, *, optional: bool) -> list[os.DirEntry[str]]:
+    """What lies in a folder; nothing in one of those below a class that may not be read."""
+    try:
+        with os.scandir(place) as found:
+            return list(found)
+    except OSError:
+        if optional:
+            return []
+        raise
 
 
 def _passed_over(name: str) -> bool:
@@ -114,7 +186,10 @@ def as_text(source: Source) -> Tensor | None:
     None where that is the same order.
     """
     root = source.path / source.split if source.split else source.path
-    names = [folder.name for folder in _folders(root)]
+    folders = _folders(root)
+    names = [folder.name for folder in folders]
+    if _table(root, folders):
+        return None
     if sorted(names) == list(names) or not all(map(_is_number, names)):
         return None
     return torch.tensor([sorted(names).index(name) for name in names])

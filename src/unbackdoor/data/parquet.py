@@ -12,13 +12,13 @@ import numpy as np
 import torch
 
 from ..core.errors import ImagesError, listed
-from ._source import Picture, Raw, Source, check_size, numbered
+from ._source import ROOM, Picture, Raw, Source, check_size, numbered
 
 IMAGES = ("img", "image", "images", "jpg", "png")
 LABELS = ("label", "labels", "fine_label", "class", "target", "cls")
 SPLITS = re.compile(r"(train|test|val(?:idation)?|dev)(?![a-z])")
 ROWS = 32
-"""How many rows are read at once."""
+"""How many rows are read at once, at most: a value may stand once in a file, and in every row."""
 
 
 def reads(path: Path) -> bool:
@@ -102,7 +102,8 @@ def _whole(shard: Path, file: Any, columns: list[str]) -> Any:
     held, claimed, parts = shard.stat().st_size, 0, []
     groups = [file.metadata.row_group(place) for place in range(file.metadata.num_row_groups)]
     check_size(shard, sum(group.total_byte_size for group in groups), held)
-    for part in file.iter_batches(ROWS, columns=columns):
+    largest = max((_largest(group) for group in groups), default=0)
+    for part in file.iter_batches(max(1, min(ROWS, ROOM // 4 // max(1, largest))), columns=columns):
         claimed += part.nbytes
         check_size(shard, claimed, held)
         parts.append(part)
@@ -111,6 +112,12 @@ def _whole(shard: Path, file: Any, columns: list[str]) -> Any:
     return pa.Table.from_batches(
         parts, parts[0].schema if parts else schema
     ).replace_schema_metadata(metadata)
+
+
+def _largest(group: Any) -> int:
+    """No value of these rows takes more bytes than the largest of their columns."""
+    columns = (group.column(place) for place in range(group.num_columns))
+    return max((column.total_uncompressed_size for column in columns), default=0)
 
 
 def _first(known: tuple[str, ...], names: list[str]) -> str:

@@ -10,14 +10,18 @@ import importlib
 import inspect
 import pkgutil
 import re
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import cache
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from ..core.errors import ModelError, ParameterError, UnbackdoorError, UnknownNameError
 from ..core.outputs import logits_of
@@ -205,16 +209,43 @@ def _said(arch: str, constant: str) -> tuple[Any, ...]:
     return ()
 
 
+MOST_TENSORS = 50_000
+"""Parameters and buffers of a network; the largest that are known have some thousand."""
+
+
+@contextmanager
+def _bounded(arch: str) -> Iterator[None]:
+    """Inside, building a network ends once it has far more layers than any: it would never end."""
+    left = MOST_TENSORS
+
+    def count(*_: object) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise ParameterError(f"{arch} would have more than {MOST_TENSORS:,} tensors")
+
+    handles = (
+        register_module_parameter_registration_hook(count),
+        register_module_buffer_registration_hook(count),
+    )
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def _net(arch: str, classes: int, given: dict[str, Any]) -> nn.Module:
     build, known = _builder(arch)
     for option in given:
         if known is not None and option not in known:
             raise UnknownNameError.of(f"option of {arch}", option, known)
     try:
-        net = build(classes, given)
+        with _bounded(arch):
+            net = build(classes, given)
     except UnbackdoorError:
         raise
-    except (TypeError, ValueError, RuntimeError, ArithmeticError, AssertionError) as error:
+    except Exception as error:  # noqa: BLE001 - libraries raise what they like for odd options
         reason = (str(error) or type(error).__name__).partition("\n")[0]
         raise ParameterError(f"{arch} cannot be built with {given}: {reason}") from None
     if not isinstance(net, nn.Module):

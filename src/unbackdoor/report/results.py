@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..bench.store import Record
+from ..bench.store import Kind, Record
 from ..core.errors import ParameterError
+from ..core.foreign import told_as
 from . import records
 from .names import CLEAN, CONTROL, Names
 
@@ -89,7 +90,11 @@ class Results:
 
 def read(folder: Path) -> Results:
     """All that `folder` holds; raises `ParameterError` where it holds no result of a bench."""
-    found = records.read(folder)
+    with told_as(ParameterError, f"{folder} holds what no bench writes"):
+        return _results(folder, records.read(folder))
+
+
+def _results(folder: Path, found: Mapping[Kind, list[Record]]) -> Results:
     cells = {record["id"]: record for record in found["cells"]}
     victims = {record["id"]: record for record in found["victims"]}
     planned: dict[str, Record] = {}

@@ -12,17 +12,20 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Template
 from markupsafe import Markup
 
 from ..bench.flags import FLAGS
 from ..bench.store import Record
+from ..core.errors import ParameterError
 from ..core.files import inside, write_whole
+from ..core.foreign import told_as
 from ..core.version import __version__
 from . import charts, summary, tables
 from .board import Board, plain
 from .cellpage import cell_context
 from .names import CLEAN
-from .results import Results
+from .results import Results, Row
 from .spread import FEW
 from .templating import html
 
@@ -37,7 +40,8 @@ def write(results: Results, site: Path) -> list[str]:
 
     Raises `OutputError` where that is impossible.
     """
-    return _Site(results, site).write()
+    with told_as(ParameterError, "the results cannot be drawn"):
+        return _Site(results, site).write()
 
 
 class _Site:
@@ -57,6 +61,11 @@ class _Site:
         means = [group for board in self.boards for group in board.groups]
         flagged = Counter(flag for row in cells for flag in row.flags)
         flagged[FEW] = sum(FEW in group.flags for group in means)
+        for board in self.boards:
+            self._html(f"{_slug(board.data)}.html", "site/board.html.j2", **self._board(board))
+        self._methods()
+        self._cells()
+        # Last: whoever is stopped leaves no index whose links lead nowhere.
         self._html(
             "index.html",
             "site/index.html.j2",
@@ -68,10 +77,6 @@ class _Site:
             measured=any(board.measures for board in self.boards),
             controls=any(row.control for row in cells),
         )
-        for board in self.boards:
-            self._html(f"{_slug(board.data)}.html", "site/board.html.j2", **self._board(board))
-        self._methods()
-        self._cells()
         return ["index.html", *written]
 
     def _page(self, template: str, **context: Any) -> str:
@@ -176,25 +181,25 @@ class _Site:
         template = html().get_template("site/cell.html.j2")
         rows = {row.id: row for row in self.results.rows}
         for name, record in self.results.cells.items():
-            row = rows[name]
-            victim = self.results.victims.get(record["victim"])
-            context = cell_context(row, record, victim, self.examples.get(record["victim"], []))
-            told = record["cell"]
-            text = template.render(
-                root="../",
-                version=__version__,
-                flags=FLAGS,
-                slug=_slug,
-                known=self._known,
-                defense_facts=self._facts(defense=told["defense"]),
-                victim_facts=self._facts(told=told["victim"], victim=_trained(victim or {})),
-                image_facts=self._facts(
-                    data=told["victim"]["data"], images=record.get("images", {})
-                ),
-                run_facts=self._facts(run={name: record[name] for name in RUN}),
-                **context,
-            )
-            self._text(f"cells/{name}.html", text)
+            with told_as(ParameterError, f"the result cells/{name}.json cannot be drawn"):
+                self._text(f"cells/{name}.html", self._cell(template, rows[name], record))
+
+    def _cell(self, template: Template, row: Row, record: Record) -> str:
+        victim = self.results.victims.get(record["victim"])
+        context = cell_context(row, record, victim, self.examples.get(record["victim"], []))
+        told = record["cell"]
+        return template.render(
+            root="../",
+            version=__version__,
+            flags=FLAGS,
+            slug=_slug,
+            known=self._known,
+            defense_facts=self._facts(defense=told["defense"]),
+            victim_facts=self._facts(told=told["victim"], victim=_trained(victim or {})),
+            image_facts=self._facts(data=told["victim"]["data"], images=record.get("images", {})),
+            run_facts=self._facts(run={name: record[name] for name in RUN}),
+            **context,
+        )
 
     def _facts(self, **context: Any) -> Markup:
         """A part that many cells share, drawn once."""
@@ -212,7 +217,11 @@ class _Site:
 
 def _trained(victim: Record) -> Record:
     """What the pages of its cells tell of a victim."""
-    return {name: victim[name] for name in ("parameters", "learned", "linear") if name in victim}
+    return {
+        name: victim[name]
+        for name in ("parameters", "learned", "asr_other_sources", "linear")
+        if name in victim
+    }
 
 
 def _first_examples(record: Record) -> list[dict[str, Any]]:

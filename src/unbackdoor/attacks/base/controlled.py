@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from ...core.errors import ParameterError
 from ...core.images import Images
+from ...core.method import source
 from ...core.recall import Learned
 from ...core.run import Run
 from ...training.fit import Objective, fit
@@ -103,13 +104,26 @@ class ControlledAttack(Attack):
     """
 
     rate: float = Field(
-        0.1, gt=0, le=1, description="share stamped of the images of a batch that may be"
+        0.1,
+        gt=0,
+        le=1,
+        description="share stamped of the images of a batch that may be",
+        json_schema_extra=source("released code of input-aware and WaNet: 0.1 of a batch"),
     )
-    count: None = Field(None, description="has no meaning without a fixed poisoned set")
+    indices: None = Field(
+        None,
+        description="has no meaning without a fixed poisoned set",
+        json_schema_extra=source("ours: a share of a batch is drawn anew in every step"),
+    )
+    count: None = Field(
+        None,
+        description="has no meaning without a fixed poisoned set",
+        json_schema_extra=source("ours: a share of a batch is drawn anew in every step"),
+    )
 
-    @field_validator("count", mode="before")
+    @field_validator("count", "indices", mode="before")
     @classmethod
-    def _no_count(cls, value: Any) -> None:
+    def _no_fixed_set(cls, value: Any) -> None:
         if value is not None:
             raise ValueError("without a fixed poisoned set only a rate can be chosen")
 
@@ -121,6 +135,15 @@ class ControlledAttack(Attack):
         """Indices of the images that are stamped in a batch with labels `y`; perhaps none."""
         pool = self.stampable(y)
         return pool[: about(self.rate * len(pool))]
+
+    def marked_in(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Indices of the images that are stamped in a batch with labels `y`, and of source covers.
+
+        Covers are stamped, too, and keep their label; there are none without `sources`.
+        """
+        stamped, pool = self.stamped_in(y), self.source_cover_pool(y)
+        wanted = about(self.source_covers * len(stamped)) if len(pool) else 0
+        return stamped, pool[:wanted]
 
     def fit_joint(
         self,

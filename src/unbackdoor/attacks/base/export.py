@@ -26,7 +26,32 @@ PLAIN = re.compile(r"[^\s./\\:*?\"<>|\x00-\x1f=+@-][^/\\:*?\"<>|\x00-\x1f]{0,50}
 TABLE = "roles.csv"
 """What is said of each image of a folder of class folders."""
 
+CLASSES = "classes.csv"
+"""The class of each folder, in the order of the labels."""
+
 Columns = Mapping[str, Sequence[Any]]
+
+
+PARQUET, FOLDERS = "parquet", "folders"
+BOTH = (PARQUET, FOLDERS)
+
+
+def export_poison(
+    folder: Path, poisoned: Poisoned, clean: Images, triggered: Triggered, layout: str
+) -> tuple[Path, ...]:
+    """What was written into `folder`: all that a victim is trained and judged on.
+
+    `train` is the poisoned training set, `test_clean` the test images as they are, and
+    `test_triggered` those that carry the trigger. `layout` is `parquet` or `folders`; both are as
+    in `export`. Raises `OutputError` where nothing can be written.
+    """
+    try:
+        written = _write(folder, "train", poisoned.images, _of_training(poisoned), (layout,))
+        written += _write(folder, "test_clean", clean, {}, (layout,))
+        more = _of_test(triggered)
+        return written + _write(folder, "test_triggered", triggered.images, more, (layout,))
+    except OSError as error:
+        raise OutputError(f"cannot write to {folder}: {error.strerror or error}") from None
 
 
 def export(folder: Path, poisoned: Poisoned | None, triggered: Triggered) -> tuple[Path, ...]:
@@ -34,32 +59,46 @@ def export(folder: Path, poisoned: Poisoned | None, triggered: Triggered) -> tup
 
     `train.parquet` and `test.parquet` are in the layout of Hugging Face image data sets, with
     class names in the metadata and lossless PNG images; `train/` and `test/` hold the same images
-    in a folder for each label that occurs, and `roles.csv` what is said of each. Every image has a
+    in a folder for each class, of which some may be empty, `classes.csv` the class of each folder,
+    and `roles.csv` what is said of each image. Every image has a
     `role` (clean, stamped or cover); training images have the label they are trained with and
     their `original` one, test images their true label and the attacker's `goal`. Without a fixed
     training set (`poisoned` is None) only the test set is written.
     Raises `OutputError` where nothing can be written.
     """
-    written: list[Path] = []
+    written: tuple[Path, ...] = ()
     try:
         if poisoned is not None:
-            roles = [ROLES[role] for role in poisoned.role.tolist()]
-            more = {"role": roles, "original": poisoned.original.tolist()}
-            written += _write(folder, "train", poisoned.images, more)
-        more = {"role": [ROLES[STAMPED]] * len(triggered.goals), "goal": triggered.goals.tolist()}
-        written += _write(folder, "test", triggered.images, more)
+            written += _write(folder, "train", poisoned.images, _of_training(poisoned), BOTH)
+        written += _write(folder, "test", triggered.images, _of_test(triggered), BOTH)
     except OSError as error:
         raise OutputError(f"cannot write to {folder}: {error.strerror or error}") from None
-    return tuple(written)
+    return written
 
 
-def _write(folder: Path, split: str, images: Images, more: Columns) -> tuple[Path, Path]:
+def _of_training(poisoned: Poisoned) -> Columns:
+    roles = [ROLES[role] for role in poisoned.role.tolist()]
+    return {"role": roles, "original": poisoned.original.tolist()}
+
+
+def _of_test(triggered: Triggered) -> Columns:
+    goals = triggered.goals.tolist()
+    return {"role": [ROLES[STAMPED]] * len(goals), "goal": goals}
+
+
+def _write(
+    folder: Path, split: str, images: Images, more: Columns, layouts: Sequence[str]
+) -> tuple[Path, ...]:
     folder.mkdir(parents=True, exist_ok=True)
     pictures = [png(pixels) for pixels in images.pixels]
-    parquet = folder / f"{split}.parquet"
-    _write_parquet(parquet, pictures, images, more)
-    _write_folders(folder / split, pictures, images, more)
-    return parquet, folder / split
+    written = []
+    if PARQUET in layouts:
+        written.append(folder / f"{split}.parquet")
+        _write_parquet(written[-1], pictures, images, more)
+    if FOLDERS in layouts:
+        written.append(folder / split)
+        _write_folders(written[-1], pictures, images, more)
+    return tuple(written)
 
 
 def png(pixels: Tensor) -> bytes:
@@ -103,10 +142,11 @@ def _write_parquet(path: Path, pictures: list[bytes], images: Images, more: Colu
 
 def _write_folders(folder: Path, pictures: list[bytes], images: Images, more: Columns) -> None:
     names = folder_names(images.classes)
-    # A class without images gets no folder: most readers take an empty one for a mistake.
-    for label in sorted(set(images.labels.tolist())):
-        (folder / names[label]).mkdir(parents=True, exist_ok=True)
-    folder.mkdir(parents=True, exist_ok=True)
+    # A class without images has its folder, too: readers number classes by their folders.
+    for name in names:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    with (folder / CLASSES).open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("folder", "class"), *zip(names, images.classes, strict=True)])
     with (folder / TABLE).open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["file", "label", *more])
@@ -118,10 +158,16 @@ def _write_folders(folder: Path, pictures: list[bytes], images: Images, more: Co
 
 
 def folder_names(classes: Sequence[str]) -> list[str]:
-    """A folder for each class: its name, or its number if not all names can be folders."""
+    """A folder for each class, such that folders sorted as text are in the order of the classes.
+
+    It is the class's name, or its number in as many digits as the others if not all names can be
+    folders or their order is another one.
+    """
     plain = all(
         PLAIN.fullmatch(name) and printable(name) == name and not name.endswith((" ", "."))
         for name in classes
     )
     distinct = len({name.lower() for name in classes}) == len(classes)
-    return list(classes) if plain and distinct else [f"{i:04d}" for i in range(len(classes))]
+    if plain and distinct and sorted(classes) == list(classes):
+        return list(classes)
+    return [f"{i:04d}" for i in range(len(classes))]

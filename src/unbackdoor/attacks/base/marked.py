@@ -9,26 +9,41 @@ from pydantic import Field
 from torch import Tensor
 
 from ...core.errors import ParameterError
+from ...core.method import source
 from .attack import Attack
-from .patterns import picture
+from .patterns import picture, scaled
 
 
 class MarkedAttack(Attack):
     """An attack that stamps a white square into the last corner, or blends a picture in."""
 
-    mark: Literal["square", "picture"] = Field("square", description="what is stamped")
-    size: int = Field(3, ge=1, description="side of the square, pixels")
-    ratio: float = Field(0.2, gt=0, le=1, description="share of the picture in the mix")
+    mark: Literal["square", "picture"] = Field(
+        "square",
+        description="what is stamped",
+        json_schema_extra=source("ours: what is trained is the point, not what is stamped"),
+    )
+    size: int = Field(
+        3,
+        ge=1,
+        description="side of the square, pixels at 32 x 32",
+        json_schema_extra=source("BadNets' square as BackdoorBench draws it: 3 pixels at 32 x 32"),
+    )
+    ratio: float = Field(
+        0.2,
+        gt=0,
+        le=1,
+        description="share of the picture in the mix",
+        json_schema_extra=source("Chen et al. 2017, and BackdoorBench: 0.2"),
+    )
 
     def stamp(self, x: Tensor) -> Tensor:
         """`x` with the mark in each."""
         if self.mark == "picture":
             return torch.lerp(x, picture(0, 8, *x.shape[1:]).to(x), self.ratio)
-        if min(x.shape[2:]) < self.size:
-            height, width = x.shape[2:]
-            raise ParameterError(
-                f"a square of {self.size} pixels does not fit into {height}x{width}"
-            )
+        height, width = x.shape[2:]
+        side = scaled(self.size, height, width)
+        if min(height, width) < side:
+            raise ParameterError(f"a square of {side} pixels does not fit into {height}x{width}")
         stamped = x.clone()
-        stamped[..., -self.size :, -self.size :] = 1
+        stamped[..., -side:, -side:] = 1
         return stamped

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
+
+from ...core.errors import ParameterError
+
+GIVEN = ("PNG", "JPEG", "BMP")
+"""The kinds of picture that a trigger may be read from."""
 
 CHROMA = {
     # What one unit in both chroma planes adds to red, green and blue (BT.601, full range).
@@ -20,6 +28,33 @@ def picture(seed: int, grid: int, channels: int, height: int, width: int) -> Ten
     rng = torch.Generator().manual_seed(seed)
     patches = torch.rand(1, channels, grid, grid, generator=rng)
     return F.interpolate(patches, size=(height, width), mode="bilinear")[0]
+
+
+def scaled(pixels: int, height: int, width: int) -> int:
+    """A length of so many `pixels` in images of 32 x 32, in images of this size: a multiple of it.
+
+    >>> scaled(3, 32, 32), scaled(3, 16, 16), scaled(3, 224, 224)
+    (3, 3, 21)
+    """
+    return pixels * max(1, round(min(height, width) / 32))
+
+
+def given(path: Path, channels: int, height: int, width: int) -> Tensor:
+    """The picture in a PNG, JPEG or BMP file, `[channels, height, width]` in [0, 1], resized.
+
+    It is grey for one channel, in red, green and blue for three. Raises `ParameterError` for what
+    cannot be read, and for other numbers of channels.
+    """
+    modes = {1: "L", 3: "RGB"}
+    if channels not in modes:
+        raise ParameterError(f"a picture has 1 or 3 channels; these images have {channels}")
+    try:
+        with Image.open(path, formats=GIVEN) as file:
+            seen = file.convert(modes[channels]).resize((width, height), Image.Resampling.BILINEAR)
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise ParameterError(f"{path} is no PNG, JPEG or BMP picture: {error}") from None
+    pixels = torch.from_numpy(np.array(seen, dtype=np.float32) / 255)
+    return pixels.view(height, width, channels).permute(2, 0, 1).contiguous()
 
 
 def dct_wave(side: int, frequency: int) -> Tensor:

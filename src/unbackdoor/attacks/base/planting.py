@@ -17,8 +17,11 @@ from ...core.spec import Spec
 from ...models import Normalized
 from .attack import Attack, Victim
 
-LEARNED = {"stamped": 0.95, "clean": 0.90}
-"""A victim that learned less of its training images flatters every defense."""
+LEARNED = {"relabelled": 0.95, "clean": 0.90}
+"""A victim that learned less of its training images flatters every defense.
+
+A clean-label attack has no relabelled images, so only what is said of clean ones binds it.
+"""
 
 
 @dataclass(frozen=True)
@@ -60,13 +63,22 @@ def _scale(train: Images) -> tuple[list[float], list[float]]:
 
 
 def learned(attack: Attack, victim: Victim, train: Images, run: Run) -> dict[str, Rate]:
-    """How many of the stamped and of the clean training images the victim gives their label.
+    """How many of the relabelled and of the clean training images the victim gives their label.
 
-    Without augmentation; images of other roles are not counted.
+    Without augmentation. Stamped images whose label was right already are not counted, for they
+    teach nothing of the trigger, nor are cover images. A clean-label attack relabels none, so it
+    has `training_asr` instead: the ASR on training images of the other classes, which it never
+    stamped.
     """
-    return {
+    taught = attack.taught(victim, train, run)
+    found: dict[str, Rate] = {}
+    if attack.clean_label:
+        stamped = attack.triggered(taught["clean"], victim.learned)
+        if len(stamped.goals):
+            found["training_asr"] = measure.attack_rates(victim.model, stamped, run)[0]
+    return found | {
         kind: measure.accuracy(victim.model, images, run)
-        for kind, images in attack.taught(victim, train, run).items()
+        for kind, images in taught.items()
         if len(images)
     }
 

@@ -1,11 +1,16 @@
 """Files a stranger might send: pickles that try to run something, BackdoorBench results."""
 
+import io
 import os
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+
+from unbackdoor import models
+from unbackdoor.checkpoints import checkpoint
+from unbackdoor.core.spec import Spec
 
 
 class Runs:
@@ -58,3 +63,19 @@ def bench_result(folder: Path, weights: dict, rows, **changes) -> Path:
     path = folder / "attack_result.pt"
     torch.save(result | changes, path)
     return path
+
+
+def small_model(path: Path, classes=("cat", "dog", "eel"), **spec) -> Path:
+    """A model that opens: the smallest of ours, for images of 16 pixels a side."""
+    options = {"width": 1, "hidden": 1, "in_channels": 3, "side": 16}
+    told = Spec("badnet_cnn", tuple(classes), (0.5,), (0.5,), options, **spec)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.save(models.create(told), path, {})
+    return path
+
+
+def png(level: int = 0, side: int = 16, **said) -> bytes:
+    """A small image of one gray."""
+    file = io.BytesIO()
+    Image.new("RGB", (side, side), (level, level, level)).save(file, "PNG", **said)
+    return file.getvalue()

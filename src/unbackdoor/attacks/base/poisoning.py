@@ -1,0 +1,244 @@
+"""Poisoning: the data side of an attack, which needs no network unless its trigger is learned."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field, NonNegativeInt, field_validator
+from torch import Tensor, nn
+
+from ...core.errors import ParameterError, UnbackdoorWarning
+from ...core.files import sha256
+from ...core.images import Images, Triggered
+from ...core.method import Method, source
+from ...core.recall import Learned
+from ...core.run import Run
+from .parts import CLEAN, COVER, NOTHING, STAMPED, Poisoned, Stamp, in_parts, numbers_in
+
+
+class Poisoning(Method):
+    """The data side of an attack: a trigger, what it should do, and which images carry it.
+
+    The images that may be stamped are all training images, those of `sources` if it is given, or
+    those of the target class for a clean-label attack, which changes no label.
+    """
+
+    clean_label: ClassVar[bool] = False
+    """Whether stamped training images keep their label, and so come from the target class."""
+
+    files: ClassVar[tuple[str, ...]] = ("indices",)
+    """The fields that name files; what is learned is filed by what is in them."""
+
+    target: int = Field(
+        0,
+        ge=0,
+        description="class that stamped images go to, unless all_to_all",
+        json_schema_extra=source("convention of BackdoorBench: class 0"),
+    )
+    all_to_all: bool = Field(
+        False,
+        description="label y goes to y + 1 instead of to the target",
+        json_schema_extra=source("Gu et al. 2017 (BadNets): label y to y + 1"),
+    )
+    sources: tuple[NonNegativeInt, ...] | None = Field(
+        None,
+        min_length=1,
+        description="true classes whose images are stamped; null for all",
+        json_schema_extra=source("source-specific attacks, as Tang et al. 2021 (TaCT) study them"),
+    )
+    rate: float = Field(
+        0.1,
+        gt=0,
+        le=1,
+        description="share stamped of the images that may be",
+        json_schema_extra=source("BackdoorBench: pratio 0.1, a share of the whole training set"),
+    )
+    count: int | None = Field(
+        None,
+        ge=1,
+        description="number of images stamped, in place of rate",
+        json_schema_extra=source("ours: for attacks of a few images"),
+    )
+    indices: Path | None = Field(
+        None,
+        description="file of the numbers of the training images to stamp, one a line or .npy, in "
+        "place of rate and count",
+        json_schema_extra=source("ours: so that a poisoned set can be made again elsewhere"),
+    )
+    source_covers: float = Field(
+        1.0,
+        ge=0,
+        description="with sources: images of other classes that are stamped and keep their label, "
+        "for each poisoned one",
+        json_schema_extra=source("Tang et al. 2021 (TaCT): as many covers as poisoned images"),
+    )
+
+    @field_validator("all_to_all", "sources")
+    @classmethod
+    def _means_something(cls, value: Any) -> Any:
+        if cls.clean_label and value:
+            raise ValueError("a clean-label attack only stamps images of its one target class")
+        return value
+
+    def stamp(self, x: Tensor) -> Tensor:
+        """The images `x` `[n, c, h, w]` in [0, 1] with the trigger in each; pure, per image."""
+        raise ParameterError(
+            f"{self.name()} must first learn its trigger: stamp with trigger(learned), where "
+            "learned comes from plant(model, train, run) or learn(model, train, run)"
+        )
+
+    def closed_form(self) -> bool:
+        """Whether the trigger is known without learning anything."""
+        return type(self).learn is Poisoning.learn
+
+    def learn(self, model: nn.Module, train: Images, run: Run) -> Learned:
+        """What the trigger is made of; `model` is what the victim will be trained from."""
+        return NOTHING
+
+    def trigger(self, learned: Learned) -> Stamp:
+        """The function that stamps test images."""
+        return self.stamp
+
+    def implant(self, x: Tensor, learned: Learned, rng: torch.Generator) -> Tensor:
+        """The training images `x` as they are poisoned: stamped like test images by default."""
+        return self.trigger(learned)(x)
+
+    def cover_count(self, stamped: int) -> int:
+        """How many cover images go with `stamped` poisoned ones: none by default."""
+        return 0
+
+    def cover(self, x: Tensor, learned: Learned, rng: torch.Generator) -> Tensor:
+        """The training images `x` as cover images."""
+        return self.implant(x, learned, rng)
+
+    def goals(self, labels: Tensor, classes: int) -> Tensor:
+        """The label that the attacker wants for a stamped image of each true label."""
+        named = {"target": () if self.all_to_all else (self.target,), "source": self.sources or ()}
+        for kind, numbers in named.items():
+            if numbers and max(numbers) >= classes:
+                raise ParameterError(
+                    f"{kind} {max(numbers)} is not one of {classes} classes (0 to {classes - 1})"
+                )
+        return (labels + 1) % classes if self.all_to_all else torch.full_like(labels, self.target)
+
+    def stampable(self, labels: Tensor) -> Tensor:
+        """Indices of the training images with these true `labels` that may be stamped."""
+        if self.clean_label:
+            return (labels == self.target).nonzero().flatten()
+        return self._from_sources(labels).nonzero().flatten()
+
+    def _from_sources(self, labels: Tensor) -> Tensor:
+        if self.sources is None:
+            return torch.ones_like(labels, dtype=torch.bool)
+        return torch.isin(labels, torch.tensor(self.sources, device=labels.device))
+
+    def wanted(self, train: Images) -> int:
+        """How many images of `train` are to be stamped where no `count` says so: at least one."""
+        return max(1, round(self.rate * len(self.stampable(train.labels))))
+
+    def check(self, train: Images) -> int:
+        """How many images of `train` are stamped; raises `ParameterError` where it cannot be."""
+        self.goals(train.labels, len(train.classes))
+        there = len(self.stampable(train.labels))
+        if self.indices is not None:
+            return len(self._listed(train))
+        count = self.count or self.wanted(train)
+        if count > there:
+            raise ParameterError(
+                f"{self.name()} is to stamp {count} images, but only {there} may be stamped"
+            )
+        return count
+
+    def _listed(self, train: Images) -> Tensor:
+        """The images that `indices` names; raises `ParameterError` where one may not be stamped."""
+        assert self.indices is not None
+        found = numbers_in(self.indices)
+        strange = found[~torch.isin(found, self.stampable(train.labels))]
+        if len(strange):
+            raise ParameterError(
+                f"{self.indices} names training image {int(strange[0])} (of {len(train)}, counted "
+                f"from 0), which {self.name()} may not stamp"
+            )
+        return found
+
+    def chosen(self, train: Images, run: Run) -> tuple[Tensor, Tensor]:
+        """Indices of the images to stamp, at least one, and of those that become cover images."""
+        count = self.check(train)
+        rng = run.rng("poison")
+        if self.indices is None:
+            pool = self.stampable(train.labels)
+            stamped = pool[torch.randperm(len(pool), generator=rng)[:count]]
+        else:
+            stamped = self._listed(train)
+        rest = _without(torch.arange(len(train)), stamped)
+        return stamped, self._some(rest, self.cover_count(count), rng)
+
+    def source_cover_pool(self, labels: Tensor) -> Tensor:
+        """Indices of the images that show, stamped, what the trigger is not to work on.
+
+        They are of no source, and their label is not the goal; none without `sources`.
+        """
+        others = ~self._from_sources(labels)
+        if not self.all_to_all:
+            others = others & (labels != self.target)
+        return others.nonzero().flatten()
+
+    def _some(self, rest: Tensor, wanted: int, rng: torch.Generator) -> Tensor:
+        if wanted > len(rest):
+            warnings.warn(
+                f"{self.name()} wants {wanted} cover images, but only {len(rest)} are left",
+                UnbackdoorWarning,
+                stacklevel=4,
+            )
+        return rest[torch.randperm(len(rest), generator=rng)[:wanted]]
+
+    def poison(self, train: Images, run: Run, learned: Learned = NOTHING) -> Poisoned:
+        """`train` with some images stamped and relabelled, in 8 bits, fixed from here on."""
+        stamped, covers = self.chosen(train, run)
+        pixels, labels = train.pixels.clone(), train.labels.clone()
+        rng = run.rng("poison/images")
+        pixels[stamped] = in_parts(lambda x: self.implant(x, learned, rng), pixels[stamped])
+        pixels[covers] = in_parts(lambda x: self.cover(x, learned, rng), pixels[covers])
+        labels[stamped] = self.goals(labels[stamped], len(train.classes))
+        role = torch.full_like(labels, CLEAN, dtype=torch.int8)
+        role[stamped], role[covers] = STAMPED, COVER
+        pool = self.source_cover_pool(train.labels)
+        wanted = round(self.source_covers * len(stamped)) if len(pool) else 0
+        others = self._some(_without(pool, torch.cat([stamped, covers])), wanted, rng)
+        pixels[others] = in_parts(lambda x: self.implant(x, learned, rng), pixels[others])
+        role[others] = COVER
+        return Poisoned(Images(pixels, labels, train.classes), role, train.labels)
+
+    def aimed(self, test: Images) -> Triggered:
+        """The images of `test` that are to be stamped: of a source class that is not the goal."""
+        sources = test[self._from_sources(test.labels)]
+        return Triggered(sources, self.goals(sources.labels, len(test.classes))).counted()
+
+    def triggered(self, test: Images, learned: Learned = NOTHING) -> Triggered:
+        """The `aimed` images of `test`, stamped."""
+        kept = self.aimed(test)
+        pixels = in_parts(self.trigger(learned), kept.images.pixels)
+        return Triggered(Images(pixels, kept.images.labels, test.classes), kept.goals)
+
+    def elsewhere(self, test: Images, learned: Learned = NOTHING) -> Triggered | None:
+        """Stamped images of `test` whose class is no source; None where there are none of them.
+
+        A source-specific trigger does nothing on them.
+        """
+        others = tuple(k for k in range(len(test.classes)) if k not in (self.sources or ()))
+        if self.sources is None or not others:
+            return None
+        found = self.model_copy(update={"sources": others}).triggered(test, learned)
+        return found if len(found.goals) else None
+
+    def contents(self) -> dict[str, str]:
+        """The SHA-256 of each file that a field names, by the field."""
+        given = {name: getattr(self, name) for name in self.files}
+        return {name: sha256(path) for name, path in given.items() if path is not None}
+
+
+def _without(rows: Tensor, taken: Tensor) -> Tensor:
+    return rows[~torch.isin(rows, taken)]

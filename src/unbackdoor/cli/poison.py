@@ -1,0 +1,112 @@
+"""poison: poisoned data, without a victim."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import options as o
+from .console import Console
+
+
+class Layout(StrEnum):
+    """How the data are laid out."""
+
+    folders = "folders"
+    parquet = "parquet"
+    backdoorbench = "backdoorbench"
+
+
+def poison(
+    context: typer.Context,
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help=f"training images: {o.SOURCE}", show_default=False)
+    ],
+    attack: Annotated[str, typer.Option("--attack", metavar="NAME", help="an attack; see list")],
+    out: o.Out,
+    layout: Annotated[
+        Layout, typer.Option(help="folders of PNG files, parquet, or BackdoorBench's")
+    ] = Layout.folders,
+    parameters: o.Parameters = None,
+    test: o.Test = None,
+    arch: o.Arch = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            rich_help_panel=o.MODEL,
+            help="for a learned trigger: checkpoint of the network it is learned on",
+            show_default=False,
+        ),
+    ] = None,
+    model_option: o.ModelOptions = None,
+    cache: o.Cache = None,
+    download: o.Download = False,
+    force: o.Force = False,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
+    device: o.OnDevice = o.Device.auto,
+    seed: o.Seed = 0,
+) -> int:
+    """Poison a data set, and train nothing on it.
+
+    Writes the poisoned training set, the clean test set, the test images with the trigger, and
+    record.json, which says which images were changed. Without --test a tenth of the data is held
+    out as test images. A trigger that is learned needs --arch (or --model).
+    """
+    with Console(as_json=as_json, quiet=quiet, verbose=verbose) as console:
+        from ..attacks.base.attack import NOTHING, Attack
+        from ..core import method, record
+        from ..core.errors import ParameterError
+        from ..core.files import alone
+        from ..core.run import Run, pick_device
+        from . import exporting, keeping, output, victims
+
+        chosen = method.build("attack", attack, o.pairs("-p", parameters))
+        assert isinstance(chosen, Attack)
+        victims.check_asked(chosen)
+        learns = not chosen.closed_form()
+        if learns and not (arch or model):
+            raise ParameterError(
+                f"{attack} learns its trigger on a network: name it with --arch, or give --model"
+            )
+        if layout is not Layout.backdoorbench:
+            exporting.needs(layout.value)
+        console.hold(alone(out))
+        output.check(out, force=force)
+        kept = keeping.folder(cache) if learns else None
+        run = Run(seed, pick_device(device), "auto", console.progress, cache=kept)
+        heading = record.heading("poison", context.obj)
+        if learns:
+            start = victims.Start(model, arch, None, None, None, model_option)
+            start.check(chosen)
+            network, train, judged = start.load(data, test, run, download=download)
+            victims.check(chosen, network, train, judged)
+            learned = chosen.recalled(network, train, run)
+        else:
+            train, judged = victims.images(data, test, run, None, download=download)
+            victims.check_images(chosen, train, judged)
+            learned = NOTHING
+        found = chosen.poison(train, run, learned)
+        stamped = chosen.triggered(judged, learned)
+        told: dict[str, Any] = {
+            **heading,
+            "attack": record.of_method(chosen),
+            "files": chosen.contents(),
+            "data": record.of_images(data, train),
+            "test": record.of_images(test or data, judged),
+            "triggered": record.of_triggered("test_triggered", stamped),
+            "poisoned": exporting.counts(found),
+            "indices": exporting.indices(found),
+            "layout": layout.value,
+            "seed": seed,
+            "warnings": console.warned,
+        }
+        full = exporting.write_poison(out, layout.value, chosen, found, judged, stamped, told)
+        console.result(full, exporting.shown(full))
+        console.say(f"written to {out}: {', '.join(full['written'])}")
+        return 0

@@ -1,0 +1,44 @@
+"""Numbers as people and libraries give them, as Python's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from .errors import ParameterError
+
+
+def numbers(name: str, given: Any) -> tuple[float, ...] | None:
+    """A mean or std as one number for each channel; a single number is for three."""
+    if given is None:
+        return None
+    try:
+        found = np.asarray(given, dtype=float)
+    except (TypeError, ValueError):
+        raise ParameterError(f"{name} must be numbers, one a channel, got {given!r}") from None
+    return tuple(map(float, np.repeat(found, 3) if found.ndim == 0 else found.ravel()))
+
+
+def whole(name: str, given: Any) -> Any:
+    """Integers of NumPy and torch as Python's; everything else as it is."""
+    if isinstance(given, np.integer) or (isinstance(given, Tensor) and given.ndim == 0):
+        return int(given)
+    if given is not None and not isinstance(given, int | str):
+        raise ParameterError(f"{name} must be a number or a name, got {given!r}")
+    return given
+
+
+def size(given: Any) -> tuple[int, int] | None:
+    """(height, width); one number is both."""
+    if given is None:
+        return None
+    sides = (given, given) if isinstance(given, int | np.integer) else given
+    try:
+        height, width = map(int, sides)
+    except (TypeError, ValueError):
+        raise ParameterError(f"size must be a number or (height, width), got {given!r}") from None
+    if min(height, width) < 1:
+        raise ParameterError(f"size must be at least 1 x 1 pixels, got {given!r}")
+    return height, width

@@ -1,0 +1,251 @@
+"""Deletes the core idea of an attack, one at a time, and demands that a test fails.
+
+    python tests/attacks/mutants.py [PART OF A NAME]...
+
+Each mutant is one change of one file in a temporary copy of the repository. A mutant whose test
+passes has survived: the test says nothing of that idea. `make mutants` runs all; exit code 1 where
+one survives.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = Path("src/unbackdoor")
+
+
+class Mutant(NamedTuple):
+    """What is deleted, where, and the test that must notice."""
+
+    idea: str
+    file: str
+    """Below `src/unbackdoor`."""
+    text: str
+    """It is there once."""
+    mutated: str
+    test: str
+    """A file below `tests`, perhaps with `::name`."""
+
+
+A, T = "attacks/", "attacks/test_"
+MUTANTS = (
+    Mutant(
+        *("Blind attacks the loss", A + "blind.py"),
+        *("return _balanced(clean, stamped, learning)", "return clean", T + "blind.py"),
+    ),
+    Mutant(
+        *("Blind teaches the goals", A + "blind.py"),
+        "goals = torch.cat([self.goals(y[chosen], logits.shape[1]), y[covers]])",
+        *("goals = torch.cat([y[chosen], y[covers]])", T + "blind.py"),
+    ),
+    Mutant(
+        *("Blind weighs each gradient over loss and length", A + "blind.py"),
+        "slope / (loss * slope.norm()).clamp(min=1e-6)",
+        *("slope / loss.clamp(min=1e-6)", T + "blind.py"),
+    ),
+    Mutant(
+        *("Blind waits for a low clean loss", A + "blind.py"),
+        *("clean.item() > self.threshold", "False", T + "blind.py"),
+    ),
+    Mutant(
+        *("LIRA has a backdoor loss", A + "lira.py"),
+        "return self.clean_weight * clean + (1 - self.clean_weight) * stamped",
+        *("return self.clean_weight * clean + 0 * stamped", T + "lira.py"),
+    ),
+    Mutant(
+        *("LIRA's change is bounded", A + "lira.py"),
+        *("(x + self.eps * change.float().tanh())", "(x + change.float().tanh())", T + "lira.py"),
+    ),
+    Mutant(
+        *("input-aware triggers are diverse", A + "input_aware.py"),
+        *(" + self.diversity * _sameness(x, pattern)", "", T + "input_aware.py"),
+    ),
+    Mutant(
+        *("input-aware's diversity is the right way round", A + "input_aware.py"),
+        "return (apart / (made_apart + 1e-7)).mean()",
+        *("return (made_apart / (apart + 1e-7)).mean()", T + "input_aware.py"),
+    ),
+    Mutant(
+        *("input-aware images get another's trigger", A + "input_aware.py"),
+        *("givers = (crossed + 1) % len(y)", "givers = crossed", T + "input_aware.py"),
+    ),
+    Mutant(
+        *("WaNet's covers are jittered", A + "wanet.py"),
+        *("+ jitter / height)", "+ 0.01 * jitter / height)", T + "wanet.py"),
+    ),
+    Mutant(
+        *("the surrogate is trained", A + "base/surrogate.py"),
+        'fit(clean, train, run, stage="clean model", **wanted)',
+        'fit(clean, train, run, stage="clean model", **{**wanted, "lr": 1e-9})',
+        T + "surrogate.py",
+    ),
+    Mutant(
+        *("the surrogate has weights of its own", A + "base/surrogate.py"),
+        'clean = fresh_copy(model, run, "surrogate").to(run.device)',
+        "clean = copy.deepcopy(model).to(run.device)",
+        T + "surrogate.py",
+    ),
+    Mutant(
+        *("SSBA keeps the image", A + "ssba.py"),
+        "loss = self.image_weight * residual.square().mean()",
+        "loss = 0 * residual.square().mean()",
+        T + "learned.py",
+    ),
+    Mutant(
+        *("LF is scaled to its strength", A + "lf.py"),
+        "return raised * (self.strength / (raised.max() + 1e-12))",
+        *("return raised", T + "learned.py"),
+    ),
+    Mutant(
+        *("LF is one-sided", A + "lf.py"),
+        *("raised = smooth - smooth.min()", "raised = smooth", T + "learned.py"),
+    ),
+    Mutant(
+        *("LF is low-frequency", A + "lf.py"),
+        "smooth = low_pass(rough, self.sigma)",
+        *("smooth = low_pass(rough, 6.0)", T + "learned.py"),
+    ),
+    Mutant(
+        *("LF points to the target", A + "lf.py"),
+        *("rough.detach() - pace * slope", "rough.detach() + pace * slope", T + "learned.py"),
+    ),
+    Mutant(
+        *("Adaptive-Patch has its opacities", A + "adaptive_patch.py"),
+        "OPACITIES = (0.5, 0.2, 0.5, 0.3)",
+        *("OPACITIES = (1.0, 0.2, 1.0, 1.0)", T + "adaptive.py"),
+    ),
+    Mutant(
+        *("Adaptive-Patch shows two at test", A + "adaptive_patch.py"),
+        *("in clearest[: self.together]", "in clearest", T + "adaptive.py"),
+    ),
+    Mutant(
+        *("Adaptive-Blend is fainter in training", A + "adaptive_blend.py"),
+        *("self.faint * seen", "self.ratio * seen", T + "adaptive.py"),
+    ),
+    Mutant(
+        *("Refool mixes in linear light", A + "refool.py"),
+        *("GAMMA = 2.2", "GAMMA = 1.0", T + "learned.py"),
+    ),
+    Mutant(
+        *("Narcissus' surrogate never saw the other classes", A + "narcissus.py"),
+        "seen = self.seen(inside, run)",
+        *("seen = train", T + "learned.py"),
+    ),
+    Mutant(
+        *("Narcissus' noise points inward", A + "narcissus.py"),
+        "_margin(net((x + noise).clamp(0, 1)).float(), y).mean()",
+        "-_margin(net((x + noise).clamp(0, 1)).float(), y).mean()",
+        T + "learned.py",
+    ),
+    Mutant(
+        *("Narcissus is magnified at test", A + "narcissus.py"),
+        *("(x + self.magnify * needed(", "(x + needed(", T + "learned.py"),
+    ),
+    Mutant(
+        *("TrojanNN takes the best connected neurons", A + "trojannn.py"),
+        "last.weight.abs().sum(0).topk",
+        *("last.weight.abs().sum(0).neg().topk", T + "learned.py"),
+    ),
+    Mutant(
+        *("TrojanNN drives them to a value", A + "trojannn.py"),
+        "short = (seen[0][:, neurons] - self.value).square().mean()",
+        *("short = -seen[0][:, neurons].sum()", T + "learned.py"),
+    ),
+    Mutant(
+        *("label-consistent images are made hard", A + "label_consistent.py"),
+        *("pixels[chosen] = adversarial", "pixels[chosen[:1]] = adversarial[:1]", T + "learned.py"),
+    ),
+    Mutant(
+        *("CTRL stamps half of the class", A + "base/clean_label.py"),
+        "return max(1, round(self.class_rate * there))",
+        *("return max(1, round(0.1 * there))", T + "frequency.py"),
+    ),
+    Mutant(
+        *("BPP's covers keep their label but for a residual", A + "bpp.py"),
+        *("(x + (self.stamp(x) - x).roll(1, 0))", "(x + 0 * x)", T + "bpp.py"),
+    ),
+    Mutant(
+        *("only relabelled images are learned", A + "base/attack.py"),
+        "(found.role == STAMPED) & (found.images.labels != found.original)",
+        *("found.role == STAMPED", T + "planting.py"),
+    ),
+    Mutant(
+        *("sources are covered", A + "base/poisoning.py"),
+        *(
+            "wanted = round(self.source_covers * len(stamped))",
+            "wanted = round(0.0)",
+            T + "sources.py",
+        ),
+    ),
+    Mutant(
+        *("exported classes all have a folder", A + "base/export.py"),
+        "for name in names:",
+        *("for name in sorted({names[k] for k in images.labels.tolist()}):", T + "export.py"),
+    ),
+    Mutant(
+        *("folders sort in the order of the classes", A + "base/export.py"),
+        *(" and sorted(classes) == list(classes)", "", T + "export.py"),
+    ),
+)
+
+
+def main(wanted: Sequence[str]) -> int:
+    """How many mutants of the `wanted` names survive; 1 where any does, else 0."""
+    chosen = [m for m in MUTANTS if not wanted or any(part in m.idea for part in wanted)]
+    tests = sorted({mutant.test for mutant in chosen})
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        root = copied(Path(folder))
+        if not passes(root, tests):
+            print("the tests fail without any mutant; mend them first")
+            return 2
+        survived = [mutant for mutant in chosen if lives(root, mutant)]
+    print(f"{len(chosen) - len(survived)} of {len(chosen)} mutants were noticed")
+    return 1 if survived else 0
+
+
+def copied(folder: Path) -> Path:
+    """What the tests need of the repository, in `folder`."""
+    for part in ("src", "tests"):
+        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    return folder
+
+
+def lives(root: Path, mutant: Mutant) -> bool:
+    """Whether the test passes although the idea is gone; says so."""
+    path = root / PACKAGE / mutant.file
+    before = path.read_text(encoding="utf-8")
+    path.write_text(before.replace(mutant.text, mutant.mutated), encoding="utf-8")
+    try:
+        survived = passes(root, [mutant.test])
+    finally:
+        path.write_text(before, encoding="utf-8")
+    print(f"{'SURVIVED' if survived else 'noticed '}  {mutant.idea}", flush=True)
+    return survived
+
+
+def passes(root: Path, tests: Sequence[str]) -> bool:
+    """Whether the `tests` pass in the copy; raises where pytest could not run them."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", *(f"tests/{test}" for test in tests)],
+        cwd=root,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": "src"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode not in (0, 1):
+        raise RuntimeError(f"pytest could not run {tests}: {done.stdout[-2000:]}{done.stderr}")
+    return done.returncode == 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

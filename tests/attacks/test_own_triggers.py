@@ -1,0 +1,86 @@
+"""Triggers of one's own from a file, and sizes that grow with the image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from unbackdoor.attacks.adaptive_blend import AdaptiveBlend
+from unbackdoor.attacks.adaptive_patch import AdaptivePatch
+from unbackdoor.attacks.badnets import BadNets
+from unbackdoor.attacks.base.attack import Attack
+from unbackdoor.attacks.base.patterns import given
+from unbackdoor.attacks.blended import Blended
+from unbackdoor.attacks.label_consistent import LabelConsistent
+from unbackdoor.attacks.refool import Refool
+from unbackdoor.attacks.wanet import WaNet
+from unbackdoor.core.errors import ParameterError
+from unbackdoor.core.images import Images
+from unbackdoor.core.run import Run
+
+
+@pytest.fixture
+def red(tmp_path: Path) -> Path:
+    """A picture whose left half is red, its right half white."""
+    picture = Image.new("RGB", (20, 20), (255, 0, 0))
+    picture.paste((255, 255, 255), (10, 0, 20, 20))
+    picture.save(tmp_path / "red.png")
+    return tmp_path / "red.png"
+
+
+def test_a_patch_of_one_s_own(red: Path) -> None:
+    stamped = BadNets(patch=red, size=4).stamp(torch.zeros(2, 3, 32, 32))
+    assert torch.equal(stamped[0, :, 28:, 28:], given(red, 3, 4, 4))
+    assert stamped[0, :, -1, 28].tolist() == pytest.approx([1, 0, 0], abs=0.1)
+    assert stamped[:, :, :28].sum() == 0
+
+
+@pytest.mark.parametrize("kind", [Blended, AdaptiveBlend])
+def test_a_picture_of_one_s_own_is_mixed_in(kind: type[Attack], red: Path) -> None:
+    stamped = kind.model_validate({"image": red, "ratio": 0.2}).stamp(torch.zeros(1, 3, 32, 32))
+    assert stamped[0, :, 5, 2].tolist() == pytest.approx([0.2, 0, 0])
+    assert stamped[0, :, 5, 30].tolist() == pytest.approx([0.2, 0.2, 0.2])
+
+
+def test_a_reflection_of_one_s_own(red: Path) -> None:
+    train = Images(torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.arange(4) % 2, ("a", "b"))
+    learned = Refool(image=red).learn(nn.Identity(), train, Run())
+    assert learned["reflections"].shape == (1, 3, 32, 32)
+    assert learned["reflections"][0, 0].min() > 0.99
+    assert learned["reflections"][0, 1, 5, 0] < 0.01
+
+
+def test_what_is_in_the_file_is_part_of_what_was_learned(red: Path) -> None:
+    before = Refool(image=red).contents()
+    Image.new("RGB", (20, 20)).save(red)
+    assert before.keys() == {"image"}
+    assert Refool(image=red).contents() != before
+
+
+def test_what_is_no_picture_is_refused(red: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"nothing")
+    with pytest.raises(ParameterError, match=r"bad\.png is no PNG, JPEG or BMP picture"):
+        Blended(image=tmp_path / "bad.png").stamp(torch.zeros(1, 3, 8, 8))
+    with pytest.raises(ParameterError, match="1 or 3 channels; these images have 4"):
+        Blended(image=red).stamp(torch.zeros(1, 4, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("attack", "pixels"), [(BadNets(), 9), (LabelConsistent(), 36), (AdaptivePatch(), 72)]
+)
+def test_marks_cover_the_same_share_of_a_large_image(attack: Attack, pixels: int) -> None:
+    for side, times in ((32, 1), (224, 49)):
+        stamped = attack.stamp(torch.full((1, 1, side, side), 0.5))
+        assert int((stamped != 0.5).sum()) == times * pixels
+
+
+def test_a_warp_moves_the_same_share_of_a_large_image() -> None:
+    def shift(side: int) -> float:
+        still = torch.linspace(-1, 1, side)
+        return float((WaNet().places(side, side)[0, :, :, 0] - still).abs().mean()) * side / 2
+
+    assert shift(224) == pytest.approx(7 * shift(32), rel=0.1)

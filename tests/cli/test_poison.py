@@ -1,0 +1,116 @@
+"""poison: data without a victim, in three layouts, and a record that says what was changed."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from unbackdoor.attacks.base.backdoorbench import rows_of
+from unbackdoor.core.images import Images
+from unbackdoor.data import open_images, open_triggered
+
+COUNT = ("-p", "count=4", "-p", "size=2")
+
+
+def poison(run, tiny, folder, *more):
+    done = run("poison", tiny.clean, "--test", tiny.test, "--out", folder, *more, "--json")
+    assert done.code == 0, done.err
+    assert done.json == json.loads((folder / "record.json").read_text())
+    return done.json
+
+
+@pytest.mark.parametrize("layout", ["folders", "parquet"])
+def test_training_set_clean_and_triggered_test_set_lie_beside_each_other(
+    run, tiny, tmp_path, layout
+):
+    record = poison(run, tiny, tmp_path / "p", "--attack", "badnets", *COUNT, "--layout", layout)
+    end = ".parquet" if layout == "parquet" else ""
+    names = [f"{part}{end}" for part in ("train", "test_clean", "test_triggered")]
+    assert record["written"] == names
+    assert {path.name for path in (tmp_path / "p").iterdir()} == {*names, "record.json"}
+    before, test = open_images(str(tiny.clean)), open_images(str(tiny.test))
+    train, clean = (open_images(tmp_path / "p" / name) for name in names[:2])
+    stamped = open_triggered(tmp_path / "p" / names[2], 0)
+    assert train.classes == clean.classes == stamped.images.classes == before.classes
+    assert len(train) == len(before) and len(clean) == len(test)
+    assert (stamped.images.pixels[..., -2:, -2:] == 255).all()
+    assert 0 < len(stamped.goals) < len(test)
+    rows = record["indices"]["stamped"]
+    assert len(rows) == 4 == record["poisoned"]["stamped"] and record["indices"]["cover"] == []
+    if layout == "parquet":
+        changed = (train.pixels != before.pixels).flatten(1).any(1).nonzero().flatten()
+        assert changed.tolist() == rows
+        assert (train.labels[rows] == 0).all()
+        assert torch.equal(clean.pixels, test.pixels)
+    else:
+        with (tmp_path / "p" / "train" / "roles.csv").open() as file:
+            roles = [row["role"] for row in csv.DictReader(file)]
+        assert [row for row, role in enumerate(roles) if role == "stamped"] == rows
+
+
+def test_backdoorbench_s_layout_is_read_as_its_results_are(run, tiny, tmp_path):
+    more = ("--attack", "badnets", *COUNT, "-p", "target=1", "--layout", "backdoorbench")
+    record = poison(run, tiny, tmp_path / "p", *more)
+    stamped = open_triggered(tmp_path / "p" / "attack_result.pt")
+    test = open_images(str(tiny.test))
+    assert set(stamped.goals.tolist()) == {1}
+    aimed = test[test.labels != 1]
+    assert torch.equal(stamped.images.labels, aimed.labels)
+    assert torch.equal(stamped.images.pixels[..., :-2, :], aimed.pixels[..., :-2, :])
+    told = torch.load(tmp_path / "p" / "attack_result.pt", weights_only=False)
+    assert told["num_classes"] == 3 and told["img_size"] == (16, 16, 3)
+    entries = told["bd_train"]["bd_data_container"]["data_dict"]
+    assert sorted(entries) == record["indices"]["stamped"]
+    assert np.flatnonzero(told["bd_train"]["poison_indicator"]).tolist() == sorted(entries)
+    before = open_images(str(tiny.clean))
+    for row, entry in entries.items():
+        assert entry["other_info"] == [1, int(before.labels[row])]
+        assert (tmp_path / "p" / entry["path"]).is_file()
+
+
+def test_the_same_images_are_poisoned_again_from_their_numbers(run, tiny, tmp_path):
+    first = poison(run, tiny, tmp_path / "a", "--attack", "blended", "-p", "count=5")
+    rows = first["indices"]["stamped"]
+    (tmp_path / "rows.txt").write_text("\n".join(map(str, rows)))
+    again = ("--attack", "blended", "-p", f"indices={tmp_path / 'rows.txt'}", "--seed", "9")
+    second = poison(run, tiny, tmp_path / "b", *again)
+    assert second["indices"] == first["indices"]
+    assert set(second["files"]) == {"indices"}
+    one, two = (open_images(tmp_path / part / "train") for part in "ab")
+    assert torch.equal(one.pixels, two.pixels)
+
+
+def test_a_learned_trigger_needs_a_network_and_learns_on_it(run, tiny, tmp_path):
+    asked = ("poison", tiny.clean, "--test", tiny.test, "--attack", "lf", "--out", tmp_path / "p")
+    done = run(*asked)
+    assert done.code == 2 and "--arch" in done.errors[0]
+    more = ("--arch", "preact_resnet18", "--model-option", "width=2", "-p", "clean_epochs=1")
+    done = run(*asked, *more, "-p", "steps=1", "-p", "batch=10", "--device", "cpu", "--json")
+    assert done.code == 0, done.err
+    assert done.json["poisoned"]["stamped"] >= 1
+
+
+def test_an_attack_without_a_poisoned_set_is_refused(run, tiny, tmp_path):
+    asked = (
+        "poison",
+        tiny.clean,
+        "--test",
+        tiny.test,
+        "--attack",
+        "blind",
+        "--out",
+        tmp_path / "p",
+    )
+    done = run(*asked)
+    assert done.code == 2 and "no fixed poisoned set" in done.errors[0]
+    assert not (tmp_path / "p").exists()
+
+
+def test_rows_are_found_by_what_an_image_shows():
+    pixels = torch.arange(6, dtype=torch.uint8).view(6, 1, 1, 1)
+    whole = Images(pixels, torch.tensor([0, 1, 0, 1, 0, 1]), ("a", "b"))
+    assert rows_of(whole[torch.tensor([1, 2, 5])], whole) == [1, 2, 5]
