@@ -168,7 +168,7 @@ def test_attacks_need_networks(tiny, tmp_path, zoo):
 def test_a_model_that_changed_meanwhile_is_not_measured(bench, cells, zoo):
     every = cells()
     (zoo / "bad.pt").write_bytes((zoo / "clean.pt").read_bytes())
-    given._content.cache_clear()
+    given.content.cache_clear()
     assert "changed while the bench ran" in worked(bench, every[:1])[0]["error"]
 
 

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from bench.conftest import noise, toml
+from unbackdoor.bench import grid as grids
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -153,9 +154,30 @@ def test_a_cluster_that_refuses_is_one_line_that_names_the_token(run, grid, tmp_
     assert "RAY_AUTH_MODE" not in run(*argv).errors[-1]
 
 
+def test_the_parts_of_grids_in_the_documentation_are_read(tmp_path):
+    blocks = re.findall(r"```toml\n(.*?)```", (DOCS / "bench.md").read_text(), re.DOTALL)
+    (text,) = (block for block in blocks if block.startswith("seeds") and "[[vic" not in block)
+    found = {
+        start: next(block for block in blocks if block.startswith(start))
+        for start in ("[training]", "measures", "[[controls]]")
+    }
+    started = found["[training]"].partition("[[attacks]]")[0].removeprefix("[training]\n")
+    started = started.replace("epochs = 100\n", "")
+    text = text.replace("[training] ", f"[training]\n{started}#")
+    controls = found["[[controls]]"].replace('"fmp"', '"clp"')
+    path = tmp_path / "grid.toml"
+    path.write_text(f"{found['measures']}\n{text}\n{controls}")
+    cells = grids.cells(grids.read(path))
+    victims = {cell.victim.id: cell.victim for cell in cells}.values()
+    planted = [victim for victim in victims if victim.attack]
+    assert planted and all(victim.start and len(victim.measures) == 4 for victim in planted)
+    assert sum(bool(cell.defense.get("control")) for cell in cells) == 2 * (2 + 2 + 1)
+
+
 def test_the_grid_in_the_documentation_runs(run, tmp_path):
     blocks = re.findall(r"```toml\n(.*?)```", (DOCS / "bench.md").read_text(), re.DOTALL)
-    (text,) = (block for block in blocks if "[[victims]]" not in block)
+    whole = [block for block in blocks if block.startswith("seeds")]
+    (text,) = (block for block in whole if "[[victims]]" not in block)
     path = tmp_path / "grid.toml"
     path.write_text(text)
     dry = run("bench", path, "--out", tmp_path / "results", "--dry-run", "--json")

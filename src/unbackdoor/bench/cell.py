@@ -6,7 +6,7 @@ Defaults of the methods are part of it; the machine, the order and where files l
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -62,13 +62,26 @@ class Victim:
     """Of a model that is there already: hashes of its files, and what it takes."""
     files: Table | None = None
     """Where these files lie. No part of the identity: a file may be moved."""
+    start: Table | None = None
+    """What it is fine-tuned from: `sha256` of a checkpoint, or `training` of the clean model."""
+    clean: Victim | None = None
+    """The clean model that it starts from or is compared with. No part of the identity."""
+    measures: tuple[str, ...] = ()
+    """What the grid asks for beside ACC, ASR and RA. No part of the identity, either."""
 
     def declaration(self) -> Table:
         """Everything that decides its weights."""
         told = {field.name: getattr(self, field.name) for field in fields(self)}
-        for name in ("min_asr", "title", "files", *(() if self.given else ("given",))):
+        unset = [name for name in ("given", "start") if told[name] is None]
+        for name in ("min_asr", "title", "files", "clean", "measures", *unset):
             del told[name]
         return told
+
+    @property
+    def needs(self) -> Victim | None:
+        """The clean model that must be there before it can be planted and measured."""
+        started = self.start is not None and "training" in self.start
+        return self.clean if started or self.measures else None
 
     @cached_property
     def id(self) -> str:
@@ -104,6 +117,12 @@ class Cell:
     def id(self) -> str:
         """What stands for it."""
         return identity({"cell": self.declaration()})
+
+    @property
+    def follows(self) -> Cell | None:
+        """The cell of the defense that a control prunes as many channels as; None for others."""
+        like = self.defense.get("like") if self.defense.get("control") else None
+        return replace(self, defense=like, method=like["name"]) if like else None
 
     @property
     def title(self) -> str:

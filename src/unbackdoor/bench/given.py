@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -50,6 +50,9 @@ class Given(Strict):
     mean: list[float] | None = Field(None, description="of its inputs in [0, 1]")
     std: list[float] | None = Field(None, description="of its inputs in [0, 1]")
     weights: str | None = Field(None, description="which state dict, where the file holds several")
+    clean_model: str | None = Field(
+        None, description="the [[victims]] entry of a clean model, to measure it against"
+    )
 
 
 class Asked(Protocol):
@@ -59,6 +62,8 @@ class Asked(Protocol):
     def precision(self) -> str: ...  # noqa: D102
     @property
     def min_asr(self) -> float: ...  # noqa: D102
+    @property
+    def measures(self) -> Sequence[str]: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -70,12 +75,18 @@ class Found:
     attack: Table | None
     given: Table
     files: Table
+    clean: Found | None = None
+    """The clean model that it is measured against."""
 
     def victim(self, seed: int, asked: Asked) -> Victim:
         """It as a victim of the grid."""
         title = f"{self.data.name}/{self.architecture['name']}/{self.given['name']}"
         told = (self.data.declaration(), self.architecture, self.attack, None, seed)
-        return Victim(*told, asked.precision, asked.min_asr, title, self.given, self.files)
+        return Victim(
+            *(*told, asked.precision, asked.min_asr, title, self.given, self.files),
+            clean=self.clean.victim(seed, asked) if self.clean else None,
+            measures=tuple(asked.measures) if self.attack else (),
+        )
 
 
 def found(entries: Sequence[Any], sets: Sequence[Data], folder: Path) -> list[tuple[Data, Found]]:
@@ -85,6 +96,7 @@ def found(entries: Sequence[Any], sets: Sequence[Data], folder: Path) -> list[tu
     Raises `ParameterError`, `UnknownNameError` or `CheckpointError`.
     """
     every: dict[str, tuple[Data, Found]] = {}
+    compared: dict[str, str | None] = {}
     for entry in entries:
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
             raise ParameterError(f"victims wants tables with a name, got {entry!r}")
@@ -93,14 +105,36 @@ def found(entries: Sequence[Any], sets: Sequence[Data], folder: Path) -> list[tu
             raise ParameterError(f"victims: the name {told.name!r} is taken")
         _check(told)
         every[told.name] = _one(told, sets, folder)
+        compared[told.name] = told.clean_model
+    for name, other in compared.items():
+        if other is not None:
+            data_set, found = every[name]
+            every[name] = data_set, replace(found, clean=_clean_for(name, found, other, every))
     return list(every.values())
+
+
+def _clean_for(
+    name: str, found: Found, other: str, every: Mapping[str, tuple[Data, Found]]
+) -> Found:
+    """The entry called `other`, which must be of a clean model with the classes of `found`."""
+    where = f"clean_model of victim {name}"
+    if other not in every:
+        raise UnknownNameError.of(where, other, every)
+    clean = every[other][1]
+    if clean.attack is not None:
+        raise ParameterError(f"{where}: {other} has triggered images, so it is no clean model")
+    if found.attack is None:
+        raise ParameterError(f"{where}: it has no triggered images to compare the models on")
+    if clean.given["classes"] != found.given["classes"]:
+        raise ParameterError(f"{where}: {other} has other classes")
+    return clean
 
 
 def load(victim: Victim) -> Normalized:
     """The model of a victim from its own file; raises `CheckpointError` if it is another now."""
     assert victim.given and victim.files
     path = Path(victim.files["model"])
-    if _content(path) != victim.given["model"]:
+    if content(path) != victim.given["model"]:
         raise CheckpointError(f"{path} changed while the bench ran")
     return _load(path, victim.files["said"])
 
@@ -147,11 +181,11 @@ def _check(told: Given) -> None:
 
 
 def _one(told: Given, sets: Sequence[Data], folder: Path) -> tuple[Data, Found]:
-    path = _path(told.model, folder)
+    path = path_of(told.model, folder)
     said = told.model_dump(include={*_SAID})
     model = _load(path, said)
     files: Table = {"model": str(path), "said": said}
-    given: Table = {"name": told.name, "model": _content(path), "triggered": None}
+    given: Table = {"name": told.name, "model": content(path), "triggered": None}
     attack = None
     if told.triggered is not None:
         source = _source(told.triggered, folder)
@@ -186,22 +220,23 @@ def _load(path: Path, said: Table) -> Normalized:
     return checkpoint.load(path, **{**said, "options": said["options"] or None})
 
 
-def _path(text: str, folder: Path) -> Path:
+def path_of(text: str, folder: Path) -> Path:
+    """The path `text`, from `folder` where it is relative, its `$NAME` replaced."""
     return (folder / expanded(text)).absolute()
 
 
 def _source(text: str, folder: Path) -> str:
     """A path from the grid's folder where there is one, else a source by its name."""
-    path = _path(text, folder)
+    path = path_of(text, folder)
     return str(path) if path.exists() else expanded(text)
 
 
 def _hash(source: str) -> str:
-    return _content(Path(source)) if Path(source).exists() else source
+    return content(Path(source)) if Path(source).exists() else source
 
 
 @cache
-def _content(path: Path) -> str:
+def content(path: Path) -> str:
     """A hash of a file, or of all files of a folder and their names."""
     try:
         if path.is_file():

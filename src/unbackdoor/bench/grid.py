@@ -6,9 +6,9 @@ included, and nothing that does not, such as the machine or the order.
 
 from __future__ import annotations
 
-import math
 import tomllib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from itertools import product
 from pathlib import Path
@@ -24,12 +24,14 @@ from ..core.errors import ParameterError, UnknownNameError
 from ..core.foreign import told_as
 from ..core.spec import Spec
 from ..defenses.base.defense import Defense, Tuning
-from . import given
+from . import controls, given, starts
+from .asked import Measure
 from .cell import Cell, Data, Strict, Table, Victim, strict
 from .clean_sets import CleanSet
+from .entries import MOST_TABLES, labelled, tables
 
-MOST_BYTES, MOST_TABLES, MOST_CELLS = 2**22, 1_000, 100_000
-"""Of a grid: its file, the tables of one kind that its lists multiply to, and all of it."""
+MOST_BYTES, MOST_CELLS = 2**22, 100_000
+"""Of a grid: its file, and all that its lists multiply to."""
 
 MOST_DOTS = 2_000
 MOST_IMAGES = 2**40
@@ -46,6 +48,7 @@ class Grid(Strict):
     attacks: list[Any] = Field([], max_length=MOST_TABLES)
     victims: list[Any] = Field([], max_length=MOST_TABLES)
     defenses: list[Any] = Field(min_length=1, max_length=MOST_TABLES)
+    controls: list[Any] = Field([], max_length=MOST_TABLES)
     rates: list[float] = Field([], max_length=MOST_TABLES)
     budgets: list[int | float] = Field([0.05], min_length=1, max_length=MOST_TABLES)
     clean: list[Any] = Field([], max_length=MOST_TABLES)
@@ -55,6 +58,7 @@ class Grid(Strict):
     min_asr: float = Field(0.9, ge=0, le=1)
     training: Table = Field({})
     tuning: Table = Field({})
+    measures: list[Measure] = Field([])
 
 
 SETTINGS = ("epochs", "lr", "batch", "weight_decay", "flip")
@@ -110,20 +114,21 @@ def cells(grid: Grid, folder: Path = Path(), *, trust_code: bool = False) -> lis
 def _cells(grid: Grid, folder: Path) -> list[Cell]:
     found: dict[str, Cell] = {}
     count = 0
-    places = [(place, _data(table)) for place, table in _labelled(_tables("data", grid.data))]
-    tables = _labelled(_tables("architectures", grid.architectures))
-    networks = [(net, _network(table)) for net, table in tables]
+    places = [(place, _data(table)) for place, table in labelled(tables("data", grid.data))]
+    named = labelled(tables("architectures", grid.architectures))
+    networks = [(net, _network(table)) for net, table in named]
     there = given.found(grid.victims, [data_set for _, data_set in places], folder)
     if not there and not (places and networks):
         raise ParameterError("the grid has no models: it needs data and architectures, or victims")
     if grid.attacks and not networks:
         raise ParameterError("the grid has attacks, but no architectures to plant them in")
     for seed in grid.seeds:
-        planted = _planted(grid, places, networks, seed)
+        planted = _planted(grid, places, networks, seed, folder)
         ready = ((data_set, model.victim(seed, grid)) for data_set, model in there)
         for data_set, victim in (*planted, *ready):
             sets = [None, *_clean_sets(grid, victim.attack)]
             defenses = _defenses(grid, data_set)
+            defenses += _controls(grid, data_set, defenses, victim.attack)
             for clean, budget, (label, defense) in product(sets, grid.budgets, defenses):
                 count += 1
                 if count > MOST_CELLS:
@@ -150,13 +155,28 @@ def _refuse_code(grid: Grid) -> None:
 
 
 def _planted(
-    grid: Grid, sets: Sequence[tuple[str, Data]], networks: Sequence[tuple[str, Table]], seed: int
+    grid: Grid,
+    sets: Sequence[tuple[str, Data]],
+    networks: Sequence[tuple[str, Table]],
+    seed: int,
+    folder: Path,
 ) -> Iterator[tuple[Data, Victim]]:
-    """Every model that the bench trains itself, with one seed."""
+    """Every model that the bench trains itself, with one seed; each clean one before its victims.
+
+    Checkpoints that training starts from lie at paths from `folder`.
+    """
     for (place, data_set), (net, network) in product(sets, networks):
+        table, files, clean = None, None, None
         for name, attack, training in _attacks(grid, data_set):
             told = (data_set.declaration(), network, attack, training, seed, grid.precision)
-            yield data_set, Victim(*told, grid.min_asr, f"{place}/{net}/{name}")
+            found = Victim(*told, grid.min_asr, f"{place}/{net}/{name}")
+            if clean is None:
+                clean = found
+                table, files = starts.read(_start(grid, data_set), clean, folder)
+                yield data_set, clean
+            else:
+                more: Table = {"start": table, "files": files, "clean": clean}
+                yield data_set, replace(found, measures=tuple(grid.measures), **more)
 
 
 def chosen(every: Sequence[Cell], pattern: str | None) -> list[Cell]:
@@ -168,40 +188,6 @@ def chosen(every: Sequence[Cell], pattern: str | None) -> list[Cell]:
     if not found:
         raise ParameterError(f"none of {len(every)} cells matches {pattern!r}: {every[0].title}")
     return found
-
-
-def _tables(where: str, entries: Sequence[Any]) -> Iterator[Table]:
-    """The entries as tables that hold no list: a text is a name, and every list multiplies."""
-    count = 0
-    for entry in entries:
-        table = {"name": entry} if isinstance(entry, str) else entry
-        if not isinstance(table, dict) or not isinstance(table.get("name"), str):
-            raise ParameterError(f"{where} wants names or tables with a name, got {entry!r}")
-        keys = list(table)
-        lists = [value if isinstance(value, list) else [value] for value in table.values()]
-        count += math.prod(map(len, lists))
-        if count > MOST_TABLES:
-            raise ParameterError(f"{where}: its lists multiply to more than {MOST_TABLES:,} tables")
-        if not all(lists):
-            raise ParameterError(f"{where}: {table['name']} has an empty list, so no cells")
-        for values in product(*lists):
-            yield dict(zip(keys, values, strict=True))
-
-
-def _labelled(tables: Iterable[Table], *apart: str) -> Iterator[tuple[str, Table]]:
-    """Each table after its name and what tells it from others of that name: `badnets size=4`.
-
-    What is told `apart` is left out; a count never is.
-    """
-    every = list(tables)
-    for table in every:
-        others = [other for other in every if other["name"] == table["name"]]
-        told = (
-            f" {key}={value}"
-            for key, value in table.items()
-            if key == "count" or (key not in apart and any(o.get(key) != value for o in others))
-        )
-        yield table["name"] + "".join(told), table
 
 
 def _data(table: Table) -> Data:
@@ -225,13 +211,19 @@ def _network(table: Table) -> Table:
 def _attacks(grid: Grid, data_set: Data) -> Iterator[tuple[str, Table | None, Table | None]]:
     """(label, declaration, None) of each attack, after (label, None, settings) of a clean model."""
     given = {**grid.training, **data_set.training}
+    given.pop("start", None)
     yield NO_ATTACK, None, strict(Training, "training", given).model_dump(mode="json")
-    for label, table in _labelled(_tables("attacks", grid.attacks), "rate"):
+    for label, table in labelled(tables("attacks", grid.attacks), "rate"):
         rates: list[Table] = [{"rate": rate} for rate in grid.rates] or [{}]
         for rate in [{}] if {"rate", "class_rate", "count"} & table.keys() else rates:
             found = _declared("attack", {**given, **rate, **table})
             share = f"/{found['rate']:g}" if found.get("rate") and "count" not in table else ""
             yield label + share, found, None
+
+
+def _start(grid: Grid, data_set: Data) -> Any:
+    """What the planted victims of a data set start from; None for fresh weights."""
+    return {**grid.training, **data_set.training}.get("start")
 
 
 def _defenses(grid: Grid, data_set: Data) -> list[tuple[str, Table]]:
@@ -240,7 +232,7 @@ def _defenses(grid: Grid, data_set: Data) -> list[tuple[str, Table]]:
         if key not in TUNING:
             raise UnknownNameError.of("key of tuning", key, TUNING)
     found = []
-    for table in _tables("defenses", grid.defenses):
+    for table in tables("defenses", grid.defenses):
         tunes = issubclass(method.find("defense", table["name"]), Tuning)
         declared = _declared("defense", {**given, **table} if tunes else table)
         own = (f" {key}={value}" for key, value in table.items() if key != "name")
@@ -248,9 +240,31 @@ def _defenses(grid: Grid, data_set: Data) -> list[tuple[str, Table]]:
     return found
 
 
+def _controls(
+    grid: Grid, data_set: Data, defenses: Sequence[tuple[str, Table]], attack: Table | None
+) -> list[tuple[str, Table]]:
+    """(label, declaration) of each control; without an attack none that sees the trigger."""
+    given, found = {**grid.tuning, **data_set.tuning}, []
+    for table in tables("controls", grid.controls):
+        if controls.check(table["name"]).sees_trigger and attack is None:
+            continue
+        followed: list[tuple[str, Table | None]] = [("", None)]
+        if "like" in table:
+            followed = [pair for pair in defenses if pair[1]["name"] == table["like"]]
+        if not followed:
+            known = [declared["name"] for _, declared in defenses]
+            raise UnknownNameError.of("defense to prune like", str(table["like"]), known)
+        for label, like in followed:
+            told = {**table, "like": label} if like else table
+            own = (f" {key}={value}" for key, value in told.items() if key != "name")
+            declared = controls.build({**given, **table, "like": like}).declaration()
+            found.append((table["name"] + "".join(own), declared))
+    return found
+
+
 def _clean_sets(grid: Grid, attack: Table | None) -> list[Table]:
     """The declarations of the clean sets; without an attack none that differ by its stamp alone."""
-    found = [strict(CleanSet, "clean", table) for table in _tables("clean", grid.clean)]
+    found = [strict(CleanSet, "clean", table) for table in tables("clean", grid.clean)]
     return [one.model_dump(mode="json") for one in found if attack or not one.stamped]
 
 

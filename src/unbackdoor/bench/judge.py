@@ -9,9 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from ..attacks.base.planting import lacking
-from ..core.images import Images, Triggered
+from ..core import record
+from ..core.images import Images, Triggered, to_float
 from ..core.measure import Rate, Score, attack_rates, predictions
 from ..core.run import Run
+from ..defenses.base.defense import Defense, Repair
+from ..network.layers import find_layers
+from .store import Record
 
 ONE_CLASS = 0.99
 """A model that gives one class to more of the test images has stopped looking at them."""
@@ -62,3 +66,27 @@ def same_weights(model: nn.Module, other: nn.Module) -> bool:
     return one.keys() == two.keys() and all(
         torch.equal(one[key].cpu(), two[key].cpu()) for key in one
     )
+
+
+def of_repair(
+    defense: Defense, victim: nn.Module, repair: Repair, after: Judged, linear: Rate, shared: int
+) -> Iterator[str]:
+    """What makes the result of a repair doubtful; `shared` clean images are test images."""
+    yield from after.flags(linear)
+    if shared:
+        yield "leak"
+    if same_weights(victim, repair.model):
+        before, now = (
+            repair.notes.get(f"held_out_acc_{when}", 1.0) for when in ("before", "after")
+        )
+        yield "destroyed" if before - now > defense.max_acc_drop else "unchanged"
+
+
+def layers(victim: nn.Module, repair: Repair, test: Images) -> list[Record]:
+    """The silenced channels of each layer; nothing where no channel was silenced."""
+    if not any(bool(mask.any()) for mask in repair.silenced.values()):
+        return []
+    found = find_layers(victim, to_float(test.pixels[:1]))
+    channels = {layer.name: layer.channels for layer in found}
+    channels |= {name: len(mask) for name, mask in repair.silenced.items()}
+    return record.of_layers(repair.silenced, {}, channels)

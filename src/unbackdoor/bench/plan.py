@@ -11,7 +11,9 @@ from statistics import median
 from typing import Any
 
 from ..core import method
+from ..core.method import declared
 from ..core.version import __version__
+from . import asked, controls
 from .cell import Cell, Victim
 from .store import FORMAT, Record, Store, identity
 
@@ -33,20 +35,29 @@ class Plan:
 
     @property
     def pending(self) -> list[Cell]:
-        """The cells without a result, done or failed."""
-        return [cell for cell in self.cells if not self.store.has("cells", cell.id)]
+        """The cells without a result, done or failed, or without a measure that is asked for."""
+        return [cell for cell in self.cells if not asked.finished(self.store, cell)]
 
     @property
     def victims(self) -> list[Victim]:
-        """The victims that the cells share, each once."""
-        return list({cell.victim.id: cell.victim for cell in self.cells}.values())
+        """The victims that the cells share, each once, and the clean models that these need."""
+        own = [cell.victim for cell in self.cells]
+        needed = [victim.needs for victim in own if victim.needs]
+        # The cells' own come last: what the grid asks of them counts.
+        return list({victim.id: victim for victim in (*needed, *own)}.values())
 
     def forget_failures(self) -> int:
         """Takes away the failed results of these cells and of their victims; how many cells."""
         failed = 0
+        records = {v.id: self.store.read("victims", v.id) for v in self.victims}
         for victim in self.victims:
-            if _failed(self.store.read("victims", victim.id)):
+            record, needed = records[victim.id], victim.needs
+            if _failed(record):
                 self.store.remove("victims", victim.id)
+            elif record and needed and _failed(records[needed.id]):
+                # What it was to be measured against may be there the next time.
+                record.pop("measures", None)
+                self.store.write("victims", victim.id, record)
         for cell in self.cells:
             if _failed(self.store.read("cells", cell.id)):
                 self.store.remove("cells", cell.id)
@@ -83,13 +94,11 @@ class Plan:
         )
 
     def _methods(self) -> Record:
-        used = {
-            "attack": {v.attack["name"] for v in self.victims if v.attack and not v.given},
-            "defense": {cell.defense["name"] for cell in self.cells},
-        }
+        attacks = {v.attack["name"] for v in self.victims if v.attack and not v.given}
+        defenses = {cell.defense["name"] for cell in self.cells}
         return {
-            role: {name: method.declared(method.find(role, name)) for name in sorted(used[role])}
-            for role in method.ROLES
+            "attack": {name: declared(method.find("attack", name)) for name in sorted(attacks)},
+            "defense": {name: declared(controls.find(name)) for name in sorted(defenses)},
         }
 
     def guesses(self) -> dict[str, float | None]:

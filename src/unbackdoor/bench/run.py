@@ -7,46 +7,27 @@ trigger, the target or a test image.
 from __future__ import annotations
 
 import time
-import traceback
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-import torch
+from torch import nn
 
-from ..core import method, record
-from ..core.errors import OutputError, UnbackdoorWarning
-from ..core.images import overlap, to_float
+from ..core import record
+from ..core.images import overlap
 from ..core.measure import Rate, Score, der
 from ..core.run import Progress, Run, pick_device
-from ..core.version import __version__
-from ..defenses.base.defense import Defense, Repair
-from ..network.layers import find_layers
-from . import flags, judge, victims
+from ..defenses.base.defense import Defense
+from . import asked, controls, flags, judge, outcome, victims
 from .cell import Cell, Victim
 from .clean_sets import CleanSet
-from .judge import Judged, judged, same_weights
+from .controls import Control
+from .judge import judged
 from .shelf import Shelf, shelf
-from .store import FORMAT, Record, Store
+from .store import Record, Store
 from .victims import Ready
-
-SOURCE = Path(__file__).parents[2]
-
 
 _LAST: dict[tuple[Path, str, int], Ready] = {}
 """The victim of the last cell of this process: mostly that of the next one, too."""
-
-
-class VictimFailedError(Exception):
-    """A cell that cannot be worked on, because its victim could not be planted."""
-
-
-class WorkerDiedError(Exception):
-    """A cell whose process was ended from outside, each time it was tried."""
 
 
 def _quiet(*_: object) -> None:
@@ -68,29 +49,28 @@ class Bench:
         return Store(self.folder)
 
     def finished(self, cell: Cell) -> bool:
-        """Whether the cell has a result, done or failed."""
-        return self.store.has("cells", cell.id)
+        """Whether the cell has a result, failed or with all measures that the grid asks for."""
+        return asked.finished(self.store, cell)
 
     def victim(self, wanted: Victim, progress: Progress = _quiet) -> Record | None:
-        """The record of a victim, planted now if it is not there; None if another run is at it."""
+        """The record of a victim, planted and measured now as far as it is not there.
+
+        None if another run is at it, or at the clean model that it needs.
+        """
         if (found := self._known(wanted)) is not None:
             return found
+        base = self.victim(wanted.needs, progress) if wanted.needs else None
+        if wanted.needs and base is None:
+            return None
         with self.store.claimed(f"victim-{wanted.id}") as ours:
             if not ours:
                 return None
             if (found := self._known(wanted)) is not None:
                 return found
-            start = time.perf_counter()
             run, images = self._run(wanted, progress), self.shelf(wanted)
-            resumed = victims.begun(self.store.victim(wanted.id))
-            told = self._result(
-                {"kind": "victim", "id": wanted.id, "victim": wanted.declaration()},
-                lambda: self._planted(wanted, images, run),
-                run,
-            )
-            told["spent"] = {"all": time.perf_counter() - start, "resumed": resumed}
-            self.store.write("victims", wanted.id, told)
-            victims.finish(self.store.victim(wanted.id))
+            told = self._planted_before(wanted) or self._plant(wanted, base, images, run)
+            if (lacking := asked.of_victim(wanted, told)) and told["status"] == "done":
+                self._measure_clean(wanted, told, base, lacking, images, run)
             return told
 
     def cell(self, wanted: Cell, progress: Progress = _quiet) -> tuple[Record | None, bool]:
@@ -102,17 +82,25 @@ class Bench:
         with self.store.claimed(wanted.id) as ours:
             if not ours:
                 return None, False
-            if (found := self.store.read("cells", wanted.id)) is not None:
+            found = self.store.read("cells", wanted.id)
+            if found is not None and self.finished(wanted):
                 return found, False
             victim = self.victim(wanted.victim, progress)
+            if wanted.follows and victim and self.cell(wanted.follows, progress)[0] is None:
+                return None, False
             planting = time.perf_counter() - start
             if victim is None:
                 return None, False
             run, images = self._run(wanted.victim, progress), self.shelf(wanted.victim)
+            if found is not None:
+                lacking = set(asked.of_cell(wanted, found))
+                if lacking <= asked.FROM_RECORD:  # no repaired model is needed for these
+                    self._add(wanted, found, lacking, images, run)
+                    return found, bool(lacking)
             with self.store.begun(wanted.id) as begun:
                 resumed = begun.exists()
-                told = self._result(
-                    _heading(wanted, victim),
+                told = outcome.of(
+                    outcome.heading(wanted, victim),
                     lambda: self._repaired(wanted, victim, images, replace(run, cache=begun)),
                     run,
                 )
@@ -127,17 +115,85 @@ class Bench:
         """The failed result of a cell whose process does not live to tell."""
 
         def dead() -> Record:
-            raise WorkerDiedError(reason)
+            raise outcome.WorkerDiedError(reason)
 
-        told = self._result(_heading(wanted, None), dead, Run(wanted.victim.seed))
+        told = outcome.of(outcome.heading(wanted, None), dead, Run(wanted.victim.seed))
         self.store.write("cells", wanted.id, told)
         return told
 
     def _known(self, wanted: Victim) -> Record | None:
+        """The record of a victim that nothing is to be done for."""
+        found = self._planted_before(wanted)
+        done = found and found["status"] == "done"
+        return None if found and done and asked.of_victim(wanted, found) else found
+
+    def _planted_before(self, wanted: Victim) -> Record | None:
         """The record of a victim that needs no planting: it failed, or its weights are there."""
         found = self.store.read("victims", wanted.id)
         there = (self.store.victim(wanted.id) / victims.MODEL).is_file()
         return found if found and (there or found["status"] == "failed") else None
+
+    def _plant(self, wanted: Victim, base: Record | None, images: Shelf, run: Run) -> Record:
+        start = time.perf_counter()
+        folder = self.store.victim(wanted.id)
+        resumed = victims.begun(folder)
+
+        def work() -> Record:
+            if wanted.start and base and base["status"] == "failed":
+                raise outcome.VictimFailedError(f"the clean model failed: {base['error']}")
+            return self._planted(wanted, images, run)
+
+        head = {"kind": "victim", "id": wanted.id, "victim": wanted.declaration()}
+        told = outcome.of(head, work, run)
+        told["spent"] = {"all": time.perf_counter() - start, "resumed": resumed}
+        self.store.write("victims", wanted.id, told)
+        victims.finish(folder)
+        return told
+
+    def _measure_clean(
+        self,
+        wanted: Victim,
+        told: Record,
+        base: Record | None,
+        lacking: list[str],
+        images: Shelf,
+        run: Run,
+    ) -> None:
+        """Adds to a victim's record what its clean model does with its trigger."""
+        clean = wanted.clean
+        assert clean is not None
+        before = told.get("measures", {})
+        if before.get("clean_model") != clean.id:
+            before = {"clean_model": clean.id}
+        found: Record = dict.fromkeys(lacking)
+        if base and base["status"] == "done":
+            model = victims.model_of(clean, self.store.victim(clean.id)).to(run.device)
+            probe = victims.probe(wanted, self._loaded(wanted, images, run), images, run)
+            with outcome.warnings_into(told["warnings"]):
+                found = probe.of_clean(model, lacking)
+        told["measures"] = {**before, **found}
+        self.store.write("victims", wanted.id, told)
+
+    def _add(self, wanted: Cell, told: Record, lacking: set[str], images: Shelf, run: Run) -> None:
+        """Adds to a cell's record what can be measured without its repaired model."""
+        if lacking:
+            with outcome.warnings_into(told["warnings"]):
+                found = self._measures(wanted, sorted(lacking), None, told["layers"], images, run)
+            told["measures"] = {**told.get("measures", {}), **found}
+            self.store.write("cells", wanted.id, told)
+
+    def _measures(
+        self,
+        wanted: Cell,
+        names: list[str],
+        repaired: nn.Module | None,
+        layers: list[Record],
+        images: Shelf,
+        run: Run,
+    ) -> Record:
+        ready = self._loaded(wanted.victim, images, run)
+        probe = victims.probe(wanted.victim, ready, images, run)
+        return probe.of_repaired(repaired, layers, names)
 
     def _planted(self, wanted: Victim, images: Shelf, run: Run) -> Record:
         folder = self.store.victim(wanted.id)
@@ -148,24 +204,31 @@ class Bench:
 
     def _repaired(self, wanted: Cell, victim: Record, images: Shelf, run: Run) -> Record:
         if victim["status"] == "failed":
-            raise VictimFailedError(victim["error"])
-        defense = defense_of(wanted)
+            raise outcome.VictimFailedError(victim["error"])
+        defense = controls.build(wanted.defense)
         clean = images.budget(wanted.budget, run)
         ready = self._loaded(wanted.victim, images, run)
         if wanted.clean:
             attack = victims.attack_of(wanted.victim)
             clean = CleanSet(**wanted.clean).made(clean, attack, ready.learned, run)
+        if isinstance(defense, Control):
+            defense = self._aimed(defense, wanted, ready, images, run)
         baseline = victims.linear_of(self.store, wanted.victim, images)
+        known = self.store.read("cells", wanted.id) or {}
         start = time.perf_counter()
         repair = defense.repair(ready.model, clean, run)
         between = time.perf_counter()
         after = judged(repair.model, images.test, ready.stamped, run)
+        layers = judge.layers(ready.model, repair, images.test)
+        names = asked.of_cell(wanted, {"status": "done"})
+        names = list(dict.fromkeys([*names, *known.get("measures", {})]))
+        found = self._measures(wanted, names, repair.model, layers, images, run) if names else {}
         spent = {"repair": between - start, "measure": time.perf_counter() - between}
         shared = overlap(clean, images.test)
         before = _score(victim)
         weak = judge.weak(before.asr, wanted.victim.min_asr)
         theirs = [flag for flag in victim["flags"] if flag != judge.WEAK]
-        own = _own_flags(defense, ready, repair, after, baseline, shared)
+        own = judge.of_repair(defense, ready.model, repair, after, baseline, shared)
         return {
             "defense": record.of_method(defense),
             "after": record.of_score(after.score),
@@ -173,11 +236,22 @@ class Bench:
             "linear": baseline.as_json(),
             "flags": flags.ordered([*weak, *theirs, *own]),
             "images": {**victim["images"], "clean": len(clean), "clean_in_test": shared},
-            "layers": _layers(ready, repair, images),
+            "layers": layers,
+            **({"measures": found} if found else {}),
             "notes": {name: note for name, note in repair.notes.items() if name != "seconds"},
             "examples": victims.examples(ready, repair.model, run, pictures=False),
             "spent": spent,
         }
+
+    def _aimed(
+        self, control: Control, wanted: Cell, ready: Ready, images: Shelf, run: Run
+    ) -> Defense:
+        """The control with its channels chosen; the oracle alone is given the trigger."""
+        other = wanted.follows
+        followed = self.store.read("cells", other.id) if other else None
+        sees = control.sees_trigger
+        probe = victims.probe(wanted.victim, ready, images, run) if sees else None
+        return control.aimed(ready.model, probe, images.test, followed, run)
 
     def shelf(self, victim: Victim) -> Shelf:
         """The images of a victim and of who repairs it."""
@@ -201,94 +275,8 @@ class Bench:
             _LAST[key] = victims.load(victim, images, folder, run)
         return _LAST[key]
 
-    def _result(self, heading: Record, work: Callable[[], Record], run: Run) -> Record:
-        """The result of `work`, or how it failed, and what made it."""
-        started = datetime.now(UTC).isoformat(timespec="seconds")
-        warned: list[str] = []
-        try:
-            with _warnings_into(warned):
-                found = {"status": "done", **work()}
-        except OutputError:  # a full disk is no result of a method
-            raise
-        except Exception as error:  # noqa: BLE001  whatever a method breaks on is its result
-            found = {
-                "status": "failed",
-                "error": f"{type(error).__name__}: {' '.join(str(error).split())}"[:500],
-                "traceback": traceback.format_exc().replace(f"{SOURCE}/", ""),
-                "flags": [],
-            }
-        return {
-            "format": FORMAT,
-            **heading,
-            "spent": {},
-            **found,
-            "warnings": warned,
-            "unbackdoor": __version__,
-            "started": started,
-            "threads": torch.get_num_threads(),
-            **record.of_run(run),
-        }
-
-
-def defense_of(cell: Cell) -> Defense:
-    """The defense of a cell."""
-    table = dict(cell.defense)
-    found = method.build("defense", table.pop("name"), table)
-    assert isinstance(found, Defense)
-    return found
-
-
-def _heading(cell: Cell, victim: Record | None) -> Record:
-    return {
-        "kind": "cell",
-        "id": cell.id,
-        "victim": cell.victim.id,
-        "cell": cell.declaration(),
-        "before": (victim or {}).get("score"),
-    }
-
-
-def _own_flags(
-    defense: Defense, ready: Ready, repair: Repair, after: Judged, baseline: Rate, shared: int
-) -> Iterator[str]:
-    yield from after.flags(baseline)
-    if shared:
-        yield "leak"
-    if same_weights(ready.model, repair.model):
-        before, now = (
-            repair.notes.get(f"held_out_acc_{when}", 1.0) for when in ("before", "after")
-        )
-        yield "destroyed" if before - now > defense.max_acc_drop else "unchanged"
-
 
 def _score(victim: Record) -> Score:
     """The score that a victim's record holds."""
     rates = victim["score"].items()
     return Score(**{name: rate and Rate(rate["hits"], rate["total"]) for name, rate in rates})
-
-
-def _layers(ready: Ready, repair: Repair, images: Shelf) -> list[Record]:
-    """The silenced channels of each layer; nothing where no channel was silenced."""
-    if not any(bool(mask.any()) for mask in repair.silenced.values()):
-        return []
-    layers = find_layers(ready.model, to_float(images.test.pixels[:1]))
-    channels = {layer.name: layer.channels for layer in layers}
-    channels |= {name: len(mask) for name, mask in repair.silenced.items()}
-    return record.of_layers(repair.silenced, {}, channels)
-
-
-@contextmanager
-def _warnings_into(warned: list[str]) -> Iterator[None]:
-    """What methods warn of inside goes to `warned`, each text once; other warnings go on."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", UnbackdoorWarning)
-        others = warnings.showwarning
-
-        def show(message: Warning | str, category: type[Warning], *more: Any, **named: Any) -> None:
-            if not issubclass(category, UnbackdoorWarning):
-                others(message, category, *more, **named)
-            elif (text := " ".join(str(message).split())) not in warned:
-                warned.append(text)
-
-        warnings.showwarning = show
-        yield

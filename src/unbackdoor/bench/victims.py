@@ -26,9 +26,10 @@ from ..core.recall import Learned
 from ..core.run import Run
 from ..models import Normalized
 from ..training.fit import fit
-from . import flags, given
+from . import flags, given, starts
 from .cell import Victim
 from .judge import judged, of_victim
+from .measures import Probe
 from .shelf import Shelf, linear
 from .store import Record, Store, identity
 
@@ -80,7 +81,7 @@ def plant(victim: Victim, shelf: Shelf, folder: Path, run: Run) -> Poisoned | No
         check(found, shelf.test)
         checkpoint.save(found, folder / MODEL, {"victim": victim.declaration()})
         return None
-    attack, model = attack_of(victim), network_of(victim).build(shelf.train, run)
+    attack, model = attack_of(victim), _untaught(victim, shelf.train, folder, run)
     state = folder / STATE
     planted = Planted(model, None)
     if attack is None:
@@ -96,6 +97,22 @@ def plant(victim: Victim, shelf: Shelf, folder: Path, run: Run) -> Poisoned | No
     return planted.poisoned
 
 
+def _untaught(victim: Victim, train: Images, folder: Path, run: Run) -> Normalized:
+    """What the training of a victim starts from: fresh weights, a checkpoint or the clean model."""
+    if victim.start is None:
+        return network_of(victim).build(train, run)
+    if "sha256" in victim.start:
+        return starts.from_file(victim, train)
+    assert victim.clean
+    return model_of(victim.clean, folder.parent / victim.clean.id)
+
+
+def model_of(victim: Victim, folder: Path) -> Normalized:
+    """The model in the `folder` of a victim, on the CPU."""
+    name, options = victim.architecture["name"], victim.architecture["options"]
+    return checkpoint.load(folder / MODEL, arch=name, options=options)
+
+
 def begun(folder: Path) -> bool:
     """Whether a training that was stopped goes on from here."""
     return (folder / STATE).exists() or (folder / CACHE).exists()
@@ -109,9 +126,7 @@ def finish(folder: Path) -> None:
 
 def load(victim: Victim, shelf: Shelf, folder: Path, run: Run) -> Ready:
     """The victim as its files tell it, and the triggered test images that only the bench sees."""
-    options = victim.architecture["options"]
-    model = checkpoint.load(folder / MODEL, arch=victim.architecture["name"], options=options)
-    model, attack = model.to(run.device), attack_of(victim)
+    model, attack = model_of(victim, folder).to(run.device), attack_of(victim)
     if victim.given and (own := given.stamped(victim, shelf.test.shape, shelf.test.classes)):
         shown = own.images[_varied(own.images)]
         return Ready(model, NOTHING, own, given.beside(shown, shelf.test), shown)
@@ -121,6 +136,24 @@ def load(victim: Victim, shelf: Shelf, folder: Path, run: Run) -> Ready:
     aimed, stamped = attack.aimed(shelf.test), attack.triggered(shelf.test, learned)
     places = _varied(aimed.images)
     return Ready(model, learned, stamped, aimed.images[places], stamped.images[places])
+
+
+def probe(victim: Victim, ready: Ready, shelf: Shelf, run: Run) -> Probe:
+    """The victim and its trigger as the measures take them; it must have one.
+
+    Of a model that is there already, the clean test image that is nearest to a triggered one and
+    of its class stands for that image without the trigger.
+    """
+    attack, stamped = attack_of(victim), ready.stamped
+    assert stamped is not None and victim.attack is not None
+
+    def before(places: torch.Tensor) -> Images:
+        if attack is None:
+            return given.beside(stamped.images[places], shelf.test)
+        return attack.aimed(shelf.test).images[places]
+
+    flip = bool(victim.attack.get("flip", True))
+    return Probe(ready.model, stamped, before, shelf.train, flip, run)
 
 
 def told(

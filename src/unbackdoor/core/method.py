@@ -85,8 +85,13 @@ def build(role: Role, name: str, parameters: Mapping[str, object] | None = None)
 
     Raises `UnknownNameError` for an unknown field and `ParameterError` for a value out of bounds.
     """
-    cls = find(role, name)
-    given = {key: _parsed(value) for key, value in (parameters or {}).items()}
+    return made(find(role, name), parameters or {})
+
+
+def made(cls: type[Method], parameters: Mapping[str, object]) -> Method:
+    """The method of class `cls` with these `parameters`; as `build`."""
+    name = cls.name()
+    given = {key: _parsed(value) for key, value in parameters.items()}
     for key in given:
         if key not in cls.model_fields:
             raise UnknownNameError.of(f"parameter of {name}", key, cls.model_fields)

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from . import charts
+from . import charts, summary, tables
 from .names import CLEAN
 from .rates import budget
-from .results import Row
+from .results import HEADINGS, Row
 from .spread import STUDENT, Group, Standing, groups, leaderboard
 
 FILTERS = ("attack", "arch", "rate", "budget")
@@ -39,6 +39,17 @@ class Board:
         names = [line.defense for line in self.standings]
         attacked = [group for group in self.groups if group.first.attacked]
         return charts.heat(attacked, sorted(names, key=lambda name: name != CLEAN))
+
+    @cached_property
+    def measures(self) -> dict[str, str]:
+        """The measures that any cell has, and the headings of their columns."""
+        used = tables.columns(self.cells)
+        return {name: text for name, text in HEADINGS.items() if name in used}
+
+    @cached_property
+    def summary(self) -> list[list[str]]:
+        """The summary of its methods, as a heading and lines of texts."""
+        return summary.table(self.rows)
 
     @property
     def options(self) -> dict[str, list[tuple[str, str]]]:
@@ -69,7 +80,7 @@ class Board:
     def for_script(self) -> str:
         """Its rows as the script of the page counts with them, as JSON that HTML cannot end."""
         keys = ("defense", "attack", "arch", "rate", "budget", "seed", "status")
-        numbers = ("acc", "asr", "ra", "der", "seconds")
+        numbers = ("acc", "asr", "ra", "der", "seconds", *self.measures)
         told = [
             [
                 *(
@@ -81,7 +92,8 @@ class Board:
             ]
             for row in self.rows
         ]
-        text = json.dumps({"student": STUDENT, "rows": told}, separators=(",", ":"))
+        found = {"student": STUDENT, "measures": list(self.measures), "rows": told}
+        text = json.dumps(found, separators=(",", ":"))
         return text.replace("<", "\\u003c")
 
 

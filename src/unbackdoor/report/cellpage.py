@@ -8,7 +8,7 @@ from typing import Any
 from . import pictures
 from .page import Measure
 from .rates import percent, points, share
-from .results import Row
+from .results import HEADINGS, Row
 from .words import Tone, Verdict, verdict
 
 Shown = Sequence[Mapping[str, Any]]
@@ -25,6 +25,7 @@ def cell_context(
         "victim": victim or {},
         "verdict": _verdict(record, victim),
         "measures": _measures(record) if done else [],
+        "beside": _beside(row),
         "strips": pictures.strips(record["layers"]) if done else [],
         "examples": _examples(record, victim, shown) if done else [],
     }
@@ -84,6 +85,12 @@ def _measures(record: Mapping[str, Any]) -> list[Measure]:
         )
     ]
     return [measure for measure in found if measure.before or measure.after]
+
+
+def _beside(row: Row) -> list[tuple[str, str]]:
+    """Names and texts of what a grid asked for beside ACC, ASR and RA, as far as known."""
+    found = [(text, getattr(row, name)) for name, text in HEADINGS.items()]
+    return [(text, percent(value)) for text, value in found if value is not None]
 
 
 def _examples(

@@ -17,7 +17,9 @@ from .rates import literal
 
 CLEAN = "none"
 """The attack of a model that was never attacked, and the defense of a victim as it is."""
-HIDDEN = {"name", "rate"}
+CONTROL = "control"
+"""The field of a defense that is none, but something to judge others by."""
+HIDDEN = {"name", "rate", CONTROL}
 """The name stands first, and the rate of an attack in a column of its own."""
 
 
@@ -71,7 +73,8 @@ class Names:
                 # The count of an attack stands where others have their rate: always.
                 if name == "count" or any(kind.get(name) != value for kind in kinds)
             ]
-            self._known[key] = self._free(data, role, " ".join([table["name"], *told]))
+            marked = ["(control)"] if table.get(CONTROL) else []
+            self._known[key] = self._free(data, role, " ".join([table["name"], *marked, *told]))
         return self._known[key]
 
     def _free(self, data: str, role: str, name: str) -> str:
@@ -85,10 +88,17 @@ class Names:
 
 
 def _defense(told: Record) -> Record:
-    """The defense of a cell, and how its clean images differ from the data set's."""
+    """The defense of a cell, and how its clean images differ from the data set's.
+
+    Of the defense that a control prunes like, the name and what tells it from others are told.
+    """
     clean = (told.get("clean") or {}).items()
+    table = dict(told["defense"])
+    if table.get(CONTROL) and (like := table.pop("like", None)):
+        table["like"] = like["name"]
+        table |= {f"like.{key}": value for key, value in like.items() if key != "name"}
     return {
-        **told["defense"],
+        **table,
         **{f"clean.{key}": value for key, value in clean if key != "name" and value},
     }
 
@@ -106,7 +116,14 @@ def _attack(victim: Record) -> Record:
         return {"name": CLEAN, "model": victim["given"]["name"]}
     if not table:
         return {"name": CLEAN, **(victim.get("training") or {})}
-    return {name: value for name, value in table.items() if name != "rate" or _counts(table)}
+    told = {name: value for name, value in table.items() if name != "rate" or _counts(table)}
+    start = victim.get("start") or {}
+    if "sha256" in start:
+        told["start"] = start["sha256"][:8]
+    if "training" in start:
+        told |= {"start": "clean"}
+        told |= {f"start.{name}": value for name, value in start["training"].items()}
+    return told
 
 
 def _rate(attack: Mapping[str, Any]) -> float | None:

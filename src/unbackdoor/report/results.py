@@ -12,10 +12,20 @@ from ..bench.store import Kind, Record
 from ..core.errors import ParameterError
 from ..core.foreign import told_as
 from . import records
-from .names import CLEAN, Names
+from .names import CLEAN, CONTROL, Names
 
 Status = Literal["done", "failed", "missing"]
 RATES = ("acc", "asr", "ra")
+HEADINGS = {
+    "limit_asr": "Limit ASR",
+    "limit_ra": "Limit RA",
+    "reactivation": "ASR re-activated",
+    "limit_reactivation": "Limit re-activated",
+    "existence": "Existence",
+    "coverage": "Coverage",
+}
+"""What a grid may ask for beside them, and what tables call it."""
+MEASURES = tuple(HEADINGS)
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,17 @@ class Row:
     der: float | None = None
     seconds: float | None = None
     flags: tuple[str, ...] = ()
+    limit_asr: float | None = None
+    """Of a clean model on the same triggered images, as `limit_ra`."""
+    limit_ra: float | None = None
+    reactivation: float | None = None
+    """ASR after re-activation; `limit_reactivation` is what a clean model gets by the same."""
+    limit_reactivation: float | None = None
+    existence: float | None = None
+    """0 where no more like the backdoored model than a clean one is, 1 where quite like it."""
+    coverage: float | None = None
+    control: bool = False
+    """Whether it is no defense, but something to judge defenses by."""
 
     @property
     def group(self) -> tuple[Any, ...]:
@@ -88,7 +109,7 @@ def _results(folder: Path, found: Mapping[Kind, list[Record]]) -> Results:
         raise ParameterError(f"{folder} holds no results of a bench")
     declared = {**planned, **{name: record["cell"] for name, record in cells.items()}}
     names = Names([record["victim"] for record in victims.values()], declared.values())
-    rows = [_row(name, told, cells.get(name), names) for name, told in declared.items()]
+    rows = [_row(name, told, cells.get(name), names, victims) for name, told in declared.items()]
     rows += _undefended(declared.values(), victims, names)
     return Results(sorted(rows, key=_order), cells, victims, methods)
 
@@ -106,7 +127,9 @@ def _order(row: Row) -> tuple[Any, ...]:
     )
 
 
-def _row(name: str, told: Record, record: Record | None, names: Names) -> Row:
+def _row(
+    name: str, told: Record, record: Record | None, names: Names, victims: Mapping[str, Record]
+) -> Row:
     victim = names.of_victim(told["victim"])
     status: Status = record["status"] if record else "missing"
     found: dict[str, Any] = {}
@@ -116,15 +139,40 @@ def _row(name: str, told: Record, record: Record | None, names: Names) -> Row:
         whole = None if spent.get("resumed") else spent.get("repair")  # not of its last part alone
         found |= {"der": record["der"], "seconds": whole}
         found["flags"] = tuple(record["flags"])
+        clean = victims.get(record["victim"], {}).get("measures", {})
+        found |= _limits(clean) | _measures(record.get("measures", {}), clean)
     return Row(
         id=name,
         defense=names.of_defense(victim["data"], told),
         budget=told["budget"],
         seed=told["victim"]["seed"],
         status=status,
+        control=bool(told["defense"].get(CONTROL)),
         **victim,
         **found,
     )
+
+
+def _limits(clean: Mapping[str, Any]) -> dict[str, float | None]:
+    """What the clean model of a victim scores on its triggered images."""
+    limit = clean.get("limit")
+    found = {f"limit_{name}": _value(limit, name) for name in ("asr", "ra")}
+    return {**found, "limit_reactivation": _value(clean, "reactivation")}
+
+
+def _measures(own: Mapping[str, Any], clean: Mapping[str, Any]) -> dict[str, float | None]:
+    """What was measured of a repaired model; its existence as Zhu et al. (2024) scale it.
+
+    Less likeness than a clean model's, as of silenced channels, is none: it would dominate means.
+    """
+    like: Any = own.get("existence")
+    base: Any = clean.get("existence")
+    there = like is not None and base is not None and base < 1
+    return {
+        "reactivation": _value(own, "reactivation"),
+        "existence": min(1, max(0, (like - base) / (1 - base))) if there else None,
+        "coverage": _value(own, "coverage"),
+    }
 
 
 def _undefended(
@@ -137,7 +185,8 @@ def _undefended(
     for record in victims.values():
         victim = names.of_victim(record["victim"])
         score = record.get("score")
-        found: dict[str, Any] = {rate: _value(score, rate) for rate in RATES}
+        clean = record.get("measures", {})
+        found: dict[str, Any] = {rate: _value(score, rate) for rate in RATES} | _limits(clean)
         for budget in budgets[victim["data"]]:
             yield Row(
                 id=record["id"],
@@ -151,6 +200,6 @@ def _undefended(
             )
 
 
-def _value(score: Record | None, name: str) -> float | None:
+def _value(score: Mapping[str, Any] | None, name: str) -> float | None:
     rate = (score or {}).get(name)
-    return rate["hits"] / rate["total"] if rate else None
+    return rate["hits"] / rate["total"] if rate and rate["total"] else None

@@ -21,7 +21,7 @@ from ..core.errors import ParameterError
 from ..core.files import inside, write_whole
 from ..core.foreign import told_as
 from ..core.version import __version__
-from . import charts, tables
+from . import charts, summary, tables
 from .board import Board, plain
 from .cellpage import cell_context
 from .names import CLEAN
@@ -74,6 +74,8 @@ class _Site:
             cells=cells,
             flagged=flagged,
             few=FEW,
+            measured=any(board.measures for board in self.boards),
+            controls=any(row.control for row in cells),
         )
         return ["index.html", *written]
 
@@ -151,6 +153,9 @@ class _Site:
             self._text(f"{name}.md", tables.markdown(board.rows))
             self._text(f"{name}.tex", tables.latex(board.rows))
             written += [f"{name}.md", f"{name}.tex"]
+        if text := summary.markdown(self.results):
+            self._text("tables/summary.md", text)
+            written.append("tables/summary.md")
         return written
 
     def _methods(self) -> None:

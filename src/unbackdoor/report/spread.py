@@ -10,7 +10,7 @@ from typing import Any
 
 from ..bench.flags import LEAST_SEEDS
 from .names import CLEAN
-from .results import RATES, Row
+from .results import MEASURES, RATES, Row
 
 STUDENT = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160),
@@ -18,7 +18,7 @@ STUDENT = (
     *(2.052, 2.048, 2.045, 2.042),
 )
 """The 97.5 % points of Student's t for 1 to 30 degrees of freedom."""
-NUMBERS = (*RATES, "der", "seconds")
+NUMBERS = (*RATES, "der", "seconds", *MEASURES)
 FEW = "few-seeds"
 """The one flag that is no cell's but that of a mean."""
 
@@ -42,6 +42,12 @@ class Group:
     ra: Spread | None
     der: Spread | None
     seconds: Spread | None
+    limit_asr: Spread | None = None
+    limit_ra: Spread | None = None
+    reactivation: Spread | None = None
+    limit_reactivation: Spread | None = None
+    existence: Spread | None = None
+    coverage: Spread | None = None
 
     @property
     def first(self) -> Row:

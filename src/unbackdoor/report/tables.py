@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from .card import escaped
 from .charts import Heat, heat
 from .names import CLEAN
 from .rates import SPACE, half
-from .results import Row
+from .results import MEASURES, Row
 from .spread import NUMBERS, Group, Spread, groups, leaderboard
 
 FORMULA = ("=", "+", "-", "@")
@@ -32,20 +32,29 @@ GROUP_COLUMNS = ("data", "arch", "attack", "rate", "budget", "defense")
 
 def cells_csv(rows: Sequence[Row]) -> str:
     """A line a cell, victims as they are among them: shares of 1, flags with spaces between."""
-    names = [field.name for field in fields(Row)]
+    names = columns(rows)
     return _csv(names, [[_text(getattr(row, name)) for name in names] for row in rows])
+
+
+def columns(rows: Sequence[Row]) -> list[str]:
+    """The names of a row's numbers; of the measures and the mark of controls those in use."""
+    optional = (*MEASURES, "control")
+    used = {name for name in optional for row in rows if getattr(row, name) not in (None, False)}
+    every = [field.name for field in fields(Row)]
+    return [name for name in every if name not in optional or name in used]
 
 
 def groups_csv(rows: Sequence[Row]) -> str:
     """A line for all seeds of a cell: mean, ends of the 95 % interval and n of every number."""
-    header = list(GROUP_COLUMNS)
-    for name in NUMBERS:
+    header, shown = list(GROUP_COLUMNS), set(columns(rows))
+    numbers = [name for name in NUMBERS if name in shown]
+    for name in numbers:
         header += [name, f"{name}_low", f"{name}_high", f"{name}_n"]
     header += ["done", "failed", "missing", "flags"]
     lines = []
     for group in groups(rows):
         line = [_text(getattr(group.first, name)) for name in GROUP_COLUMNS]
-        for name in NUMBERS:
+        for name in numbers:
             line += _spread(getattr(group, name))
         line += [str(group.count(status)) for status in ("done", "failed", "missing")]
         lines.append([*line, " ".join(group.flags)])
@@ -59,7 +68,10 @@ def write_parquet(rows: Sequence[Row], path: Path) -> bool:
         import pyarrow.parquet as pq
     except ImportError:
         return False
-    told: list[dict[str, Any]] = [{**asdict(row), "flags": list(row.flags)} for row in rows]
+    names = columns(rows)
+    told: list[dict[str, Any]] = [
+        {**{name: getattr(row, name) for name in names}, "flags": list(row.flags)} for row in rows
+    ]
     with whole(path, lasting=False) as half:
         pq.write_table(pa.Table.from_pylist(told), half)
     return True

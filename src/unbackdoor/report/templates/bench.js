@@ -29,9 +29,9 @@ function compare(a, b) {
 
 const told = document.getElementById("rows");
 if (told) {
-  const { student, rows } = JSON.parse(told.textContent);
+  const { student, measures, rows } = JSON.parse(told.textContent);
   const names = ["defense", "attack", "arch", "rate", "budget", "seed", "status"];
-  const numbers = ["acc", "asr", "ra", "der", "seconds"];
+  const numbers = ["acc", "asr", "ra", "der", "seconds", ...measures];
   const filters = [...document.querySelectorAll("[data-filter]")];
   const board = document.getElementById("board");
   const every = rows.map((row) => {
@@ -135,15 +135,15 @@ if (told) {
       const own = shown.filter((row) => row.defense === line.dataset.defense);
       const attacked = own.filter((row) => !clean(row));
       const found = together(attacked), cost = together(own.filter(clean));
-      [found.asr, found.ra, found.acc, cost.acc, found.der]
+      [found.asr, found.ra, found.acc, cost.acc, found.der, ...measures.map((name) => found[name])]
         .forEach((value, place) => show(line.cells[place + 1], value));
-      const time = line.cells[6];
+      const after = 6 + measures.length, time = line.cells[after];
       time.dataset.value = found.seconds ? found.seconds.mean : "";
       time.textContent = duration(found.seconds);
-      coverage(line.cells[7], attacked);
+      coverage(line.cells[after + 1], attacked);
       const flags = new Set(attacked.flatMap((row) => row.flags));
       if (found.acc && found.acc.n < 3) flags.add("few-seeds");
-      mark(line.cells[8], flags);
+      mark(line.cells[after + 2], flags);
     }
     for (const part of document.querySelectorAll("#every tbody tr, .heat [data-attack]")) {
       part.hidden = !fits(part.dataset);
