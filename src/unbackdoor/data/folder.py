@@ -78,8 +78,8 @@ def read(source: Source) -> Raw:
     labels: list[int] = []
     for label, folder in enumerate(folders):
         # A folder that `classes.csv` names may be missing: it had no images.
-        found = sorted(_files(folder, left_out)) if folder.is_dir() else []
-        inside = [Picture(str(path), path) for path in found]
+        paths = sorted(_files(folder, left_out)) if folder.is_dir() else []
+        inside = [Picture(str(path), path) for path in paths]
         if not inside and not table:
             raise ImagesError(f"the class folder {folder} holds no images")
         pictures += inside
