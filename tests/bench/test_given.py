@@ -199,15 +199,23 @@ SHARED = SHARED if SHARED.exists() else SHARED.parents[1] / "shared"
 
 
 @pytest.mark.skipif(not (SHARED / "zoo-real").exists(), reason="the strangers' victims are absent")
-def test_the_grid_of_strangers_reads_every_victim(monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "count", "networks"),
+    [
+        ("strangers", 4, {"small_vgg", "wide_resnet", "simple_cnn"}),
+        ("strangers-closed", 2, {"small_vgg", "badnet_cnn"}),
+    ],
+)
+def test_the_grids_of_strangers_read_every_victim(monkeypatch, name, count, networks):
     monkeypatch.setenv("UNBACKDOOR_DATA", str(SHARED))
-    path = Path(__file__).parents[2] / "grids" / "strangers.toml"
+    path = Path(__file__).parents[2] / "grids" / f"{name}.toml"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnbackdoorWarning)
-        every = grid.cells(grid.read(path), path.parent)
+        asked = grid.read(path)
+        every = grid.cells(asked, path.parent)
+    assert asked.closed == name.endswith("-closed")
     victims = {cell.victim.id: cell.victim for cell in every}.values()
-    assert len(every) == 4 * len(victims) == 24
-    networks = {"small_vgg", "wide_resnet", "simple_cnn", "badnet_cnn"}
+    assert len(victims) == count and len(every) == count * len(asked.defenses)
     assert {victim.architecture["name"] for victim in victims} == networks
     assert all(str(SHARED) not in json.dumps(victim.declaration()) for victim in victims)
 
