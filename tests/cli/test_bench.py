@@ -199,4 +199,4 @@ def test_ready_grids_are_grids(run, path, tmp_path, monkeypatch):
             pytest.skip("needs the victims that others published")
         monkeypatch.setenv("UNBACKDOOR_DATA", str(shared))
     dry = run("bench", path, "--out", tmp_path / "results", "--dry-run", "--json")
-    assert dry.code == 0 and dry.json["cells"] > 20, dry.err
+    assert dry.code == 0 and dry.json["cells"] >= 10, dry.err
