@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ...core.errors import ImagesError, UnbackdoorWarning
-from ...core.images import Images
+from ...core.images import Images, to_float
 from ...core.measure import accuracy, check
+from ...core.memory import check_step
 from ...core.method import Method
 from ...core.modules import copied
 from ...core.recall import kept_of
@@ -73,13 +74,16 @@ class Defense(Method):
         Where that fell by more than `max_acc_drop` beyond doubt (Wilson's interval, 95 %), the
         repair has destroyed the model: a warning says so, and the model comes back as it came.
 
-        Raises `ModelError` for weights or outputs that are not finite and `ImagesError` for images
-        that do not fit the model. Warns where the repair changed no weight.
+        Raises `ModelError` for weights or outputs that are not finite, and where a training step
+        does not fit into memory; `ImagesError` for images that do not fit the model. Warns where
+        the repair changed no weight.
         """
         self.check(model, clean)
         used, judges = self.divided(clean, run, "judging")
         start = time.perf_counter()
         own = copied(model).to(run.device)
+        batch: int = getattr(self, "batch", 1)
+        check_step(own, to_float(clean.pixels[:1]).to(run.device), batch, run)
         with _images_through(own) as seen:
             repaired = self.mend(own, used, run)
         notes = {
