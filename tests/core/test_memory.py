@@ -100,7 +100,7 @@ def test_measuring_takes_smaller_passes(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_repair_that_does_not_fit_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Seen()
-    each = 2 * 4 * (192 + 192 + 2)
+    each = 2 * 4 * (192 + 192 + 2) * memory.SHARE
     fixed = 4 * 4 * (192 * 2 + 2)
     monkeypatch.setattr(memory, "free_bytes", lambda _: fixed + 40 * each)
     FineTuning(epochs=1, batch=40).repair(model, images(40), RUN)
