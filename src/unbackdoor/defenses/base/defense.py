@@ -136,6 +136,13 @@ class Defense(Method):
             raise ImagesError(f"{self.name()} needs clean images, got none")
         check(model, clean)
 
+    def work(self, images: int) -> float | None:
+        """How many images a repair with so many clean ones takes through the model and back.
+
+        None where nobody knows before.
+        """
+        return None
+
     def state_file(self, model: nn.Module, clean: Images, run: Run) -> Path | None:
         """Where in `run.cache` the tuning of `model` as it is now keeps its state, for `fit`."""
         path = kept_of(model, run, "fine-tuning", self.declaration(), clean).path
