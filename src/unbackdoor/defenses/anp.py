@@ -14,10 +14,10 @@ from ..core.images import Images, to_float
 from ..core.run import Run
 from ..network.norms import MaskedNorms, find_norms, prune_below_
 from ..training.fit import constant, fit
-from .base.defense import Defense, Repair
+from .base.defense import Augmented, Repair
 
 
-class ANP(Defense):
+class ANP(Augmented):
     """Prunes the norm channels that are most sensitive to adversarial weight perturbation.
 
     One mask in [0, 1] per norm channel learns to keep the loss low both as it is and under the
@@ -85,6 +85,7 @@ class ANP(Defense):
             epochs=self.epochs,
             lr=self.lr,
             batch=self.batch,
+            flip=self.flip,
             weight_decay=0.0,
             schedule=constant,
             objective=loss,

@@ -28,6 +28,7 @@ class FinePruning(Tuning):
     Raises `ModelError` for a network whose logits no layer puts out.
     """
 
+    plain: ClassVar[bool] = True
     paper: ClassVar[str] = (
         "Liu, Dolan-Gavitt, Garg: Fine-Pruning: Defending Against Backdooring Attacks on Deep "
         "Neural Networks, RAID 2018, arXiv 1805.12185"

@@ -37,6 +37,7 @@ class FMP(Tuning):
     and the channel can grow back).
     """
 
+    plain: ClassVar[bool] = True
     paper: ClassVar[str] = (
         "Huang, Bu: Adversarial Feature Map Pruning for Backdoor, ICLR 2024, arXiv 2307.11565"
     )

@@ -23,6 +23,7 @@ class FTSAM(Tuning):
     differ in size they are drawn to equal sizes, as many in all. The last epoch is the result.
     """
 
+    plain: ClassVar[bool] = True
     paper: ClassVar[str] = (
         "Zhu, Wei, Shen, Fan, Wu: Enhancing Fine-Tuning Based Backdoor Defense with "
         "Sharpness-Aware Minimization, ICCV 2023, arXiv 2304.11823"

@@ -14,10 +14,10 @@ from ..core.measure import accuracy
 from ..core.run import Run
 from ..network.norms import MaskedNorms, find_norms, prune_below_
 from ..training.fit import Objective, constant, cross_entropy, fit
-from .base.defense import Defense, Repair
+from .base.defense import Augmented, Repair
 
 
-class RNP(Defense):
+class RNP(Augmented):
     """Unlearns the clean task, recovers it with masks, and prunes the channels with low masks.
 
     A copy unlearns the clean images (its loss is driven up until its accuracy on them is at most
@@ -83,6 +83,7 @@ class RNP(Defense):
             epochs=self.unlearn_epochs,
             lr=self.unlearn_lr,
             batch=self.batch,
+            flip=self.flip,
             optimizer=lambda parameters: _BoundedSGD(parameters, lr=self.unlearn_lr, momentum=0.9),
             schedule=constant,
             objective=_times(-1.0),
@@ -99,6 +100,7 @@ class RNP(Defense):
             epochs=self.epochs,
             lr=self.lr,
             batch=self.batch,
+            flip=self.flip,
             weight_decay=0.0,
             schedule=constant,
             objective=_times(self.weight),

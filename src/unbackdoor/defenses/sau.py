@@ -15,10 +15,10 @@ from ..core.modules import frozen, in_mode
 from ..core.run import Run
 from ..training.adversarial import Ball, avoidance, climbed
 from ..training.fit import constant, fit
-from .base.defense import Defense, Repair
+from .base.defense import Augmented, Repair
 
 
-class SAU(Defense):
+class SAU(Augmented):
     """Unlearns adversarial examples that fool the model and its original in the same way.
 
     Within an L-inf ball around each clean image, projected gradient ascent looks for an example on
@@ -79,6 +79,7 @@ class SAU(Defense):
             epochs=self.epochs,
             lr=self.lr,
             batch=self.batch,
+            flip=self.flip,
             objective=loss,
             optimizer=lambda parameters: torch.optim.Adam(parameters, lr=self.lr),
             schedule=constant,

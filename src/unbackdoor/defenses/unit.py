@@ -20,10 +20,10 @@ from ..network.channels import feature_maps
 from ..network.inserts import Bound, attach_
 from ..network.layers import Layer, find_layers
 from ..training.fit import constant, fit
-from .base.defense import Defense, Repair
+from .base.defense import Augmented, Repair
 
 
-class UNIT(Defense):
+class UNIT(Augmented):
     """Clips every channel at a learned upper bound; the weights do not change.
 
     A bound hangs behind every norm over channels (behind every convolution of a network without
@@ -111,6 +111,7 @@ class UNIT(Defense):
                 epochs=self.epochs,
                 lr=self.lr,
                 batch=self.batch,
+                flip=self.flip,
                 optimizer=lambda parameters: torch.optim.Adam(
                     parameters, lr=self.lr, betas=(0.5, 0.9)
                 ),

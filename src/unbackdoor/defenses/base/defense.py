@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -22,7 +23,7 @@ from torch.optim import Optimizer
 from ...core.errors import ImagesError, UnbackdoorWarning
 from ...core.images import Images
 from ...core.measure import accuracy, check
-from ...core.method import Method
+from ...core.method import Method, source
 from ...core.modules import copied
 from ...core.recall import kept_of
 from ...core.run import Run
@@ -56,13 +57,18 @@ class Defense(Method):
     """
 
     held_out: float = Field(
-        0.1, ge=0, lt=1, description="share of the clean images held out to check the repair"
+        0.1,
+        ge=0,
+        lt=1,
+        description="share of the clean images held out to check the repair",
+        json_schema_extra=source("ours: enough to see that a repair destroyed the model"),
     )
     max_acc_drop: float = Field(
         0.2,
         ge=0,
         le=1,
         description="largest drop of held-out accuracy (0 to 1) before the repair is undone",
+        json_schema_extra=source("ours: no published repair that works costs so much"),
     )
 
     def repair(self, model: nn.Module, clean: Images, run: Run) -> Repair:
@@ -160,15 +166,60 @@ def _images_through(model: nn.Module) -> Iterator[list[int]]:
         handle.remove()
 
 
-class Tuning(Defense):
-    """A defense that trains on clean images; it adds the fields of the field's protocol."""
+class Augmented(Defense):
+    """A defense that learns from clean images that are cropped, and perhaps mirrored, at random.
 
-    epochs: int = Field(100, ge=0, description="epochs on the clean images")
-    lr: float = Field(0.01, gt=0, description="initial learning rate of SGD (cosine schedule to 0)")
-    batch: int = Field(256, ge=2, description="batch size")
-    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
-    weight_decay: float = Field(5e-4, ge=0, description="weight decay of SGD")
-    flip: bool = Field(True, description="mirror images at random")
+    Whether mirror images are right is a matter of the data set (a mirrored traffic sign is another
+    sign), so a grid says it once for all of these.
+    """
+
+    flip: bool = Field(
+        True,
+        description="mirror images at random",
+        json_schema_extra=source(
+            "BackdoorBench on CIFAR-10; it mirrors no traffic signs: flip=false for GTSRB"
+        ),
+    )
+
+
+class Tuning(Augmented):
+    """A defense that trains on clean images by SGD; it adds the fields of the field's protocol."""
+
+    plain: ClassVar[bool] = False
+    """Whether it is the field's fine-tuning, whose length, rate and batch are no part of the
+    method: a grid's `[tuning]` sets them. Others keep what their authors chose for them."""
+
+    epochs: int = Field(
+        100,
+        ge=0,
+        description="epochs on the clean images",
+        json_schema_extra=source("BackdoorBench on CIFAR-10: 100; 50 on GTSRB"),
+    )
+    lr: float = Field(
+        0.01,
+        gt=0,
+        description="initial learning rate of SGD (cosine schedule to 0)",
+        json_schema_extra=source("BackdoorBench: 0.01, cosine"),
+    )
+    batch: int = Field(
+        256,
+        ge=2,
+        description="batch size",
+        json_schema_extra=source("BackdoorBench: 256"),
+    )
+    momentum: float = Field(
+        0.9,
+        ge=0,
+        lt=1,
+        description="momentum of SGD",
+        json_schema_extra=source("BackdoorBench: 0.9"),
+    )
+    weight_decay: float = Field(
+        5e-4,
+        ge=0,
+        description="weight decay of SGD",
+        json_schema_extra=source("BackdoorBench: 5e-4"),
+    )
 
     def tune(
         self,
