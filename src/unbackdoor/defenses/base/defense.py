@@ -24,7 +24,7 @@ from ...core.errors import ImagesError, UnbackdoorWarning
 from ...core.images import Images
 from ...core.measure import accuracy, check
 from ...core.method import Method, source
-from ...core.modules import copied
+from ...core.modules import copied, unwrapped
 from ...core.recall import kept_of
 from ...core.run import Run
 from ...network.channels import Mask
@@ -74,6 +74,7 @@ class Defense(Method):
     def repair(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """The repair of a copy of `model` on `run.device`; the model that came in is not touched.
 
+        What wraps it for speed (data parallelism, torch.compile) is left off.
         Its notes add the `seconds`, the `passes` over the clean images (every image that went
         through the model counts once, with or without its gradient), and the held-out accuracy.
         Where that fell by more than `max_acc_drop` beyond doubt (Wilson's interval, 95 %), the
@@ -82,6 +83,7 @@ class Defense(Method):
         Raises `ModelError` for weights or outputs that are not finite and `ImagesError` for images
         that do not fit the model. Warns where the repair changed no weight.
         """
+        model = unwrapped(model)
         self.check(model, clean)
         used, judges = self.divided(clean, run, "judging")
         start = time.perf_counter()
@@ -231,6 +233,8 @@ class Tuning(Augmented):
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
         schedule: Callable[[int, int], float] = cosine,
         epochs: int | None = None,
+        lr: float | None = None,
+        crop: bool = True,
         stage: str = "fine-tuning",
         resume: Path | None = None,
     ) -> None:
@@ -245,7 +249,8 @@ class Tuning(Augmented):
             optimizer=optimizer,
             schedule=schedule,
             epochs=self.epochs if epochs is None else epochs,
-            lr=self.lr,
+            lr=self.lr if lr is None else lr,
+            crop=crop,
             batch=self.batch,
             momentum=self.momentum,
             weight_decay=self.weight_decay,
