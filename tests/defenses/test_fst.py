@@ -16,3 +16,11 @@ def test_the_new_classifier_is_as_long_as_the_old_and_points_elsewhere():
         return (new * old).sum() / old.square().sum()
 
     assert likeness(5.0) < likeness(0.0) - 0.5
+
+
+def test_the_classifier_starts_anew():
+    clean, net = task()
+    model = FST(epochs=0, held_out=0).repair(net, clean, Run()).model
+    assert not torch.equal(model[8].weight, net[8].weight)
+    assert torch.equal(model[0].weight, net[0].weight)
+    assert FST().weight_decay == 0

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.images import Images, to_float
+from ..core.method import source
 from ..core.run import Run
 from ..network.head import find_head
 from .base.defense import Repair, Tuning
@@ -29,12 +30,29 @@ class FST(Tuning):
     )
     limits: ClassVar[str] = "with few images or many classes the new classifier costs accuracy"
 
-    epochs: int = Field(10, ge=0, description="epochs of fine-tuning")
-    batch: int = Field(128, ge=2, description="batch size")
+    epochs: int = Field(
+        10,
+        ge=0,
+        description="epochs of fine-tuning",
+        json_schema_extra=source("paper: 10"),
+    )
+    batch: int = Field(
+        128,
+        ge=2,
+        description="batch size",
+        json_schema_extra=source("authors' configuration: 128"),
+    )
+    weight_decay: float = Field(
+        0.0,
+        ge=0,
+        description="weight decay of SGD",
+        json_schema_extra=source("authors' configuration: none"),
+    )
     alpha: float = Field(
         0.2,
         ge=0,
         description="weight of the inner product of both classifiers (the paper: 0.1 to 0.2)",
+        json_schema_extra=source("authors' configuration: 0.2; the paper: 0.1 to 0.2"),
     )
 
     def check(self, model: nn.Module, clean: Images) -> None:
