@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..core.images import Images, to_float
+from ..core.method import source
 from ..core.modules import in_mode
 from ..core.run import Run
 from ..network.head import features_into, find_head, hide_, width
@@ -39,7 +40,11 @@ class FinePruning(Tuning):
     )
 
     cost: float = Field(
-        0.1, ge=0, le=1, description="largest drop of held-out accuracy that pruning may cause"
+        0.1,
+        ge=0,
+        le=1,
+        description="largest drop of held-out accuracy that pruning may cause",
+        json_schema_extra=source("BackdoorBench: 0.1"),
     )
 
     def check(self, model: nn.Module, clean: Images) -> None:
