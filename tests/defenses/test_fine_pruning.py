@@ -33,6 +33,13 @@ def test_sleeping_features_go_first_and_stay_hidden_through_fine_tuning():
     assert not torch.equal(repaired.model[0].weight, net[0].weight)
 
 
+def test_without_fine_tuning_they_are_hidden_too():
+    clean, net = task()
+    repaired = FinePruning(epochs=0, cost=1.0, max_acc_drop=1.0).repair(net, clean, Run())
+    assert repaired.silenced["8"].any()
+    assert not repaired.model[8].weight[:, repaired.silenced["8"]].any()
+
+
 class Shortcut(nn.Module):
     """Its last feature is a sum: a convolution's channel, and a white corner past it."""
 
