@@ -18,7 +18,7 @@ INSERTING = {"npd", "unit"}
 """What adds layers, so that only unbackdoor reads the repaired file."""
 NORMED = {"bnp", "clp"}
 """What needs batch norms, and says so."""
-MAPPED = {"nad", "npd"}
+MAPPED = {"nad", "npd", "unit"}
 """What needs maps behind the first layer, which a network of tokens does not have."""
 TOKENS = {"ViT", "Swin"}
 ONCE_BROKEN = {

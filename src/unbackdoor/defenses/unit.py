@@ -11,11 +11,13 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..core.errors import ModelError
 from ..core.images import Images, to_float
 from ..core.measure import accuracy
 from ..core.method import source
 from ..core.modules import frozen, in_mode
 from ..core.run import Run
+from ..network.attention import refuse_patches
 from ..network.inserts import Bound, attach_
 from ..network.layers import Layer, find_layers
 from ..network.moments import moments
@@ -26,9 +28,9 @@ from .base.defense import Augmented, Repair
 class UNIT(Augmented):
     """Clips every channel at a learned upper bound; the weights do not change.
 
-    A bound hangs behind every norm over channels; in a network without such norms, as a
-    transformer, behind every convolution and the hidden units of every MLP. It starts at the mean
-    of the rectified activation on the clean images plus `spread` deviations. The objective is
+    A bound hangs behind every norm over channels (behind every convolution of a network without
+    norms). It starts at the mean of the rectified activation on the clean images plus `spread`
+    standard deviations. The objective is
     cross-entropy plus a price times the sum over layers of the mean bound. The price doubles
     after `patience` batches in a row whose accuracy is within `cost` of the model's own, and falls
     by 2^1.5 after as many others. The result is the tightest state, of the start and the end of
@@ -96,7 +98,7 @@ class UNIT(Augmented):
     )
 
     def check(self, model: nn.Module, clean: Images) -> None:
-        """Refuses a network without norms over channels, convolutions and MLPs."""
+        """Refuses a network without norms over channels or convolutions behind the first."""
         super().check(model, clean)
         self._spots(model, clean)
 
@@ -161,7 +163,7 @@ class UNIT(Augmented):
         return Repair(model, {}, scores)
 
     def _spots(self, model: nn.Module, clean: Images) -> list[Layer]:
-        """The norms over channels of feature maps, or else the convolutions and MLPs' units."""
+        """The norms over channels of feature maps, or else the convolutions."""
         x = to_float(clean.pixels[:2])
         norms = [
             Layer(name, None, module.weight.numel())
@@ -171,8 +173,17 @@ class UNIT(Augmented):
         ]
         if norms:
             return norms
-        found = find_layers(model, x)
-        return [Layer(layer.name, None, layer.channels) for layer in found]
+        refuse_patches(model, x, self.name())
+        convolutions = [
+            Layer(layer.name, None, layer.channels)
+            for layer in find_layers(model, x)
+            if not isinstance(model.get_submodule(layer.name), nn.Linear)
+        ]
+        if not convolutions:
+            raise ModelError(
+                f"{self.name()} needs norms or convolutions; {type(model).__name__} has none"
+            )
+        return convolutions
 
 
 class Price:

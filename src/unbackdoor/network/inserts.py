@@ -109,13 +109,11 @@ def _named(model: nn.Module, state: Mapping[str, Tensor], name: str, entry: str)
 
 
 def _width(module: nn.Module) -> int | None:
-    """How many channels a convolution, a norm over channels or a linear layer puts out."""
+    """How many channels a convolution or a norm over channels puts out."""
     if isinstance(module, _ConvNd):
         return module.out_channels
     if isinstance(module, (_BatchNorm, _InstanceNorm)):
         return module.num_features
-    if isinstance(module, nn.Linear):
-        return module.out_features
     return module.num_channels if isinstance(module, nn.GroupNorm) else None
 
 
@@ -133,11 +131,8 @@ def _widths(model: nn.Module, layer: str) -> set[int | None]:
 
 # Functions of the module, not closures: a copy of the network calls its own inserts.
 def _bounded(host: nn.Module, _: object, y: Tensor) -> Tensor:
-    bound = host.get_submodule("bound")
-    if not isinstance(host, nn.Linear):
-        out: Tensor = bound(y)
-        return out
-    return bound(y.movedim(-1, 1)).movedim(1, -1)  # type: ignore[no-any-return]
+    out: Tensor = host.get_submodule("bound")(y)
+    return out
 
 
 def _polished(host: nn.Module, _: object, y: Tensor) -> Tensor:
