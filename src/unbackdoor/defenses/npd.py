@@ -44,9 +44,9 @@ class NPD(Tuning):
         "Purifying Poisoned Features, NeurIPS 2023, arXiv 2306.16697"
     )
     limits: ClassVar[str] = (
-        "cannot remove a backdoor that passes the layer by: 160 steps left one BadNets victim at an "
-        "ASR of 87 % (ACC 76, before 80); the repaired model has an extra layer, so only unbackdoor "
-        "reads its file"
+        "cannot remove a backdoor that passes the layer by: 160 steps left one BadNets victim at "
+        "an ASR of 87 % (ACC 76, before 80); the repaired model has an extra layer, so only "
+        "unbackdoor reads its file"
     )
 
     epochs: int = Field(
