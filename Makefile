@@ -20,7 +20,7 @@ help:
 	@echo "make hostile    over a thousand hostile files, each opened as you would, and what came of them"
 	@echo "make fuzz       damaged copies of good files for MINUTES=5, with another seed each time"
 	@echo "make kills      ends attack, repair, bench, report and convert at ten moments each; minutes"
-	@echo "make mutants    deletes each attack's core idea and demands that a test fails (minutes)"
+	@echo "make mutants    deletes the core ideas of attacks and defenses and demands that a test fails (minutes)"
 	@echo "make docs       the documentation as pages that work offline, in site/"
 	@echo "make dist       sdist and wheel, both tried in fresh environments"
 	@echo "make victims    plants the benchmarks' victims (hours; goes on where it stopped)"
@@ -69,7 +69,8 @@ victims headline defenses ablations channel_ranking: $(DEV)
 
 # Some of them only: make mutants ONLY=Blind
 mutants: $(DEV)
-	OMP_NUM_THREADS=1 $(BIN)/python tests/attacks/mutants.py $(ONLY)
+	$(HOSTILE) attacks.mutants $(ONLY)
+	$(HOSTILE) defenses.mutants $(ONLY)
 
 lint: $(DEV)
 	$(BIN)/ruff check .

@@ -60,14 +60,14 @@ ROWS = (
     Row("fine_pruning", TUNED),
     Row("nad", {**TUNED, "teacher_epochs": 5}),
     Row("unit", {"epochs": 10}),
-    Row("anp", {"epochs": 5, "batch": 32}),
-    Row("oracle_anp", {"epochs": 5, "batch": 32}),
+    Row("anp"),
+    Row("oracle_anp"),
     Row("i_bau", {"epochs": 2}),
     Row("npd", {"epochs": 5, "batch": 64}),
     Row("fmp_plus"),
     Row("fmp", TUNED),
-    Row("mcr", {**TUNED, "copy_epochs": 5}),
-    Row("neural_cleanse", {"search_epochs": 20, "search_images": 300, "patience": 2, **TUNED}),
+    Row("mcr", {"epochs": 10, "copy_epochs": 10}),
+    Row("neural_cleanse", TUNED),
     Row("sau", {"epochs": 3, "batch": 64}),
 )
 """The cheap first: a run that is stopped has these for all victims."""

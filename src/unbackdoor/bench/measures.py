@@ -140,15 +140,26 @@ class Probe:
     def coverage(self, layers: Sequence[Record]) -> dict[str, float] | None:
         """How many of the trigger's channels are among the silenced ones of a cell's `layers`.
 
-        A silenced norm counts for the layer that feeds it. None where nothing was silenced.
+        A silenced norm counts for the layer that feeds it. None where no layer lost a channel:
+        nothing was silenced, or only features that the classifier sees.
         """
         silenced = {layer["name"]: set(layer["silenced"]) for layer in layers}
         if not any(silenced.values()):
             return None
+        lost = {
+            layer.name: set().union(
+                *(
+                    silenced.get(name or "", ())
+                    for name in (layer.name, layer.norm, *layer.other_norms)
+                )
+            )
+            for layer in self.layers
+        }
+        if not any(lost.values()):
+            return None
         hits = total = 0
         for layer in self.layers:
-            names = (layer.name, layer.norm, *layer.other_norms)
-            gone = set().union(*(silenced.get(name or "", set()) for name in names))
+            gone = lost[layer.name]
             wanted = top(self.changes[layer.name], max(1, layer.channels // COVERED)).tolist()
             hits, total = hits + len(gone & set(wanted)), total + len(wanted)
         return Rate(hits, total).as_json()

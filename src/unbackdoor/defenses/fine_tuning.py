@@ -17,6 +17,7 @@ class FineTuning(Tuning):
     The clean images are `[n, c, h, w]` uint8 with true labels; the last epoch is the result.
     """
 
+    plain: ClassVar[bool] = True
     paper: ClassVar[str] = (
         "the field's baseline; protocol of Wu et al.: BackdoorBench, NeurIPS 2022, arXiv 2206.12654"
     )

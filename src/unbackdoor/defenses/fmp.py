@@ -12,6 +12,7 @@ from torch import nn
 
 from ..core.errors import ParameterError, listed
 from ..core.images import Images, to_float
+from ..core.method import source
 from ..core.recall import kept_of
 from ..core.run import Run
 from ..network.channels import silence_
@@ -40,6 +41,7 @@ class FMP(Tuning):
     and the channel can grow back).
     """
 
+    plain: ClassVar[bool] = True
     paper: ClassVar[str] = (
         "Huang, Bu: Adversarial Feature Map Pruning for Backdoor, ICLR 2024, arXiv 2307.11565"
     )
@@ -48,24 +50,66 @@ class FMP(Tuning):
         "most: see the results in the README"
     )
 
-    p: int = Field(64, ge=1, description="prune 1 of every p channels in each layer")
-    eps: float = Field(
-        0.06, gt=0, le=1, description="largest change of a pixel (L-inf, pixels in [0, 1])"
+    p: int = Field(
+        64,
+        ge=1,
+        description="prune 1 of every p channels in each layer",
+        json_schema_extra=source("paper: 64"),
     )
-    alpha: float = Field(0.02, gt=0, le=1, description="size of the random start, as eps")
-    steps: int = Field(1, ge=1, description="gradient-sign steps")
-    step: float | None = Field(None, gt=0, le=1, description="size of a step; null: eps")
+    eps: float = Field(
+        0.06,
+        gt=0,
+        le=1,
+        description="largest change of a pixel (L-inf, pixels in [0, 1])",
+        json_schema_extra=source("authors' older configuration: 0.06; the paper's text: 1/255"),
+    )
+    alpha: float = Field(
+        0.02,
+        gt=0,
+        le=1,
+        description="size of the random start, as eps",
+        json_schema_extra=source("authors' older configuration: 0.02"),
+    )
+    steps: int = Field(
+        1,
+        ge=1,
+        description="gradient-sign steps",
+        json_schema_extra=source("authors' released code: one"),
+    )
+    step: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="size of a step; null: eps",
+        json_schema_extra=source("authors' released code (FGSM): a step of eps"),
+    )
     projected: bool = Field(
-        True, description="keep the images within eps; else only the steps limit them"
+        True,
+        description="keep the images within eps; else only the steps limit them",
+        json_schema_extra=source("paper: within eps; the released code (FGSM) does not project"),
     )
     ranking_images: int = Field(
-        32, ge=1, description="number of clean images used to rank the channels"
+        32,
+        ge=1,
+        description="number of clean images used to rank the channels",
+        json_schema_extra=source("authors' released code: one batch of 32"),
     )
     fast: bool = Field(
-        False, description="stop early on channels that cannot be among the most suspect"
+        False,
+        description="stop early on channels that cannot be among the most suspect",
+        json_schema_extra=source("ours: every channel is ranked, as in the paper"),
     )
-    epochs: int = Field(20, ge=0, description="epochs of fine-tuning (the paper: 100)")
-    hold: bool = Field(True, description="keep pruned channels at zero during fine-tuning")
+    epochs: int = Field(
+        20,
+        ge=0,
+        description="epochs of fine-tuning (the paper: 100)",
+        json_schema_extra=source("ours: 20, for time, where the paper takes 100"),
+    )
+    hold: bool = Field(
+        True,
+        description="keep pruned channels at zero during fine-tuning",
+        json_schema_extra=source("ours: pruned is pruned; the released code lets them grow back"),
+    )
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model` with its most suspect channels silenced, fine-tuned."""

@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..core.images import Images, to_float
+from ..core.method import source
 from ..core.modules import statistics_kept
 from ..core.run import Run
 from ..network.channels import silence_
@@ -78,22 +79,86 @@ class FMPPlus(Tuning):
         "few stamped images can bring the backdoor back, as with other repairs"
     )
 
-    p: int = Field(0, ge=0, description="one channel in p is pruned from each layer; 0: none")
-    ranking_images: int = Field(500, ge=1, description="clean images that rank the channels")
-    epochs: int = Field(6, ge=0, description="passes over the clean images, if they are enough")
+    p: int = Field(
+        0,
+        ge=0,
+        description="one channel in p is pruned from each layer; 0: none",
+        json_schema_extra=source("ours: pruning gained nothing once images were disturbed"),
+    )
+    ranking_images: int = Field(
+        500,
+        ge=1,
+        description="clean images that rank the channels",
+        json_schema_extra=source("ours: as many as BNP and RNP take"),
+    )
+    epochs: int = Field(
+        6,
+        ge=0,
+        description="passes over the clean images, if they are enough",
+        json_schema_extra=source("ours: some 230 steps on 5,000 images"),
+    )
     enough_images: int = Field(
-        5000, ge=1, description="over fewer images as many passes more as it takes"
+        5000,
+        ge=1,
+        description="over fewer images as many passes more as it takes",
+        json_schema_extra=source("ours: 5,000, a tenth of CIFAR-10"),
     )
-    batch: int = Field(128, ge=2, description="images a step")
-    disturbed: float = Field(0.7, ge=0, lt=1, description="share of the images that are disturbed")
+    batch: int = Field(
+        128,
+        ge=2,
+        description="images a step",
+        json_schema_extra=source("ours: 128, BackdoorBench's batch for victims"),
+    )
+    disturbed: float = Field(
+        0.7,
+        ge=0,
+        lt=1,
+        description="share of the images that are disturbed",
+        json_schema_extra=source("ours: most are disturbed, some are left to judge by"),
+    )
     certainty: float = Field(
-        0.75, ge=0, le=1, description="share of a lesson that is the answered class itself"
+        0.75,
+        ge=0,
+        le=1,
+        description="share of a lesson that is the answered class itself",
+        json_schema_extra=source(
+            "ours: what an unsure model answers beside a class carries the backdoor"
+        ),
     )
-    turned: float = Field(0.12, gt=0, lt=1, description="share of answers that a climb turns over")
-    glance: int = Field(2, ge=1, description="a climb is found from one image in so many")
-    unsettled: float = Field(0.08, ge=0, lt=1, description="share of answers that steps may turn")
-    rho: float = Field(2.0, gt=0, description="reach of the first climb, in relative weight norm")
-    temperature: float = Field(2.0, gt=0, description="softness of the answers that are learned")
+    turned: float = Field(
+        0.12,
+        gt=0,
+        lt=1,
+        description="share of answers that a climb turns over",
+        json_schema_extra=source(
+            "ours: few enough that the model still works; docs/ablations.md varies it"
+        ),
+    )
+    glance: int = Field(
+        2,
+        ge=1,
+        description="a climb is found from one image in so many",
+        json_schema_extra=source("ours: half of a batch tells where to climb"),
+    )
+    unsettled: float = Field(
+        0.08,
+        ge=0,
+        lt=1,
+        description="share of answers that steps may turn",
+        json_schema_extra=source("ours: steps grow where they turn fewer answers than this"),
+    )
+    rho: float = Field(
+        2.0,
+        gt=0,
+        description="reach of the first climb, in relative weight norm",
+        json_schema_extra=source("FT-SAM's 2, only where the first climb starts"),
+    )
+    temperature: float = Field(
+        2.0,
+        gt=0,
+        description="softness of the answers that are learned",
+        json_schema_extra=source("ours: 2, within Hinton et al.'s range for small networks"),
+    )
 
     def work(self, images: int) -> float | None:
         """Each image once, each `glance`-th twice, and the old answers without a gradient."""

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from ..core.images import Images
+from ..core.method import source
 from ..core.modules import in_mode
 from ..core.run import Run
 from ..training.fit import fit
@@ -65,24 +66,71 @@ class UAT(Defense):
         "was not tried"
     )
 
-    epochs: int = Field(6, ge=0, description="passes over the clean images, if they are enough")
+    epochs: int = Field(
+        6,
+        ge=0,
+        description="passes over the clean images, if they are enough",
+        json_schema_extra=source("ours: docs/uat.md tells what was tried"),
+    )
     enough_images: int = Field(
-        5000, ge=1, description="over fewer images as many passes more as it takes"
+        5000,
+        ge=1,
+        description="over fewer images as many passes more as it takes",
+        json_schema_extra=source("ours: 5,000, a tenth of CIFAR-10"),
     )
     lr: float = Field(
-        0.007, gt=0, lt=1, description="step of Adam relative to the weights, cosine to 0"
+        0.007,
+        gt=0,
+        lt=1,
+        description="step of Adam relative to the weights, cosine to 0",
+        json_schema_extra=source("ours: relative; docs/uat.md tells what was tried"),
     )
-    batch: int = Field(100, ge=2, description="images a step")
-    share: float = Field(0.1, gt=0, le=1, description="share of a batch that is moved, 1 at least")
+    batch: int = Field(
+        100,
+        ge=2,
+        description="images a step",
+        json_schema_extra=source("I-BAU's configuration: 100"),
+    )
+    share: float = Field(
+        0.1,
+        gt=0,
+        le=1,
+        description="share of a batch that is moved, 1 at least",
+        json_schema_extra=source("ours: a tenth, where I-BAU takes 0.01"),
+    )
     radius: float = Field(
-        6.0, gt=0, description="L2 length of the perturbation of 3x32x32 values in [0, 1]"
+        6.0,
+        gt=0,
+        description="L2 length of the perturbation of 3x32x32 values in [0, 1]",
+        json_schema_extra=source("ours: 6, where I-BAU names 10"),
     )
-    every: int = Field(10, ge=1, description="steps after which another perturbation is found")
-    ascent_steps: int = Field(3, ge=1, description="steps of gradient ascent that find it")
+    every: int = Field(
+        10,
+        ge=1,
+        description="steps after which another perturbation is found",
+        json_schema_extra=source("ours: between two searches the perturbation follows for free"),
+    )
+    ascent_steps: int = Field(
+        3,
+        ge=1,
+        description="steps of gradient ascent that find it",
+        json_schema_extra=source(
+            "ours: few, for time; between them the perturbation follows for free"
+        ),
+    )
     labels: float = Field(
-        0.5, ge=0, le=1, description="weight of the labels; the rest is of the old answers"
+        0.5,
+        ge=0,
+        le=1,
+        description="weight of the labels; the rest is of the old answers",
+        json_schema_extra=source("ours: half labels, half the old answers"),
     )
-    temperature: float = Field(2.0, gt=0, description="softness of the old answers")
+    temperature: float = Field(
+        2.0,
+        gt=0,
+        description="softness of the old answers",
+        json_schema_extra=source("ours: 2, within Hinton et al.'s range for small networks"),
+    )
 
     def work(self, images: int) -> float | None:
         """Each image once, the old answers without a gradient, and the searches."""
