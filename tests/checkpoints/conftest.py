@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
+
+from checkpoints.samples import SPEC
+from unbackdoor import models
 
 NAMES = ["resnet18", "efficientnet_lite0", "vit_tiny_patch16_224"]
 
@@ -11,3 +15,8 @@ NAMES = ["resnet18", "efficientnet_lite0", "vit_tiny_patch16_224"]
 def small_timm(monkeypatch):
     timm = pytest.importorskip("timm")
     monkeypatch.setattr(timm, "list_models", lambda: NAMES)
+
+
+@pytest.fixture
+def model():
+    return models.create(SPEC, torch.Generator().manual_seed(0)).eval()
