@@ -87,15 +87,15 @@ def test_clean_label_rate_is_a_share_of_the_target_class(train: Images) -> None:
 
 
 def test_more_than_there_are_is_refused(train: Images) -> None:
-    with pytest.raises(ParameterError, match=r"sig is to stamp 21 .* only 20"):
+    with pytest.raises(ParameterError, match=r"sig is to poison 21 .* only 20"):
         SIG(count=21).poison(train, Run())
-    with pytest.raises(ParameterError, match="only 0 may be stamped"):
+    with pytest.raises(ParameterError, match="only 0 may be poisoned"):
         BadNets().poison(train[slice(0, 0)], Run())
 
 
 @pytest.mark.parametrize("given", [{"all_to_all": True}, {"sources": [1]}])
 def test_clean_label_attacks_refuse_other_goals(given: dict[str, object]) -> None:
-    with pytest.raises(ParameterError, match="only stamps images of its one target class"):
+    with pytest.raises(ParameterError, match="only poisons images of its one target class"):
         build("attack", "sig", given)
 
 
@@ -200,7 +200,7 @@ def test_without_images_of_its_sources_an_attack_that_controls_the_training_is_r
 ) -> None:
     others = train[train.labels != 1]
     for attack in (Blind(sources=(1,)), LIRA(sources=(1,)), InputAware(sources=(1,))):
-        with pytest.raises(ParameterError, match="to stamp 1 images, but only 0 may be stamped"):
+        with pytest.raises(ParameterError, match="to poison 1 images, but only 0 may be poisoned"):
             attack.plant(net(), others, Run())
 
 

@@ -55,7 +55,7 @@ class Narcissus(CleanLabelAttack):
         0.005,
         gt=0,
         le=1,
-        description="share stamped of the target class",
+        description="share poisoned of the target class",
         json_schema_extra=source(
             "Zeng et al. 2023: 0.05 % of the whole set, 0.5 % of one of ten classes"
         ),

@@ -202,7 +202,7 @@ def linear_of(store: Store, victim: Victim, shelf: Shelf) -> Rate:
 
 
 def examples(ready: Ready, model: nn.Module, run: Run, *, pictures: bool) -> list[dict[str, Any]]:
-    """The classes that `model` gives a few test images, clean and stamped; with their `pictures`.
+    """The classes that `model` gives a few test images, clean and triggered; with their `pictures`.
 
     Pictures are PNG files in base64.
     """
