@@ -1,7 +1,9 @@
 """A small model's files, and pickles written by hand."""
 
 import json
+import pickle
 
+import torch
 from safetensors.torch import save_file
 
 from unbackdoor import models
@@ -22,3 +24,20 @@ def steps(*parts: bytes) -> bytes:
 
 def text(told: str) -> bytes:
     return b"\x8c" + bytes([len(told)]) + told.encode()
+
+
+def ways():
+    """Every format a torch pickle comes in, and plain pickles of every protocol."""
+    yield "zip", lambda value, path: torch.save(value, path)
+    yield (
+        "legacy",
+        lambda value, path: torch.save(value, path, _use_new_zipfile_serialization=False),
+    )
+    for protocol in range(6):
+        yield (
+            f"pickle{protocol}",
+            lambda value, path, p=protocol: path.write_bytes(pickle.dumps(value, p)),
+        )
+
+
+WAYS = dict(ways())

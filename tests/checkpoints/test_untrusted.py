@@ -13,38 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from checkpoints.samples import steps, text
+from checkpoints.samples import WAYS, steps, text
 from hostile import Runs, touches
 from unbackdoor.checkpoints.inert import Foreign, Global
 from unbackdoor.checkpoints.untrusted import open_torch, read_torch
 from unbackdoor.core.errors import CheckpointError
 from unbackdoor.core.files import sha256
-
-
-def ways():
-    """Every format a torch pickle comes in, and plain pickles of every protocol."""
-    yield "zip", lambda value, path: torch.save(value, path)
-    yield (
-        "legacy",
-        lambda value, path: torch.save(value, path, _use_new_zipfile_serialization=False),
-    )
-    for protocol in range(6):
-        yield (
-            f"pickle{protocol}",
-            lambda value, path, p=protocol: path.write_bytes(pickle.dumps(value, p)),
-        )
-
-
-WAYS = dict(ways())
-
-
-@pytest.fixture
-def saved(tmp_path):
-    def save(value, way="zip", name="a.pt"):
-        WAYS[way](value, tmp_path / name)
-        return tmp_path / name
-
-    return save
 
 
 @pytest.mark.parametrize("way", WAYS)

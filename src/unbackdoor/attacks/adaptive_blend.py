@@ -39,7 +39,7 @@ class AdaptiveBlend(Attack):
         0.003,
         gt=0,
         le=1,
-        description="share poisoned of the images that may be",
+        description="poisoning rate, of the images that may be poisoned",
         json_schema_extra=source("released code for CIFAR-10: 0.003, and 0.003 covers"),
     )
     lr: float = Field(

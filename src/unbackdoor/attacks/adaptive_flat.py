@@ -37,7 +37,7 @@ class AdaptiveFlat(MarkedAttack):
     rho: float = Field(
         1.0,
         gt=0,
-        description="reach of the adaptive step, in relative weight norm",
+        description="radius of the adaptive step, in relative weight norm",
         json_schema_extra=source("Kwon et al. 2021 (ASAM): 0.5 to 1 for CIFAR; the upper end"),
     )
 

@@ -57,7 +57,7 @@ class Blind(ControlledAttack):
         0.5,
         gt=0,
         le=1,
-        description="share poisoned of the images of a batch that may be",
+        description="poisoning rate, of the images of a batch that may be poisoned",
         json_schema_extra=source("ours: half of a batch, for half of the cost"),
     )
     top: int = Field(

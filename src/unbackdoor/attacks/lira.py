@@ -50,7 +50,7 @@ class LIRA(ControlledAttack):
         1.0,
         gt=0,
         le=1,
-        description="share poisoned of the images of a batch that may be",
+        description="poisoning rate, of the images of a batch that may be poisoned",
         json_schema_extra=source("released code: attack_portion 1.0, all of a batch"),
     )
     eps: float = Field(

@@ -162,7 +162,7 @@ def told(
     """What the record of a victim says: how good, how backdoored, how trained, how it looks."""
     found = judged(ready.model, shelf.test, ready.stamped, run)
     attack = attack_of(victim)
-    learned: dict[str, Rate] = {}  # of a model that is there already: nobody knows its images
+    learned: dict[str, Rate] = {}  # of a given model the training images are unknown
     if attack:
         planted = Planted(ready.model, poisoned, ready.learned)
         learned = planting.learned(attack, planted, shelf.train, run)

@@ -79,9 +79,9 @@ class FMPPlus(Tuning):
 
     p: int = Field(0, ge=0, description="one channel in p is pruned from each layer; 0: none")
     ranking_images: int = Field(500, ge=1, description="clean images that rank the channels")
-    epochs: int = Field(6, ge=0, description="passes over the clean images, if they are enough")
+    epochs: int = Field(6, ge=0, description="passes over the clean images; more if they are few")
     enough_images: int = Field(
-        5000, ge=1, description="over fewer images as many passes more as it takes"
+        5000, ge=1, description="with fewer images, as many passes more as keep the number of steps"
     )
     batch: int = Field(128, ge=2, description="images a step")
     disturbed: float = Field(0.7, ge=0, lt=1, description="share of the images that are disturbed")

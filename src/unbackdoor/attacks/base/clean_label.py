@@ -29,14 +29,14 @@ class CleanLabelAttack(Attack):
         None,
         gt=0,
         le=1,
-        description="share poisoned of the whole training set, in place of class_rate",
+        description="poisoning rate of the whole training set, in place of class_rate",
         json_schema_extra=source("BackdoorBench: the meaning of its pratio"),
     )
     class_rate: float = Field(
         0.5,
         gt=0,
         le=1,
-        description="share poisoned of the target class",
+        description="share of the target class that is poisoned",
         json_schema_extra=source("BackdoorBench for CTRL: 0.05 of all, half of one of ten classes"),
     )
 

@@ -107,7 +107,7 @@ class ControlledAttack(Attack):
         0.1,
         gt=0,
         le=1,
-        description="share poisoned of the images of a batch that may be",
+        description="poisoning rate, of the images of a batch that may be poisoned",
         json_schema_extra=source("released code of input-aware and WaNet: 0.1 of a batch"),
     )
     indices: None = Field(

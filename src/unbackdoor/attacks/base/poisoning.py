@@ -53,13 +53,13 @@ class Poisoning(Method):
         0.1,
         gt=0,
         le=1,
-        description="share poisoned of the images that may be",
+        description="poisoning rate, of the images that may be poisoned",
         json_schema_extra=source("BackdoorBench: pratio 0.1, a share of the whole training set"),
     )
     count: int | None = Field(
         None,
         ge=1,
-        description="number of images poisoned, in place of rate",
+        description="number of poisoned images, in place of rate",
         json_schema_extra=source("ours: for attacks of a few images"),
     )
     indices: Path | None = Field(
