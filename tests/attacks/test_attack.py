@@ -182,7 +182,7 @@ def test_what_cannot_be_is_refused_before_anything_is_learned(train: Images) -> 
     run = Run(progress=lambda stage, *_: stages.append(stage))
     for attack, says in (
         (LF(target=5), "target 5 is not one of 5 classes"),
-        (LF(count=101), "lf is to stamp 101 images, but only 100 may be stamped"),
+        (LF(count=101), "lf is to poison 101 images, but only 100 may be poisoned"),
         (Blind(sources=(5,)), "source 5 is not one of 5 classes"),
         (TrojanNN(size=8), r"a patch \[3, 8, 8\] with a margin of 1 does not fit"),
         (LabelConsistent(), "need sides of 6 pixels, got 5x8"),

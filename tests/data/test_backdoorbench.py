@@ -29,7 +29,7 @@ def test_the_models_names_are_taken(tmp_path):
 
 
 def test_it_is_no_source_of_clean_images(tmp_path):
-    with pytest.raises(ImagesError, match="stamped"):
+    with pytest.raises(ImagesError, match="holds triggered images"):
         data.open_images(bench_result(tmp_path, {}, ROWS))
 
 
