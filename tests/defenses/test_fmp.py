@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from defenses.samples import noise, noisy_net
-from unbackdoor.core.errors import ImagesError, ModelError
-from unbackdoor.core.images import Images
+from unbackdoor.core.errors import ImagesError, ModelError, ParameterError, UnbackdoorWarning
+from unbackdoor.core.images import Images, to_float
 from unbackdoor.core.run import Run
 from unbackdoor.defenses.fmp import FMP
 from unbackdoor.network.layers import find_layers
@@ -61,6 +61,28 @@ def test_each_layer_loses_its_share():
     assert {name: int(mask.sum()) for name, mask in repair.silenced.items()} == {"0": 2, "3": 3}
     worst = repair.scores["3"][repair.silenced["3"]].max()
     assert worst <= repair.scores["3"][~repair.silenced["3"]].min()
+
+
+def test_layers_that_lose_nothing_are_said():
+    with pytest.warns(UnbackdoorWarning, match=r"nothing from 1 of 2 layers.*p = 7 channels \(0\)"):
+        repair = FMP(p=7, epochs=0, ranking_images=8).repair(noisy_net(), noise(), RUN)
+    assert {name: int(mask.sum()) for name, mask in repair.silenced.items()} == {"0": 0, "3": 1}
+    assert repair.notes["layers"] == 2 and repair.notes["layers_spared"] == 1
+
+
+def test_a_p_that_prunes_nothing_is_refused():
+    with pytest.raises(ParameterError, match="the widest layer has 9 channels"):
+        FMP(p=10, epochs=0, ranking_images=8).repair(noisy_net(), noise(), RUN)
+
+
+def test_eps_and_alpha_change_what_is_scored():
+    net, scored = noisy_net(), []
+    for told in ({"eps": 0.1}, {"eps": 0.2}, {"eps": 0.2, "alpha": 0.1}, {"projected": False}):
+        fields = {"eps": 0.2, "alpha": 0.05, "p": 3, "epochs": 0, "ranking_images": 24, **told}
+        layers = find_layers(net, to_float(noise().pixels[:2]))
+        found = FMP(**fields).rankings(net, layers, noise(), RUN)
+        scored.append(tuple(found["3"].loss.tolist()))
+    assert len(set(scored)) == 4
 
 
 def maps(model: nn.Module, path: str) -> Tensor:

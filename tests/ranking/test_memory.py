@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ranking.samples import NUDGE, RUN, data, net
-from unbackdoor.ranking import ranking
+from unbackdoor.core import memory
 from unbackdoor.ranking.ranking import Ranker, rows_per_pass
 
 
@@ -21,16 +21,11 @@ def test_passes_shrink_with_the_memory_that_is_free(monkeypatch):
     assert rows_per_pass(model, torch.rand(1, 3, 64, 64), RUN) == 16
     # In float32: the image, conv, norm, act, conv, act, pool, flat, head; twice.
     each = 2 * 4 * (192 + 3 * 384 + 2 * 576 + 36 + 36 + 3)
-    assert ranking.bytes_per_row(model, x[:1], RUN) == each
+    assert memory.bytes_per_image(model, x[:1], RUN) == each
     assert not any(module._forward_hooks for module in model.modules())
     for free, rows in ((1024 * each * 2, 1024), (1024 * each * 2 - 2, 512), (0, 1)):
-        monkeypatch.setattr(ranking, "free_bytes", lambda _, free=free: free)
+        monkeypatch.setattr(memory, "free_bytes", lambda _, free=free: free)
         assert rows_per_pass(model, x, RUN) == rows == Ranker(model, x, y, signs, NUDGE, RUN).rows
-
-
-def test_the_system_tells_its_free_memory():
-    assert ranking.free_bytes(torch.device("cpu")) > 2**20
-    assert ranking.free_bytes(torch.device("meta")) == float("inf")
 
 
 MEMORY = """
@@ -40,6 +35,7 @@ from torch import nn
 from unbackdoor.network.layers import find_layers
 from unbackdoor.ranking.ranking import Ranker
 from unbackdoor.ranking.reverse import Nudge
+from unbackdoor.core import memory
 from unbackdoor.core.run import Run
 torch.set_num_threads(1)
 

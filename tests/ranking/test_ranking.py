@@ -43,7 +43,7 @@ def plainly(
     for _ in range(NUDGE.steps):
         leaf = moved.clone().requires_grad_()
         ((at_layer(model, layer, leaf)[1][:, c] - calm) ** 2).sum().backward()
-        moved = NUDGE.within(moved + NUDGE.alpha * leaf.grad.sign(), x)
+        moved = NUDGE.within(moved + NUDGE.stride * leaf.grad.sign(), x)
     logits = model(moved).detach()
     return float((logits.argmax(1) == y).float().mean()), float(F.cross_entropy(logits, y))
 

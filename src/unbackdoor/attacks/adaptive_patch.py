@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -12,7 +13,7 @@ from ..core.errors import ParameterError
 from ..core.method import source
 from ..core.recall import Learned
 from .base.attack import Attack
-from .base.patterns import picture, scaled
+from .base.patterns import given, picture, scaled
 
 OPACITIES = (0.5, 0.2, 0.5, 0.3)
 """Of the patches top left, top right, bottom left and bottom right, in training."""
@@ -34,6 +35,8 @@ class AdaptivePatch(Attack):
         "Backdoor Defenses, ICLR 2023"
     )
     limits: ClassVar[str] = "a weak backdoor where few images are poisoned and training is short"
+
+    files: ClassVar[tuple[str, ...]] = ("indices", "patch")
 
     rate: float = Field(
         0.003,
@@ -87,6 +90,12 @@ class AdaptivePatch(Attack):
             "ours: the released patches are pictures that are not ours to give"
         ),
     )
+    patch: Path | None = Field(
+        None,
+        description="picture (PNG, JPEG, BMP) for every corner in place of the patches, resized; "
+        "where it is transparent the image shows",
+        json_schema_extra=source("ours: none; for a trigger of one's own"),
+    )
     covers: float = Field(
         2.0,
         ge=0,
@@ -120,10 +129,16 @@ class AdaptivePatch(Attack):
         side = scaled(self.size, height, width)
         if min(height, width) < side:
             raise ParameterError(f"a patch of {side} pixels is larger than {height}x{width}")
-        patch = picture(4 * self.pattern + corner, 3, channels, side, side)
-        # Full colours: a faint patch must still stand out a little.
-        patch = patch.round().to(x)
         rows = slice(None, side) if corner < 2 else slice(-side, None)
         columns = slice(-side, None) if corner % 2 else slice(None, side)
-        x[:, :, rows, columns] = torch.lerp(x[:, :, rows, columns], patch, opacity)
+        patch, mask = self._patch(corner, channels, side)
+        x[:, :, rows, columns].lerp_(patch.to(x), opacity * mask.to(x))
         return x
+
+    def _patch(self, corner: int, channels: int, side: int) -> tuple[Tensor, Tensor]:
+        """The patch of a corner and its opacity, as `given`."""
+        if self.patch is not None:
+            return given(self.patch, channels, side, side)
+        # Full colours: a faint patch must still stand out a little.
+        drawn = picture(4 * self.pattern + corner, 3, channels, side, side).round()
+        return drawn, torch.ones(1, side, side)

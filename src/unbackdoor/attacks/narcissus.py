@@ -131,7 +131,7 @@ class Narcissus(CleanLabelAttack):
 
         Public classes take the numbers of the classes that are not the target.
         """
-        slots = torch.tensor([k for k in range(len(inside.classes)) if k != self.target])
+        slots = torch.tensor([k for k in range(len(inside.classes)) if k != self.goal_class()])
         if not len(slots):
             raise ParameterError("a surrogate needs a class beside the target")
         if self.public is None:

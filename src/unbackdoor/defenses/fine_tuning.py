@@ -25,6 +25,10 @@ class FineTuning(Tuning):
         "for Blended and 94 % for LF"
     )
 
+    def work(self, images: int) -> float | None:
+        """Epochs of all images."""
+        return float(self.epochs * images)
+
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model`, fine-tuned."""
         self.tune(model, clean, run, resume=self.state_file(model, clean, run))

@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from ..core.errors import ParameterError, listed
 from ..core.images import Images, to_float
 from ..core.recall import kept_of
 from ..core.run import Run
@@ -27,7 +28,9 @@ class FMP(Tuning):
 
     For every channel of every convolution: images made to move its map (`reverse`), the model's
     accuracy on them, the `N / p` channels of lowest accuracy silenced, and fine-tuning on the
-    clean images. Images are `[n, c, h, w]`; `eps` and `alpha` are L-inf for pixels in [0, 1].
+    clean images. A layer of fewer than `p` channels loses none, which is said; where no layer
+    loses any, `ParameterError`. Images are `[n, c, h, w]`; `eps` and `alpha` are L-inf for pixels
+    in [0, 1]: the images start `alpha` away and make a step of `eps`, within `eps`.
 
     Fine-tuning takes 20 epochs here, not the paper's 100, so that a full-width repair ends within
     half an hour on two CPU cores. Where the paper leaves a choice: eps and alpha follow an older
@@ -49,8 +52,12 @@ class FMP(Tuning):
     eps: float = Field(
         0.06, gt=0, le=1, description="largest change of a pixel (L-inf, pixels in [0, 1])"
     )
-    alpha: float = Field(0.02, gt=0, le=1, description="step size and size of the random start")
+    alpha: float = Field(0.02, gt=0, le=1, description="size of the random start, as eps")
     steps: int = Field(1, ge=1, description="gradient-sign steps")
+    step: float | None = Field(None, gt=0, le=1, description="size of a step; null: eps")
+    projected: bool = Field(
+        True, description="keep the images within eps; else only the steps limit them"
+    )
     ranking_images: int = Field(
         32, ge=1, description="number of clean images used to rank the channels"
     )
@@ -64,20 +71,43 @@ class FMP(Tuning):
         """`model` with its most suspect channels silenced, fine-tuned."""
         chosen = clean.sample(self.ranking_images, run.rng("ranking images"))
         layers = find_layers(model, to_float(chosen.pixels[:2]))
+        spared = self._spared(layers)
         rankings = self.rankings(model, layers, chosen, run)
         mask = {
             layer.name: rankings[layer.name].suspects(layer.channels // self.p) for layer in layers
         }
         scores = {name: ranking.accuracy for name, ranking in rankings.items()}
+        notes = {"layers": float(len(layers)), "layers_spared": float(spared)}
         if self.hold:
             silence_(model, layers, mask)
             state = self.state_file(model, clean, run)
             self.tune(model, clean, run, lambda tuned: silence_(tuned, layers, mask), resume=state)
-            return Repair(model, mask, scores, score_name=SCORE)
+            return Repair(model, mask, scores, notes, SCORE)
         bare = [replace(layer, norm=None, other_norms=()) for layer in layers]
         silence_(model, bare, mask)
         self.tune(model, clean, run, resume=self.state_file(model, clean, run))
-        return Repair(model, {}, scores, score_name=SCORE)
+        return Repair(model, {}, scores, notes, SCORE)
+
+    def nudge(self) -> Nudge:
+        """How the images of a channel are made."""
+        return Nudge(self.eps, self.alpha, self.steps, self.step, self.projected)
+
+    def _spared(self, layers: Sequence[Layer]) -> int:
+        """How many `layers` lose no channel, said aloud; raises where none loses any."""
+        spared = [layer for layer in layers if layer.channels < self.p]
+        if not spared:
+            return 0
+        widest = max(layer.channels for layer in layers)
+        if len(spared) == len(layers):
+            raise ParameterError(
+                f"fmp with p = {self.p} prunes nothing: the widest layer has {widest} channels; "
+                f"take a smaller p"
+            )
+        self._warn(
+            f"prunes nothing from {len(spared)} of {len(layers)} layers, which have fewer than "
+            f"p = {self.p} channels ({listed(layer.name for layer in spared)})"
+        )
+        return len(spared)
 
     def rankings(
         self, model: nn.Module, layers: Sequence[Layer], chosen: Images, run: Run
@@ -89,9 +119,9 @@ class FMP(Tuning):
         x = to_float(chosen.pixels)
         signs = torch.randint(0, 2, x.shape, generator=run.rng("start")).to(x) * 2 - 1
         x, signs, y = (tensor.to(run.device) for tensor in (x, signs, chosen.labels))
-        ranker = Ranker(model, x, y, signs, Nudge(self.eps, self.alpha, self.steps), run)
+        ranker = Ranker(model, x, y, signs, self.nudge(), run)
         rank = ranker.race if self.fast else ranker.rank
-        asked = self.model_dump(include={"p", "eps", "alpha", "steps", "fast"})
+        asked = self.model_dump(include={"p", "eps", "alpha", "steps", "step", "projected", "fast"})
         kept = kept_of(model, run, "ranking", asked, chosen)
         known = sum(layer.channels for layer in layers if layer.name in kept.tensors)
         with run.stage("ranking", sum(layer.channels for layer in layers), known) as advance:

@@ -35,6 +35,10 @@ class FTSAM(Tuning):
     rho: float = Field(2.0, gt=0, description="radius of the SAM step, relative to the weights")
     smoothing: float = Field(0.1, ge=0, lt=1, description="label smoothing")
 
+    def work(self, images: int) -> float | None:
+        """Two passes of all images an epoch."""
+        return 2.0 * self.epochs * images
+
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model`, fine-tuned with sharpness-aware steps."""
         self.tune(

@@ -84,6 +84,14 @@ class UAT(Defense):
     )
     temperature: float = Field(2.0, gt=0, description="softness of the old answers")
 
+    def work(self, images: int) -> float | None:
+        """Each image once, the old answers without a gradient, and the searches."""
+        each = 1 + 1 / 3 + self.ascent_steps / self.every
+        return self._epochs(images) * images * each
+
+    def _epochs(self, images: int) -> int:
+        return math.ceil(self.epochs * max(1, self.enough_images / images))
+
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model`, trained in place."""
         lesson = Lesson(self, model, math.ceil(len(clean) / self.batch))
@@ -92,7 +100,7 @@ class UAT(Defense):
             clean,
             run,
             stage="fine-tuning",
-            epochs=math.ceil(self.epochs * max(1, self.enough_images / len(clean))),
+            epochs=self._epochs(len(clean)),
             lr=self.lr,
             batch=self.batch,
             crop=False,

@@ -21,8 +21,10 @@ from typing import Any
 from pydantic import Field
 from torch import nn
 
-from ...core.images import Images
+from ...core.images import Images, to_float
+from ...core.memory import check_step
 from ...core.method import source
+from ...core.modules import device_of
 from ...core.recall import Learned, recall
 from ...core.run import Run
 from ...training.fit import fit
@@ -105,6 +107,7 @@ class Attack(Poisoning):
         """A copy of `model` trained on the poisoned `train`; `resume` as in `fit`."""
         self.check(train)
         learned = self.recalled(model, train, run)
+        check_step(model, to_float(train.pixels[:1]).to(device_of(model)), self.batch, run)
         poisoned = self.poison(train, run, learned)
         victim = copy.deepcopy(model)
         fit(victim, poisoned.images, run, resume=resume, **self.settings())

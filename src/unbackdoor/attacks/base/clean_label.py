@@ -49,9 +49,9 @@ class CleanLabelAttack(Attack):
         there = len(self.stampable(train.labels))
         if there < SMALL * len(train) / len(train.classes):
             warnings.warn(
-                f"class {self.target} has {there} of {len(train)} training images, less than half "
-                "of an average class: a clean-label attack on it has little to poison; choose a "
-                "larger one (-p target=K)",
+                f"class {self.goal_class()} has {there} of {len(train)} training images, less than "
+                "half of an average class: a clean-label attack on it has few images to poison; "
+                "choose a larger one (-p target=K)",
                 UnbackdoorWarning,
                 stacklevel=4,
             )
@@ -61,6 +61,7 @@ class CleanLabelAttack(Attack):
         if wanted > there:
             raise ParameterError(
                 f"a rate of {self.rate:g} is {wanted} of {len(train)} training images, but only "
-                f"the {there} of class {self.target} may be poisoned; lower it or give class_rate"
+                f"the {there} of class {self.goal_class()} may be poisoned; lower it, or give a "
+                "class_rate"
             )
         return wanted

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
-from pydantic import Field, NonNegativeInt, field_validator
+from pydantic import Field, NonNegativeInt, field_validator, model_validator
 from torch import Tensor, nn
 
 from ...core.errors import ParameterError, UnbackdoorWarning
@@ -32,10 +32,13 @@ class Poisoning(Method):
     files: ClassVar[tuple[str, ...]] = ("indices",)
     """The fields that name files; what is learned is filed by what is in them."""
 
-    target: int = Field(
+    one_target: ClassVar[bool] = False
+    """Whether the trigger is made for one class, so that there can be no label map."""
+
+    target: NonNegativeInt | dict[NonNegativeInt, NonNegativeInt] = Field(
         0,
-        ge=0,
-        description="class that triggered images go to, unless all_to_all",
+        description="class that triggered images go to, unless all_to_all; or a label map, "
+        '{"3": 5, "4": 1}: class 3 goes to 5, 4 to 1, and no other class is triggered',
         json_schema_extra=source("convention of BackdoorBench: class 0"),
     )
     all_to_all: bool = Field(
@@ -71,8 +74,8 @@ class Poisoning(Method):
     source_covers: float = Field(
         1.0,
         ge=0,
-        description="with sources: images of other classes that get the trigger but keep their "
-        "label, for each poisoned one",
+        description="with sources or a label map: images of other classes that get the trigger "
+        "but keep their label, for each poisoned one",
         json_schema_extra=source("Tang et al. 2021 (TaCT): as many covers as poisoned images"),
     )
 
@@ -82,6 +85,35 @@ class Poisoning(Method):
         if cls.clean_label and value:
             raise ValueError("a clean-label attack only poisons images of its one target class")
         return value
+
+    @field_validator("target")
+    @classmethod
+    def _is_a_target(cls, value: int | dict[int, int]) -> int | dict[int, int]:
+        if not isinstance(value, dict):
+            return value
+        if cls.clean_label or cls.one_target:
+            raise ValueError("the trigger is made for one class; a label map has several")
+        if not value or any(true == goal for true, goal in value.items()):
+            raise ValueError("a label map sends each of its classes to another one")
+        return value
+
+    @model_validator(mode="after")
+    def _says_it_once(self) -> Self:
+        if isinstance(self.target, dict) and (self.sources is not None or self.all_to_all):
+            raise ValueError(
+                "a label map says which classes are triggered: no sources, no all_to_all"
+            )
+        return self
+
+    def goal_class(self) -> int:
+        """The one target; raises `ParameterError` where there is a label map."""
+        if isinstance(self.target, dict):
+            raise ParameterError(f"{self.name()} needs one target, not a label map")
+        return self.target
+
+    def triggered_classes(self) -> tuple[int, ...] | None:
+        """The true classes whose images are triggered; None for all."""
+        return tuple(self.target) if isinstance(self.target, dict) else self.sources
 
     def stamp(self, x: Tensor) -> Tensor:
         """The images `x` `[n, c, h, w]` in [0, 1] with the trigger in each; pure, per image."""
@@ -116,24 +148,34 @@ class Poisoning(Method):
 
     def goals(self, labels: Tensor, classes: int) -> Tensor:
         """The label that the attacker wants for a triggered image of each true label."""
-        named = {"target": () if self.all_to_all else (self.target,), "source": self.sources or ()}
+        led = self.target if isinstance(self.target, dict) else {}
+        targets = () if self.all_to_all else tuple(led.values()) or (self.goal_class(),)
+        named = {"target": targets, "source": self.triggered_classes() or ()}
         for kind, numbers in named.items():
             if numbers and max(numbers) >= classes:
                 raise ParameterError(
                     f"{kind} {max(numbers)} is not one of {classes} classes (0 to {classes - 1})"
                 )
-        return (labels + 1) % classes if self.all_to_all else torch.full_like(labels, self.target)
+        if self.all_to_all:
+            return (labels + 1) % classes
+        if not led:
+            return torch.full_like(labels, self.goal_class())
+        goals = torch.arange(classes, device=labels.device)
+        for true, goal in led.items():
+            goals[true] = goal
+        return goals[labels]
 
     def stampable(self, labels: Tensor) -> Tensor:
         """Indices of the training images with these true `labels` that may be poisoned."""
         if self.clean_label:
-            return (labels == self.target).nonzero().flatten()
+            return (labels == self.goal_class()).nonzero().flatten()
         return self._from_sources(labels).nonzero().flatten()
 
     def _from_sources(self, labels: Tensor) -> Tensor:
-        if self.sources is None:
+        classes = self.triggered_classes()
+        if classes is None:
             return torch.ones_like(labels, dtype=torch.bool)
-        return torch.isin(labels, torch.tensor(self.sources, device=labels.device))
+        return torch.isin(labels, torch.tensor(classes, device=labels.device))
 
     def wanted(self, train: Images) -> int:
         """How many images of `train` are to be poisoned where no `count` says so: at least one."""
@@ -182,7 +224,7 @@ class Poisoning(Method):
         They are of no source, and their label is not the goal; none without `sources`.
         """
         others = ~self._from_sources(labels)
-        if not self.all_to_all:
+        if not self.all_to_all and not isinstance(self.target, dict):
             others = others & (labels != self.target)
         return others.nonzero().flatten()
 

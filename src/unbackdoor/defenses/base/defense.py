@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ...core.errors import ImagesError, UnbackdoorWarning
-from ...core.images import Images
+from ...core.images import Images, to_float
 from ...core.measure import accuracy, check
+from ...core.memory import check_step
 from ...core.method import Method
 from ...core.modules import copied
 from ...core.recall import kept_of
@@ -73,13 +74,16 @@ class Defense(Method):
         Where that fell by more than `max_acc_drop` beyond doubt (Wilson's interval, 95 %), the
         repair has destroyed the model: a warning says so, and the model comes back as it came.
 
-        Raises `ModelError` for weights or outputs that are not finite and `ImagesError` for images
-        that do not fit the model. Warns where the repair changed no weight.
+        Raises `ModelError` for weights or outputs that are not finite, and where a training step
+        does not fit into memory; `ImagesError` for images that do not fit the model. Warns where
+        the repair changed no weight.
         """
         self.check(model, clean)
         used, judges = self.divided(clean, run, "judging")
         start = time.perf_counter()
         own = copied(model).to(run.device)
+        batch: int = getattr(self, "batch", 1)
+        check_step(own, to_float(clean.pixels[:1]).to(run.device), batch, run)
         with _images_through(own) as seen:
             repaired = self.mend(own, used, run)
         notes = {
@@ -131,6 +135,13 @@ class Defense(Method):
         if not len(clean):
             raise ImagesError(f"{self.name()} needs clean images, got none")
         check(model, clean)
+
+    def work(self, images: int) -> float | None:
+        """How many images a repair with so many clean ones takes through the model and back.
+
+        None where nobody knows before.
+        """
+        return None
 
     def state_file(self, model: nn.Module, clean: Images, run: Run) -> Path | None:
         """Where in `run.cache` the tuning of `model` as it is now keeps its state, for `fit`."""
