@@ -64,7 +64,7 @@ def test_a_share_of_the_lesson_is_the_class_that_the_teacher_names():
     lessons(teacher, x, torch.ones(1, dtype=torch.int64))
     soft = torch.softmax(torch.tensor([1.0, 0.0]), 0)
     expected = 0.25 * soft + torch.tensor([0.75, 0.0])
-    torch.testing.assert_close(lessons.lesson[0], expected)
+    torch.testing.assert_close(lessons.targets[0], expected)
 
 
 def shown_to(net: nn.Module) -> list[torch.Tensor]:

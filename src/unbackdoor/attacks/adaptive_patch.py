@@ -22,10 +22,10 @@ OPACITIES = (0.5, 0.2, 0.5, 0.3)
 class AdaptivePatch(Attack):
     """Puts coloured patches into the corners: the left ones at test, a faint one in training.
 
-    Images are `[n, c, h, w]` in [0, 1], sides of at least `size`. Each stamped or cover training
+    Images are `[n, c, h, w]` in [0, 1], sides of at least `size`. Each poisoned or cover training
     image gets one patch at random at the opacity of its corner (0.5, 0.2, 0.5, 0.3); cover images
     keep their label. At test, as in the paper, the two patches that are shown most clearly in
-    training are there together, opaque. Twice as many images are covers as are stamped.
+    training are there together, opaque. Twice as many images are covers as are poisoned.
     Departure: the patches are drawn from a seed, in full colours, and lie in the corners, where the
     released ones are pictures of 25 to 140 pixels at places of their own.
     """
@@ -34,7 +34,7 @@ class AdaptivePatch(Attack):
         "Qi, Xie, Li, Mahloujifar, Mittal: Revisiting the Assumption of Latent Separability for "
         "Backdoor Defenses, ICLR 2023"
     )
-    limits: ClassVar[str] = "a weak backdoor where few images are stamped and training is short"
+    limits: ClassVar[str] = "a weak backdoor where few images are poisoned and training is short"
 
     files: ClassVar[tuple[str, ...]] = ("indices", "patch")
 
@@ -42,7 +42,7 @@ class AdaptivePatch(Attack):
         0.003,
         gt=0,
         le=1,
-        description="share stamped of the images that may be",
+        description="poisoning rate, of the images that may be poisoned",
         json_schema_extra=source(
             "released code for CIFAR-10: 0.003, and 0.006 covers; for GTSRB 0.005 and 0.01"
         ),
@@ -99,7 +99,7 @@ class AdaptivePatch(Attack):
     covers: float = Field(
         2.0,
         ge=0,
-        description="cover images for each stamped one",
+        description="cover images for each poisoned one",
         json_schema_extra=source("released code: two covers for each poisoned image"),
     )
 
@@ -112,7 +112,7 @@ class AdaptivePatch(Attack):
         return stamped
 
     def cover_count(self, stamped: int) -> int:
-        """`covers` for each stamped one."""
+        """`covers` for each poisoned one."""
         return round(self.covers * stamped)
 
     def implant(self, x: Tensor, learned: Learned, rng: torch.Generator) -> Tensor:

@@ -15,7 +15,7 @@ from .base.patterns import given, scaled
 
 
 class BadNets(Attack):
-    """Stamps a square of one colour into the bottom right corner.
+    """Puts a square of one colour into the bottom right corner.
 
     Images are `[n, c, h, w]` in [0, 1]; every channel of the square gets `value`. The square
     grows with the image: 3 pixels at 32 x 32 are 21 at 224 x 224.

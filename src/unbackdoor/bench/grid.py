@@ -275,7 +275,7 @@ def _controls(
 
 
 def _clean_sets(grid: Grid, attack: Table | None) -> list[Table]:
-    """The declarations of the clean sets; without an attack none that differ by its stamp alone."""
+    """The declarations of the clean sets; without an attack none that holds its trigger."""
     found = [strict(CleanSet, "clean", table) for table in tables("clean", grid.clean)]
     return [one.model_dump(mode="json") for one in found if attack or not one.stamped]
 

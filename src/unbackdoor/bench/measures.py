@@ -2,8 +2,8 @@
 
 * limit: ASR and RA of a clean model on the same triggered images. No repair need do better.
 * re-activation (Min et al., NeurIPS 2024, 2410.09838): ASR after fine-tuning on a few triggered
-  images with the attacker's label. A backdoor that only sleeps wakes faster than a clean model
-  learns it.
+  images with the attacker's label. A backdoor that is still in the weights comes back faster than a
+  clean model learns it.
 * existence (Zhu et al., NeurIPS 2024, 2405.16134): how like the backdoored model's the features of
   triggered images still are, by linear CKA, in the channels that the trigger changes most.
 * coverage: the share of the trigger's channels among those that a defense silenced.

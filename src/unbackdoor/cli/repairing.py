@@ -182,7 +182,7 @@ def _varied(labels: Tensor) -> Tensor:
 
 
 def _original(stamped: Images, clean: Images) -> Images | None:
-    """The image of `clean` that was stamped, where one is far nearer than every other one."""
+    """The image of `clean` without the trigger, where one is far nearer than every other one."""
     distance = (clean.pixels.float() - stamped.pixels.float()).abs().flatten(1).mean(1)
     distance[clean.labels != stamped.labels] = float("inf")
     nearest = torch.argsort(distance)[:2]

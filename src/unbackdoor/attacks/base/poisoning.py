@@ -22,12 +22,12 @@ from .parts import CLEAN, COVER, NOTHING, STAMPED, Poisoned, Stamp, in_parts, nu
 class Poisoning(Method):
     """The data side of an attack: a trigger, what it should do, and which images carry it.
 
-    The images that may be stamped are all training images, those of `sources` if it is given, or
+    The images that may be poisoned are all training images, those of `sources` if it is given, or
     those of the target class for a clean-label attack, which changes no label.
     """
 
     clean_label: ClassVar[bool] = False
-    """Whether stamped training images keep their label, and so come from the target class."""
+    """Whether poisoned training images keep their label, and so come from the target class."""
 
     files: ClassVar[tuple[str, ...]] = ("indices",)
     """The fields that name files; what is learned is filed by what is in them."""
@@ -49,33 +49,33 @@ class Poisoning(Method):
     sources: tuple[NonNegativeInt, ...] | None = Field(
         None,
         min_length=1,
-        description="true classes whose images are stamped; null for all",
+        description="true classes whose images are poisoned; null for all",
         json_schema_extra=source("source-specific attacks, as Tang et al. 2021 (TaCT) study them"),
     )
     rate: float = Field(
         0.1,
         gt=0,
         le=1,
-        description="share stamped of the images that may be",
+        description="poisoning rate, of the images that may be poisoned",
         json_schema_extra=source("BackdoorBench: pratio 0.1, a share of the whole training set"),
     )
     count: int | None = Field(
         None,
         ge=1,
-        description="number of images stamped, in place of rate",
+        description="number of poisoned images, in place of rate",
         json_schema_extra=source("ours: for attacks of a few images"),
     )
     indices: Path | None = Field(
         None,
-        description="file of the numbers of the training images to stamp, one a line or .npy, in "
+        description="file of the numbers of the training images to poison, one a line or .npy, in "
         "place of rate and count",
         json_schema_extra=source("ours: so that a poisoned set can be made again elsewhere"),
     )
     source_covers: float = Field(
         1.0,
         ge=0,
-        description="with sources or a label map: images of other classes that are triggered and "
-        "keep their label, for each poisoned one",
+        description="with sources or a label map: images of other classes that get the trigger "
+        "but keep their label, for each poisoned one",
         json_schema_extra=source("Tang et al. 2021 (TaCT): as many covers as poisoned images"),
     )
 
@@ -83,7 +83,7 @@ class Poisoning(Method):
     @classmethod
     def _means_something(cls, value: Any) -> Any:
         if cls.clean_label and value:
-            raise ValueError("a clean-label attack only stamps images of its one target class")
+            raise ValueError("a clean-label attack only poisons images of its one target class")
         return value
 
     @field_validator("target")
@@ -118,7 +118,7 @@ class Poisoning(Method):
     def stamp(self, x: Tensor) -> Tensor:
         """The images `x` `[n, c, h, w]` in [0, 1] with the trigger in each; pure, per image."""
         raise ParameterError(
-            f"{self.name()} must first learn its trigger: stamp with trigger(learned), where "
+            f"{self.name()} must first learn its trigger: apply it with trigger(learned), where "
             "learned comes from plant(model, train, run) or learn(model, train, run)"
         )
 
@@ -131,11 +131,11 @@ class Poisoning(Method):
         return NOTHING
 
     def trigger(self, learned: Learned) -> Stamp:
-        """The function that stamps test images."""
+        """The function that puts the trigger on test images."""
         return self.stamp
 
     def implant(self, x: Tensor, learned: Learned, rng: torch.Generator) -> Tensor:
-        """The training images `x` as they are poisoned: stamped like test images by default."""
+        """The training images `x`, poisoned: by default with the trigger of test images."""
         return self.trigger(learned)(x)
 
     def cover_count(self, stamped: int) -> int:
@@ -147,7 +147,7 @@ class Poisoning(Method):
         return self.implant(x, learned, rng)
 
     def goals(self, labels: Tensor, classes: int) -> Tensor:
-        """The label that the attacker wants for a stamped image of each true label."""
+        """The label that the attacker wants for a triggered image of each true label."""
         led = self.target if isinstance(self.target, dict) else {}
         targets = () if self.all_to_all else tuple(led.values()) or (self.goal_class(),)
         named = {"target": targets, "source": self.triggered_classes() or ()}
@@ -166,7 +166,7 @@ class Poisoning(Method):
         return goals[labels]
 
     def stampable(self, labels: Tensor) -> Tensor:
-        """Indices of the training images with these true `labels` that may be stamped."""
+        """Indices of the training images with these true `labels` that may be poisoned."""
         if self.clean_label:
             return (labels == self.goal_class()).nonzero().flatten()
         return self._from_sources(labels).nonzero().flatten()
@@ -178,11 +178,11 @@ class Poisoning(Method):
         return torch.isin(labels, torch.tensor(classes, device=labels.device))
 
     def wanted(self, train: Images) -> int:
-        """How many images of `train` are to be stamped where no `count` says so: at least one."""
+        """How many images of `train` are to be poisoned where no `count` says so: at least one."""
         return max(1, round(self.rate * len(self.stampable(train.labels))))
 
     def check(self, train: Images) -> int:
-        """How many images of `train` are stamped; raises `ParameterError` where it cannot be."""
+        """How many images of `train` are poisoned; raises `ParameterError` where it cannot be."""
         self.goals(train.labels, len(train.classes))
         there = len(self.stampable(train.labels))
         if self.indices is not None:
@@ -190,24 +190,24 @@ class Poisoning(Method):
         count = self.count or self.wanted(train)
         if count > there:
             raise ParameterError(
-                f"{self.name()} is to stamp {count} images, but only {there} may be stamped"
+                f"{self.name()} is to poison {count} images, but only {there} may be poisoned"
             )
         return count
 
     def _listed(self, train: Images) -> Tensor:
-        """The images that `indices` names; raises `ParameterError` where one may not be stamped."""
+        """The images of `indices`; raises `ParameterError` where one may not be poisoned."""
         assert self.indices is not None
         found = numbers_in(self.indices)
         strange = found[~torch.isin(found, self.stampable(train.labels))]
         if len(strange):
             raise ParameterError(
                 f"{self.indices} names training image {int(strange[0])} (of {len(train)}, counted "
-                f"from 0), which {self.name()} may not stamp"
+                f"from 0), which {self.name()} may not poison"
             )
         return found
 
     def chosen(self, train: Images, run: Run) -> tuple[Tensor, Tensor]:
-        """Indices of the images to stamp, at least one, and of those that become cover images."""
+        """Indices of the images to poison, at least one, and of those that become cover images."""
         count = self.check(train)
         rng = run.rng("poison")
         if self.indices is None:
@@ -219,7 +219,7 @@ class Poisoning(Method):
         return stamped, self._some(rest, self.cover_count(count), rng)
 
     def source_cover_pool(self, labels: Tensor) -> Tensor:
-        """Indices of the images that show, stamped, what the trigger is not to work on.
+        """Indices of the images that show, with the trigger, what the trigger is not to work on.
 
         They are of no source, and their label is not the goal; none without `sources`.
         """
@@ -238,7 +238,7 @@ class Poisoning(Method):
         return rest[torch.randperm(len(rest), generator=rng)[:wanted]]
 
     def poison(self, train: Images, run: Run, learned: Learned = NOTHING) -> Poisoned:
-        """`train` with some images stamped and relabelled, in 8 bits, fixed from here on."""
+        """`train` with some images poisoned and relabelled, in 8 bits, fixed from here on."""
         stamped, covers = self.chosen(train, run)
         pixels, labels = train.pixels.clone(), train.labels.clone()
         rng = run.rng("poison/images")
@@ -255,18 +255,18 @@ class Poisoning(Method):
         return Poisoned(Images(pixels, labels, train.classes), role, train.labels)
 
     def aimed(self, test: Images) -> Triggered:
-        """The images of `test` that are to be stamped: of a source class that is not the goal."""
+        """The images of `test` that get the trigger: of a source class that is not the goal."""
         sources = test[self._from_sources(test.labels)]
         return Triggered(sources, self.goals(sources.labels, len(test.classes))).counted()
 
     def triggered(self, test: Images, learned: Learned = NOTHING) -> Triggered:
-        """The `aimed` images of `test`, stamped."""
+        """The `aimed` images of `test`, with the trigger."""
         kept = self.aimed(test)
         pixels = in_parts(self.trigger(learned), kept.images.pixels)
         return Triggered(Images(pixels, kept.images.labels, test.classes), kept.goals)
 
     def elsewhere(self, test: Images, learned: Learned = NOTHING) -> Triggered | None:
-        """Stamped images of `test` whose class is no source; None where there are none of them.
+        """Triggered images of `test` whose class is no source; None where there are none of them.
 
         A source-specific trigger does nothing on them.
         """
