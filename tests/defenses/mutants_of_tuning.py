@@ -272,4 +272,18 @@ MUTANTS = (
         "                        answers = _",
         T + "i_bau.py",
     ),
+    Mutant(
+        "UAT's norms follow the clean images",
+        D + "uat.py",
+        "follow_norms_(model, x, method.norm_momentum)",
+        "pass",
+        T + "uat.py",
+    ),
+    Mutant(
+        "UAT settles",
+        D + "uat.py",
+        "epochs=self._epochs(len(clean), self.settling)",
+        "epochs=0",
+        T + "uat.py",
+    ),
 )

@@ -17,7 +17,7 @@ from ..core.images import Images
 from ..core.method import source
 from ..core.modules import in_mode
 from ..core.run import Run
-from ..training.fit import fit
+from ..training.fit import fit, follow_norms_
 from ..training.universal import Universal
 from .base.defense import Defense, Repair
 
@@ -42,10 +42,15 @@ class UAT(Defense):
     was (Hinton et al.), which spares its accuracy. Images `[n, c, h, w]` are in [0, 1], and are
     neither cropped nor mirrored.
 
-    Two choices make one setting fit every network:
+    Then `settling` epochs of plain fine-tuning on the labels win back accuracy.
 
-    * Norms keep their statistics and dropout is off. In train mode the statistics of moved images
-      mix with those of others, and small VGGs broke.
+    Three choices make one setting fit every network, and make it last:
+
+    * Norms normalise by their running statistics, and dropout is off. In train mode the statistics
+      of moved images mix with those of others, and small VGGs broke.
+    * But the running statistics follow the clean images, in a pass of its own before each step.
+      Where they stayed as they were, the repair hung on them: on one network, statistics taken
+      anew or two epochs of fine-tuning on clean images brought the backdoor back (ASR 7 to 100).
     * Adam's learning rate is relative: in a step a weight moves by about `lr` times the root
       mean square of its tensor. Adam's usual 0.001 is 0.7 % of the weights of a small VGG, but
       10 % of those in the last layers of a PreActResNet18, which it destroyed (ACC 36).
@@ -79,7 +84,7 @@ class UAT(Defense):
         json_schema_extra=source("ours: 5,000, a tenth of CIFAR-10"),
     )
     lr: float = Field(
-        0.007,
+        0.014,
         gt=0,
         lt=1,
         description="step of Adam relative to the weights, cosine to 0",
@@ -118,6 +123,13 @@ class UAT(Defense):
             "ours: few, for time; between them the perturbation follows for free"
         ),
     )
+    norm_momentum: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="how fast the statistics of norms follow the clean images; 0: never",
+        json_schema_extra=source("ours: 0.1, the usual momentum of batch norms"),
+    )
     labels: float = Field(
         0.5,
         ge=0,
@@ -131,14 +143,27 @@ class UAT(Defense):
         description="softness of the old answers",
         json_schema_extra=source("ours: 2, within Hinton et al.'s range for small networks"),
     )
+    settling: int = Field(
+        2,
+        ge=0,
+        description="epochs of plain fine-tuning that follow; more if images are few",
+        json_schema_extra=source("ours: docs/uat.md tells what was tried"),
+    )
+    settling_lr: float = Field(
+        0.01,
+        gt=0,
+        description="learning rate of SGD in them, cosine to 0",
+        json_schema_extra=source("BackdoorBench's fine-tuning: 0.01"),
+    )
 
     def work(self, images: int) -> float | None:
-        """Each image once, the old answers without a gradient, and the searches."""
-        each = 1 + 1 / 3 + self.ascent_steps / self.every
-        return self._epochs(images) * images * each
+        """Each image once, old answers and norms without a gradient, the searches; and settling."""
+        each = 1 + 2 / 3 + self.ascent_steps / self.every
+        epochs = self._epochs(images, self.epochs) * each + self._epochs(images, self.settling)
+        return epochs * images
 
-    def _epochs(self, images: int) -> int:
-        return math.ceil(self.epochs * max(1, self.enough_images / images))
+    def _epochs(self, images: int, epochs: int) -> int:
+        return math.ceil(epochs * max(1, self.enough_images / images))
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model`, trained in place."""
@@ -148,12 +173,24 @@ class UAT(Defense):
             clean,
             run,
             stage="fine-tuning",
-            epochs=self._epochs(len(clean)),
+            epochs=self._epochs(len(clean), self.epochs),
             lr=self.lr,
             batch=self.batch,
             crop=False,
             objective=lesson,
             optimizer=lesson.optimized,
+            resume=self.state_file(model, clean, run),
+        )
+        fit(
+            model,
+            clean,
+            run,
+            stage="settling",
+            epochs=self._epochs(len(clean), self.settling),
+            lr=self.settling_lr,
+            batch=self.batch,
+            crop=False,
+            objective=_steady,
             resume=self.state_file(model, clean, run),
         )
         return Repair(model)
@@ -185,6 +222,8 @@ class Lesson:
         method, universal = self.method, self.universal
         step = self.steps % self.per_epoch
         self.steps += 1
+        if method.norm_momentum:
+            follow_norms_(model, x, method.norm_momentum)
         with in_mode(model, train=False), in_mode(self.teacher, train=False):
             if step:
                 universal.follow()
@@ -199,6 +238,12 @@ class Lesson:
         soft = F.log_softmax(told / method.temperature, dim=1)
         kept = F.kl_div(soft, old, reduction="batchmean") * method.temperature**2
         return torch.lerp(kept, F.cross_entropy(told, y), method.labels)
+
+
+def _steady(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """The cross-entropy of `model` in eval mode."""
+    with in_mode(model, train=False):
+        return F.cross_entropy(model(x).float(), y)
 
 
 def _scale(tensor: nn.Parameter) -> float:
