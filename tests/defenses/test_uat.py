@@ -100,7 +100,7 @@ def test_settling_wins_back_accuracy_without_the_perturbation():
     clean, net = task()
     with torch.no_grad():
         net[-1].bias[0] += 10.0  # all images go to class 0
-    method = UAT(**SMALL, epochs=0, settling=20, settling_lr=0.02)
+    method = UAT(**SMALL, epochs=0, settling=40, settling_lr=0.05)
     settled = method.repair(net, clean, Run()).model
     assert rate(settled, clean) > rate(net, clean) + 0.2
     assert torch.equal(settled[1].running_mean, net[1].running_mean)  # eval mode
