@@ -11,7 +11,7 @@ from unbackdoor.bench.grid import cells, read
 from unbackdoor.bench.plan import Plan
 from unbackdoor.bench.store import Store
 from unbackdoor.core.errors import UnbackdoorWarning
-from unbackdoor.report import results, tables
+from unbackdoor.report import planted, results, tables
 
 ROOT = Path(__file__).parents[2]
 KEPT = sorted(path.parent for path in (ROOT / "docs" / "results").glob("*/cells"))
@@ -44,6 +44,12 @@ def test_every_result_is_of_a_cell_of_the_grid(kept):
     assert names(kept, "cells") and names(kept, "victims")
     assert names(kept, "cells") <= {cell.id for cell in plan(kept).cells}
     assert names(kept, "victims") <= {victim.id for victim in plan(kept).victims}
+
+
+def test_the_table_of_victims_is_what_the_report_writes_now(kept):
+    path = kept / "victims.md"
+    if path.exists():
+        assert path.read_text(encoding="utf-8") == planted.markdown(results.read(kept))
 
 
 def test_the_smoke_grid_is_there_as_a_whole():
