@@ -1,4 +1,7 @@
-"""The same from Python: read, poison, attack, repair, evaluate. Public at the package's root."""
+"""The same from Python: read, poison, attack, repair, scan, evaluate.
+
+Public at the package's root.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,9 @@ from .core.modules import copied, unwrapped
 from .core.run import Run
 from .defenses.base.defense import Defense, Repair
 from .models import Normalized
+from .scanners.base import calibration as calibrations
+from .scanners.base.scanner import Scanner
+from .scanners.base.verdict import Verdict, judged
 
 Source = Any
 """`Images`, the name or path of a source, or a data set: see `load_images`."""
@@ -158,6 +164,37 @@ def repair(
     method = build("defense", defense, parameters)
     assert isinstance(method, Defense)
     return method.repair(unwrapped(model), _fitting(model, clean), run or Run())
+
+
+def scan(
+    model: nn.Module,
+    clean: Source,
+    scanner: str = "universal",
+    *,
+    minutes: float | None = None,
+    calibration: str | Path | None = None,
+    run: Run | None = None,
+    **parameters: object,
+) -> Verdict:
+    """Whether `model` shows signs of a backdoor, and for which class; it stays as it was.
+
+    `clean` is `Images`, or what `load_images` takes; 20 images of each class are enough. The score
+    is compared with clean models of the same kind: those of the package, or of a `calibration` file
+    that `unbackdoor scan --calibrate` wrote. Where there are none, nothing is judged. `minutes` is
+    the budget, `parameters` are the fields of the scanner. Raises `UnbackdoorError`.
+
+    Examples:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1024, 10))
+        >>> verdict = scan(net, load_images("digits:test", channels=1), "last_layer")
+        >>> str(verdict.outcome)
+        'not judged'
+    """
+    method = build("scanner", scanner, parameters)
+    assert isinstance(method, Scanner)
+    known = calibrations.read(Path(calibration)) if calibration else calibrations.shipped()
+    inner = unwrapped(model)
+    return judged(method, inner, _fitting(inner, clean), run or Run(), known, minutes)
 
 
 def poison(

@@ -1,0 +1,222 @@
+"""Small clean and backdoored networks that scanners are calibrated and judged on.
+
+    python benchmarks/population.py --out cache/population            plant what is missing
+    python benchmarks/population.py --out cache/population --only KIND,...
+
+Every model is fine-tuned from one of the clean starts of its kind, on training images of its own
+draw. Clean models of four sorts are hard on purpose: labels that are wrong, no augmentation, a
+class that is easy, a class that is frequent. A stop costs the model it falls into.
+
+The split was written down before anything was measured: scanners may be developed on the kinds and
+triggers under OPEN; those under CLOSED are scanned once, after the thresholds are frozen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+import warnings
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unbackdoor import load_images
+from unbackdoor.attacks.base.attack import Attack
+from unbackdoor.checkpoints import checkpoint
+from unbackdoor.core.files import write_whole
+from unbackdoor.core.images import Images, to_uint8
+from unbackdoor.core.measure import accuracy, attack_rates
+from unbackdoor.core.method import build
+from unbackdoor.core.run import Run
+from unbackdoor.core.spec import Spec
+from unbackdoor.models import Normalized, create
+from unbackdoor.training.fit import fit
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT.parent / "shared" / "data"
+FILES = {"cifar10": "cifar10", "gtsrb": "gtsrb32"}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A network on a data set, how its starts are trained and how its models are fine-tuned."""
+
+    data: str
+    arch: str
+    options: dict[str, Any]
+    lr: float
+    start_epochs: int
+    epochs: int
+    images: int
+    starts: int = 2
+    precision: str = "auto"
+
+
+KINDS = {
+    "badnet-gtsrb": Kind("gtsrb", "badnet_cnn", {}, 0.03, 12, 5, 8000),
+    "preact8-cifar10": Kind(
+        "cifar10", "preact_resnet18", {"width": 8}, 0.05, 8, 3, 4000, precision="fp32"
+    ),
+    "badnet-cifar10": Kind("cifar10", "badnet_cnn", {}, 0.03, 12, 5, 8000),
+    "wrn16-cifar10": Kind(
+        "cifar10",
+        "wide_resnet",
+        {"depth": 16, "widen": 1, "bias": True, "raw_shortcut": True},
+        0.05,
+        8,
+        3,
+        4000,
+    ),
+}
+OPEN = {"kinds": ("badnet-gtsrb", "preact8-cifar10"), "attacks": ("badnets", "blended", "bpp")}
+CLOSED = {"kinds": ("badnet-cifar10", "wrn16-cifar10"), "attacks": ("wanet", "ftrojan", "sig")}
+HARD = ("noisy", "plain", "easy", "frequent")
+CLEAN, BACKDOORED = 30, 12
+START_IMAGES, RESERVED = 10_000, 4000
+
+
+def main() -> None:
+    """Plants what is missing of the kinds asked for."""
+    asked = argparse.ArgumentParser(description=__doc__)
+    asked.add_argument("--out", type=Path, default=ROOT / "cache" / "population")
+    asked.add_argument("--only", default=",".join(KINDS))
+    given = asked.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    kinds = given.only.split(",")
+    # In turns, so that a stop leaves some of every kind: three clean ones for one with a trigger,
+    # and the backdoored ones go through the triggers, open and closed ones in turn.
+    attacks = [
+        name for pair in zip(OPEN["attacks"], CLOSED["attacks"], strict=True) for name in pair
+    ]
+    for number in range(CLEAN):
+        for name in kinds:
+            plant(given.out, name, "clean", number)
+            if number % 2 == 0 and number // 2 < BACKDOORED:
+                plant(given.out, name, attacks[number // 2 % len(attacks)], number // 2)
+
+
+def plant(out: Path, name: str, sort: str, number: int) -> None:
+    """One model with its facts beside it, if it is not there yet."""
+    place = out / name / f"{sort}-{number:02d}"
+    if place.with_suffix(".json").exists():
+        return
+    begun, kind = time.process_time(), KINDS[name]
+    model = start(out, name, number % kind.starts)
+    train, _ = images(kind.data)
+    own = train.sample(kind.images, Run(number).rng(f"population/{name}/{sort}"))
+    run = Run(1000 + number, precision=kind.precision)
+    told: dict[str, Any] = {
+        "kind": name,
+        "sort": sort,
+        "number": number,
+        "start": number % kind.starts,
+    }
+    if sort == "clean":
+        hard = HARD[number // 3 % len(HARD)] if number % 3 == 2 else None
+        told["hard"] = hard
+        changed, augmented = harder(own, hard, random.Random(number))
+        fit(
+            model,
+            changed,
+            run,
+            epochs=kind.epochs,
+            lr=kind.lr,
+            crop=augmented,
+            flip=augmented and kind.data == "cifar10",
+        )
+        victim, rates = model, None
+    else:
+        attack = declared(sort, number, kind, own)
+        told["attack"] = attack.declaration()
+        planted = attack.plant(model, own, run)
+        assert isinstance(planted.model, Normalized)
+        victim = planted.model
+        rates = attack_rates(victim, attack.triggered(test(kind.data), planted.learned), run)
+    acc = accuracy(victim, test(kind.data), run)
+    told |= {"acc": acc.value, "asr": rates and rates[0].value, "ra": rates and rates[1].value}
+    told["seconds"] = round(time.process_time() - begun, 1)
+    checkpoint.save(victim, place.with_suffix(".safetensors"), {})
+    write_whole(place.with_suffix(".json"), json.dumps(told, indent=1).encode())
+    print(f"{name} {place.name}: {told['acc']:.3f} {told['asr']} {told['seconds']} s", flush=True)
+
+
+def declared(name: str, number: int, kind: Kind, own: Images) -> Attack:
+    """The attack, with a target class and a strength of its own draw."""
+    rng = random.Random(f"{name}/{number}")
+    frequent = torch.bincount(own.labels, minlength=len(own.classes)).topk(8).indices.tolist()
+    given: dict[str, Any] = {
+        "target": rng.choice(frequent),
+        "epochs": kind.epochs,
+        "lr": kind.lr,
+        "flip": kind.data == "cifar10",
+    }
+    given |= {"badnets": {"size": rng.choice([2, 3, 4])}, "sig": {}}.get(name, {})
+    if name not in ("sig",):
+        given["rate"] = rng.choice([0.05, 0.1])
+    found = build("attack", name, given)
+    assert isinstance(found, Attack)
+    return found
+
+
+def harder(own: Images, hard: str | None, rng: random.Random) -> tuple[Images, bool]:
+    """(clean training images that make a model odd, whether they are augmented)."""
+    pixels, labels = own.pixels.clone(), own.labels.clone()
+    draw = torch.Generator().manual_seed(rng.randrange(2**31))
+    label = rng.randrange(len(own.classes))
+    if hard == "noisy":  # a tenth of the labels are wrong
+        wrong = torch.randperm(len(own), generator=draw)[: len(own) // 10]
+        labels[wrong] = torch.randint(len(own.classes), (len(wrong),), generator=draw)
+    if hard == "easy":  # all images of one class are smooth clouds of colour
+        rows = (labels == label).nonzero().flatten()
+        coarse = torch.rand(len(rows), pixels.shape[1], 3, 3, generator=draw)
+        smooth = torch.nn.functional.interpolate(coarse, size=pixels.shape[2:], mode="bicubic")
+        pixels[rows] = to_uint8(smooth)
+    if hard == "frequent":  # one class is there four times as often
+        rows = (labels == label).nonzero().flatten().repeat(3)
+        pixels, labels = torch.cat([pixels, pixels[rows]]), torch.cat([labels, labels[rows]])
+    return Images(pixels, labels, own.classes), hard != "plain"
+
+
+def start(out: Path, name: str, number: int) -> Normalized:
+    """A clean start of the kind: trained once, then read."""
+    kind, path = KINDS[name], out / name / f"start-{number}.safetensors"
+    if not path.exists():
+        train, _ = images(kind.data)
+        run = Run(number, precision=kind.precision)
+        spec = Spec(kind.arch, train.classes, (0.5,) * 3, (0.25,) * 3, kind.options, (32, 32))
+        model = create(spec, run.rng("network"))
+        fit(
+            model,
+            train.sample(START_IMAGES, run.rng("start")),
+            run,
+            epochs=kind.start_epochs,
+            lr=kind.lr,
+            flip=kind.data == "cifar10",
+        )
+        checkpoint.save(model, path, {})
+        print(f"{path}: {accuracy(model, test(kind.data), run).value:.3f}", flush=True)
+    return checkpoint.load(path)
+
+
+@cache
+def images(data: str) -> tuple[Images, Images]:
+    """(training images, all test images)."""
+    both = [
+        load_images(DATA / f"{FILES[data]}-{part}.parquet", size=32) for part in ("train", "test")
+    ]
+    return both[0], both[1]
+
+
+def test(data: str) -> Images:
+    """A thousand test images; the last RESERVED ones are for scanners."""
+    return images(data)[1][:1000]
+
+
+if __name__ == "__main__":
+    main()
