@@ -169,7 +169,7 @@ def repair(
 def scan(
     model: nn.Module,
     clean: Source,
-    scanner: str = "universal",
+    scanner: str = "latent",
     *,
     minutes: float | None = None,
     calibration: str | Path | None = None,

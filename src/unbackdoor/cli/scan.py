@@ -43,7 +43,7 @@ def scan(
     ] = None,
     scanner: Annotated[
         str, typer.Option(metavar="NAME", help="the scanner; see `unbackdoor list`")
-    ] = "universal",
+    ] = "latent",
     parameters: o.Parameters = None,
     budget: Annotated[
         float | None,

@@ -13,7 +13,6 @@ from ...core.errors import ModelError
 from ...core.images import Images
 from ...core.run import Run
 
-
 Features = Callable[[Tensor], tuple[Tensor, nn.Linear]]
 """A function of images: (what the last linear layer takes `[n, features]`, that layer)."""
 

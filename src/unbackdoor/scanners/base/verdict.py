@@ -10,13 +10,14 @@ from enum import StrEnum
 
 from torch import nn
 
-from ...core.images import Images
+from ...core.images import Images, to_float
 from ...core.measure import Rate, accuracy
 from ...core.modules import copied
 from ...core.run import Run
 from . import calibration
 from .calibration import Calibration
 from .scanner import Finding, Scanner, drawn
+from .small_change import Ladder, smallest_change
 
 LEVEL = 0.05
 """The share of clean models that may be called suspicious."""
@@ -29,6 +30,13 @@ FEWEST_IMAGES = 10
 
 NEAR_CHANCE = 2.0
 """An accuracy that may be below so many times chance is near chance."""
+
+
+PICTURED = 64
+"""Clean images that the change is sought on that a suspicious model's page shows."""
+
+LADDER = Ladder(smallest=0.5, growth=2**0.5, radii=8, steps=8, reach=0.9)
+"""How it is sought."""
 
 
 class Outcome(StrEnum):
@@ -113,8 +121,11 @@ def judged(
             Outcome.not_judged, _uncalibrated(kind, scanner, scores), finding, None, kind, counted
         )
     alarms = standing(finding.score, scores)
-    outcome = Outcome.suspicious if finding.score > alarms.threshold else Outcome.nothing
-    return Verdict(outcome, "", finding, alarms, kind, counted)
+    if finding.score <= alarms.threshold:
+        return Verdict(Outcome.nothing, "", finding, alarms, kind, counted)
+    if finding.change is None and real:
+        finding = _with_change(finding, model, clean, run)
+    return Verdict(Outcome.suspicious, "", finding, alarms, kind, counted)
 
 
 def standing(score: float, clean: Sequence[float]) -> Alarms:
@@ -134,6 +145,20 @@ def standing(score: float, clean: Sequence[float]) -> Alarms:
         false_alarms=Rate(above, len(ordered)),
         expected=allowed / (1 + len(ordered)),
     )
+
+
+def _with_change(finding: Finding, model: nn.Module, clean: Images, run: Run) -> Finding:
+    """`finding` with the smallest change found that leads to its class, to be looked at.
+
+    It plays no part in the verdict.
+    """
+    own = copied(model).to(run.device).eval().requires_grad_(False)
+    others = clean[clean.labels != finding.suspect].sample(PICTURED, run.rng("pictured"))
+    x, label = to_float(others.pixels).to(run.device), finding.suspect
+    with run.stage("change", LADDER.radii * LADDER.steps) as advance:
+        found = smallest_change(own, x, LADDER, run, run.rng("change"), advance, label)
+    notes = {**finding.notes, "radius": found.radius}
+    return replace(finding, change=found.away, reach=float(found.shares[label]), notes=notes)
 
 
 def _unfit(model: nn.Module, used: Images, run: Run) -> tuple[str, Rate | None]:
