@@ -58,11 +58,11 @@ class Kind:
 
 
 KINDS = {
-    "badnet-gtsrb": Kind("gtsrb", "badnet_cnn", {}, 0.03, 12, 5, 8000),
+    "badnet-gtsrb": Kind("gtsrb", "badnet_cnn", {}, 0.03, 12, 4, 6000),
     "preact8-cifar10": Kind(
-        "cifar10", "preact_resnet18", {"width": 8}, 0.05, 8, 3, 4000, precision="fp32"
+        "cifar10", "preact_resnet18", {"width": 8}, 0.05, 8, 3, 3000, starts=1, precision="fp32"
     ),
-    "badnet-cifar10": Kind("cifar10", "badnet_cnn", {}, 0.03, 12, 5, 8000),
+    "badnet-cifar10": Kind("cifar10", "badnet_cnn", {}, 0.03, 12, 4, 6000),
     "wrn16-cifar10": Kind(
         "cifar10",
         "wide_resnet",
@@ -70,13 +70,14 @@ KINDS = {
         0.05,
         8,
         3,
-        4000,
+        3000,
+        starts=1,
     ),
 }
-OPEN = {"kinds": ("badnet-gtsrb", "preact8-cifar10"), "attacks": ("badnets", "blended", "bpp")}
-CLOSED = {"kinds": ("badnet-cifar10", "wrn16-cifar10"), "attacks": ("wanet", "ftrojan", "sig")}
+OPEN = {"kinds": ("badnet-gtsrb", "preact8-cifar10"), "attacks": ("badnets", "blended")}
+CLOSED = {"kinds": ("badnet-cifar10", "wrn16-cifar10"), "attacks": ("ftrojan", "batt")}
 HARD = ("noisy", "plain", "easy", "frequent")
-CLEAN, BACKDOORED = 30, 12
+CLEAN, BACKDOORED = 24, 8
 START_IMAGES, RESERVED = 10_000, 4000
 
 
@@ -156,9 +157,8 @@ def declared(name: str, number: int, kind: Kind, own: Images) -> Attack:
         "lr": kind.lr,
         "flip": kind.data == "cifar10",
     }
-    given |= {"badnets": {"size": rng.choice([2, 3, 4])}, "sig": {}}.get(name, {})
-    if name not in ("sig",):
-        given["rate"] = rng.choice([0.05, 0.1])
+    given |= {"badnets": {"size": rng.choice([3, 4, 5])}}.get(name, {})
+    given["rate"] = rng.choice([0.15, 0.25])
     found = build("attack", name, given)
     assert isinstance(found, Attack)
     return found

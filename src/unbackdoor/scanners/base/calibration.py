@@ -88,10 +88,11 @@ def read(path: Path) -> Calibration:
     try:
         if path.stat().st_size > LARGEST:
             raise ParameterError(f"{path} is too large for a calibration")
-        told = json.loads(path.read_bytes())
-        return Calibration.model_validate(told)
+        data = path.read_bytes()
     except OSError as error:
         raise ParameterError(f"{path} cannot be read: {error.strerror}") from None
+    try:
+        return Calibration.model_validate(json.loads(data))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))[:200]

@@ -152,8 +152,10 @@ def _with_change(finding: Finding, model: nn.Module, clean: Images, run: Run) ->
 
     It plays no part in the verdict.
     """
-    own = copied(model).to(run.device).eval().requires_grad_(False)
     others = clean[clean.labels != finding.suspect].sample(PICTURED, run.rng("pictured"))
+    if not len(others):
+        return finding
+    own = copied(model).to(run.device).eval().requires_grad_(False)
     x, label = to_float(others.pixels).to(run.device), finding.suspect
     with run.stage("change", LADDER.radii * LADDER.steps) as advance:
         found = smallest_change(own, x, LADDER, run, run.rng("change"), advance, label)
