@@ -128,9 +128,9 @@ def calibrate(told: dict[str, Any]) -> None:
         kinds.append(
             {
                 **rows[0]["spec"],
-                "models": f"{len(rows)} small networks fine-tuned on {KINDS[kind].images:,} images of "
-                f"{KINDS[kind].data.upper()} from {KINDS[kind].starts} clean start(s), {hard} of them "
-                "hard on purpose",
+                "models": f"{len(rows)} small networks fine-tuned on {KINDS[kind].images:,} "
+                f"images of {KINDS[kind].data.upper()} from {KINDS[kind].starts} clean start(s), "
+                f"{hard} of them hard on purpose",
                 "scanners": {
                     name: {**found, "scores": sorted(found["scores"])}
                     for name, found in sorted(scores.items())
