@@ -9,7 +9,7 @@ DEV := $(VENV)/.installed-dev
 # Tests are small: one thread each and several at once is what keeps the cores busy.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 
-.PHONY: help demo bench test lint test-slow hostile fuzz kills mutants docs dist victims headline defenses ablations channel_ranking
+.PHONY: help demo bench test lint test-slow hostile fuzz kills mutants docs dist victims headline defenses ablations channel_ranking population
 
 help:
 	@echo "make demo       the whole story in a minute: plant, measure, repair, measure again"
@@ -27,6 +27,7 @@ help:
 	@echo "make headline   every repair of every victim that is planted (hours; goes on)"
 	@echo "make defenses   every defense against five victims (hours; goes on where it stopped)"
 	@echo "make ablations  FMP's parameters one at a time, on two of the victims (hours; goes on)"
+	@echo "make population small clean and backdoored networks that scanners are calibrated on (hours; goes on)"
 	@echo "make channel_ranking  which ranking finds the backdoor's channels (an hour; goes on)"
 
 demo: $(BASE)
@@ -66,6 +67,10 @@ ONLY ?=
 
 victims headline defenses ablations channel_ranking: $(DEV)
 	$(BIN)/python benchmarks/$@.py $(if $(ONLY),--only $(ONLY))
+
+# Small networks that scanners are calibrated on: an hour or two; goes on where it stopped
+population: $(DEV)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/population.py
 
 # Some of them only: make mutants ONLY=Blind
 mutants: $(DEV)
