@@ -231,3 +231,17 @@ def test_from_python(here, calibrated):
     )
     assert isinstance(verdict, unbackdoor.Verdict)
     assert str(verdict.outcome) == "suspicious" and verdict.suspect == 1
+
+
+def test_a_repair_scans_before_and_after(here, run):
+    asked = ("repair", "bad.safetensors", "--clean", "clean.npz", "--defense", "clp", "--out", "o")
+    done = run(*asked, "--scan", "--json", *QUICK)
+    assert done.code == 0, done.err
+    found = done.json["scan"]
+    assert found["scanner"] == "latent" and found["before"]["leading"] == "bee"
+    assert found["before"]["score"] > 0 and "no clean models" in found["after"]["reason"]
+    page = (here / "o" / "report.html").read_text()
+    assert "What a scan says" in page and "before the repair" in page
+    without = run(*asked, "--json", "--force", *QUICK)
+    assert without.json["scan"] is None
+    assert "What a scan says" not in (here / "o" / "report.html").read_text()

@@ -19,7 +19,7 @@ from ..core.method import build
 from ..core.run import Run
 from ..models import Normalized
 from ..report import cyclonedx, sarif, scan_page
-from ..scanners.base.calibration import Calibration
+from ..scanners.base.calibration import Calibration, shipped
 from ..scanners.base.scanner import Finding, Scanner
 from ..scanners.base.verdict import Verdict, judged
 from . import inputs, output
@@ -96,7 +96,9 @@ def _first(one: Scanned) -> dict[str, Any]:
     return {
         "scanner": one.scanner.name(),
         "outcome": str(verdict.outcome),
+        "reason": verdict.reason,
         "leading": verdict.finding and one.clean.classes[verdict.finding.suspect],
+        "score": verdict.finding and verdict.finding.score,
         "p_value": verdict.alarms and verdict.alarms.p_value,
     }
 
@@ -150,6 +152,23 @@ def brief(one: Scanned) -> str:
     if verdict.alarms:
         parts.append(f"p = {verdict.alarms.p_value:.3f}")
     return ", ".join(parts)
+
+
+def twice(before: Normalized, after: Normalized, clean: Images, run: Run) -> dict[str, Any]:
+    """What a quick scan says of a model before and after its repair, for the record.
+
+    The clean models that both are compared with were not repaired.
+    """
+    (scanner,) = scanners(FIRST, {})
+    both = {
+        when: Scanned(model, clean, scanner, judged(scanner, model, clean, run, shipped()))
+        for when, model in (("before", before), ("after", after))
+    }
+    return {
+        "scanner": scanner.name(),
+        "lines": {when: brief(one) for when, one in both.items()},
+        **{when: _first(one) for when, one in both.items()},
+    }
 
 
 def told(one: Scanned, run: Run) -> dict[str, Any]:
