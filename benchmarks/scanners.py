@@ -33,6 +33,9 @@ from unbackdoor.scanners.base.verdict import FEWEST_MODELS, standing
 
 SHIPPED = ROOT / "src" / "unbackdoor" / "scanners" / "base" / "calibration.json"
 QUICK = ("last_layer", "latent", "neuron_noise", "universal")
+CALIBRATING = 19
+"""So many clean models of a kind make its calibration; the others measure false alarms."""
+
 WORKS = 0.7
 """A model with a lower ASR holds no backdoor worth the name; it is counted apart."""
 
@@ -116,8 +119,8 @@ def calibrate(told: dict[str, Any]) -> None:
     """Writes the package's calibration: the scores of all clean models of each kind."""
     kinds = []
     for kind in KINDS:
-        rows = [row for row in of_kind(told, kind) if row["facts"]["sort"] == "clean"]
-        if not rows:
+        rows = clean_of(told, kind)[:CALIBRATING]
+        if len(rows) < FEWEST_MODELS:
             continue
         hard = sum(row["facts"]["hard"] is not None for row in rows)
         scores: dict[str, Any] = {}
@@ -154,48 +157,57 @@ def tell(told: dict[str, Any]) -> None:
         ("closed networks", CLOSED["kinds"], (*OPEN["attacks"], *CLOSED["attacks"])),
     ):
         print(f"\n### {half}\n")
-        print(
-            "| network | scanner | clean models | backdoored | AUC | found | right class "
-            "| held-out false alarms | median seconds |\n|---|---|---|---|---|---|---|---|---|"
-        )
+        print("| network | scanner | AUC | found | right class | false alarms | seconds |")
+        print("|---|---|---|---|---|---|---|")
         for kind in kinds:
             rows = of_kind(told, kind)
             for name in sorted({name for row in rows for name in row["scanners"]}):
                 line(kind, name, rows, attacks)
 
 
+def clean_of(told: dict[str, Any], kind: str) -> list[dict[str, Any]]:
+    """The clean models of a kind, in the order in which they were planted."""
+    rows = [row for row in of_kind(told, kind) if row["facts"]["sort"] == "clean"]
+    return sorted(rows, key=lambda row: row["facts"]["number"])
+
+
 def line(kind: str, name: str, rows: list[dict[str, Any]], attacks: tuple[str, ...]) -> None:
     """One row of the table."""
+
+    def score(row: dict[str, Any]) -> float:
+        return float(row["scanners"][name]["score"])
+
     seen = [row for row in rows if name in row["scanners"]]
-    clean = [row["scanners"][name]["score"] for row in seen if row["facts"]["sort"] == "clean"]
+    clean = clean_of({f"{kind}/{i}": row for i, row in enumerate(seen)}, kind)
     bad = [row for row in seen if row["facts"]["sort"] in attacks and row["facts"]["asr"] >= WORKS]
-    if not clean or not bad:
+    if not bad or len(clean) < CALIBRATING:
         return
-    scores = [row["scanners"][name]["score"] for row in bad]
-    wins = sum((b > c) + 0.5 * (b == c) for b in scores for c in clean)
-    found = right = Rate(0, len(bad))
-    if len(clean) >= FEWEST_MODELS:
-        threshold = standing(0, clean).threshold
-        hit = [row for row, score in zip(bad, scores, strict=True) if score > threshold]
-        found = Rate(len(hit), len(bad))
-        right = Rate(
-            sum(
-                row["scanners"][name]["suspect"] == row["facts"]["attack"]["target"] for row in hit
-            ),
-            len(hit),
-        )
-    # Each clean model against the others, where enough are left: an estimate that is not in-sample.
-    apart = [
-        score > standing(score, clean[:i] + clean[i + 1 :]).threshold
-        for i, score in enumerate(clean)
-    ]
+    wins = sum((score(b) > score(c)) + 0.5 * (score(b) == score(c)) for b in bad for c in clean)
+    threshold = standing(0, [score(row) for row in clean[:CALIBRATING]]).threshold
+    hit = [row for row in bad if score(row) > threshold]
+    right = [row for row in hit if _right(row, name)]
+    apart = clean[CALIBRATING:]
+    alarms = Rate(sum(score(row) > threshold for row in apart), len(apart))
     seconds = sorted(row["scanners"][name]["seconds"] for row in seen)
-    shown = f"{found.hits} of {found.total}" if len(clean) >= FEWEST_MODELS else "not judged"
-    print(
-        f"| {kind} | `{name}` | {len(clean)} | {len(bad)} | {wins / len(bad) / len(clean):.2f} "
-        f"| {shown} | {right.hits} of {right.total} | {sum(apart)} of {len(apart)} "
-        f"| {seconds[len(seconds) // 2]:.1f} |"
+    cells = (
+        kind,
+        f"`{name}`",
+        f"{wins / len(bad) / len(clean):.2f}",
+        _shown(Rate(len(hit), len(bad))),
+        f"{len(right)} of {len(hit)}",
+        _shown(alarms),
+        f"{seconds[len(seconds) // 2]:.1f}",
     )
+    print(f"| {' | '.join(cells)} |")
+
+
+def _right(row: dict[str, Any], name: str) -> bool:
+    return bool(row["scanners"][name]["suspect"] == row["facts"]["attack"]["target"])
+
+
+def _shown(rate: Rate) -> str:
+    low, high = rate.interval()
+    return f"{rate.hits} of {rate.total} ({100 * low:.0f} to {100 * high:.0f} %)"
 
 
 if __name__ == "__main__":

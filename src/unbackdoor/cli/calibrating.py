@@ -10,6 +10,7 @@ from typing import Any
 from ..core import record
 from ..core.errors import ParameterError, UnbackdoorError
 from ..core.files import sha256
+from ..core.method import Method
 from ..core.run import Run
 from ..models import Normalized
 from ..scanners.base import calibration
@@ -62,7 +63,7 @@ def calibrated(
             console.say(f"{path.name}: {', '.join(f'{n} {s:.4g}' for n, s in told.items())}")
         assert first is not None
         named = f"{len(paths)} clean models from {folder.name}"
-        by = {scanner: scores[scanner.name()] for scanner in asked}
+        by: dict[Method, list[float]] = {s: scores[s.name()] for s in asked}
         made = calibration.made(first, by, named)
         full = {**heading, "models": rows, **record.of_run(run), "warnings": console.warned}
         with output.written(out) as half:

@@ -66,7 +66,8 @@ class MMBD(Scanner):
             return None
         with torch.no_grad():
             mean = features(next(own.batches(len(own)))[0].to(run.device))[0].float().mean(0)
-        return mean / mean.norm().clamp_min(1e-12)
+        direction: Tensor = mean / mean.norm().clamp_min(1e-12)
+        return direction
 
     def margin(
         self,
