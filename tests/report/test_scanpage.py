@@ -148,6 +148,7 @@ def test_text_of_files_is_escaped_everywhere():
     )
     page = scan_page(record)
     assert "<img src=x" not in page and "<script" not in page
+    assert "data:image" not in page  # what is no picture is not shown as one
     assert "\x1b" not in page and "\u202e" not in page
     for told in (sarif(record, "m.pt"), cyclonedx(record)):
         assert "\x1b" not in json.dumps(told, ensure_ascii=False)
