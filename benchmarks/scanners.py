@@ -34,7 +34,7 @@ from unbackdoor.scanners.base.verdict import FEWEST_MODELS, standing
 SHIPPED = ROOT / "src" / "unbackdoor" / "scanners" / "base" / "calibration.json"
 QUICK = ("last_layer", "latent", "neuron_noise", "universal")
 CALIBRATING = 19
-"""So many clean models of a kind make its calibration; the others measure false alarms."""
+"""A threshold of so many clean models of a kind is tried on the others, to count false alarms."""
 
 WORKS = 0.7
 """A model with a lower ASR holds no backdoor worth the name; it is counted apart."""
@@ -119,7 +119,7 @@ def calibrate(told: dict[str, Any]) -> None:
     """Writes the package's calibration: the scores of all clean models of each kind."""
     kinds = []
     for kind in KINDS:
-        rows = clean_of(told, kind)[:CALIBRATING]
+        rows = clean_of(told, kind)
         if len(rows) < FEWEST_MODELS:
             continue
         hard = sum(row["facts"]["hard"] is not None for row in rows)
@@ -157,7 +157,7 @@ def tell(told: dict[str, Any]) -> None:
         ("closed networks", CLOSED["kinds"], (*OPEN["attacks"], *CLOSED["attacks"])),
     ):
         print(f"\n### {half}\n")
-        print("| network | scanner | AUC | found | right class | false alarms | seconds |")
+        print("| network | scanner | AUC | found | right class | held-out false alarms | seconds |")
         print("|---|---|---|---|---|---|---|")
         for kind in kinds:
             rows = of_kind(told, kind)
@@ -183,11 +183,12 @@ def line(kind: str, name: str, rows: list[dict[str, Any]], attacks: tuple[str, .
     if not bad or len(clean) < CALIBRATING:
         return
     wins = sum((score(b) > score(c)) + 0.5 * (score(b) == score(c)) for b in bad for c in clean)
-    threshold = standing(0, [score(row) for row in clean[:CALIBRATING]]).threshold
+    threshold = standing(0, [score(row) for row in clean]).threshold
     hit = [row for row in bad if score(row) > threshold]
     right = [row for row in hit if _right(row, name)]
+    tried = standing(0, [score(row) for row in clean[:CALIBRATING]]).threshold
     apart = clean[CALIBRATING:]
-    alarms = Rate(sum(score(row) > threshold for row in apart), len(apart))
+    alarms = Rate(sum(score(row) > tried for row in apart), len(apart))
     seconds = sorted(row["scanners"][name]["seconds"] for row in seen)
     cells = (
         kind,
