@@ -77,7 +77,7 @@ KINDS = {
 OPEN = {"kinds": ("badnet-gtsrb", "preact8-cifar10"), "attacks": ("badnets", "blended")}
 CLOSED = {"kinds": ("badnet-cifar10", "wrn16-cifar10"), "attacks": ("ftrojan", "batt")}
 HARD = ("noisy", "plain", "easy", "frequent")
-CLEAN, BACKDOORED = 24, 8
+CLEAN, BACKDOORED = 24, 16
 START_IMAGES, RESERVED = 10_000, 4000
 
 
@@ -90,7 +90,7 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     kinds = given.only.split(",")
-    # In turns, so that a stop leaves some of every kind: three clean ones for one with a trigger,
+    # In turns, so that a stop leaves some of every kind: two clean ones for one with a trigger,
     # and the backdoored ones go through the triggers, open and closed ones in turn.
     attacks = [
         name for pair in zip(OPEN["attacks"], CLOSED["attacks"], strict=True) for name in pair
@@ -98,8 +98,11 @@ def main() -> None:
     for number in range(CLEAN):
         for name in kinds:
             plant(given.out, name, "clean", number)
-            if number % 2 == 0 and number // 2 < BACKDOORED:
+            if number % 2 == 0:
                 plant(given.out, name, attacks[number // 2 % len(attacks)], number // 2)
+    for number in range(CLEAN // 2, BACKDOORED):
+        for name in kinds:
+            plant(given.out, name, attacks[number % len(attacks)], number)
 
 
 def plant(out: Path, name: str, sort: str, number: int) -> None:
