@@ -137,6 +137,7 @@ def calibrate(told: dict[str, Any]) -> None:
                 "scanners": {
                     name: {**found, "scores": sorted(found["scores"])}
                     for name, found in sorted(scores.items())
+                    if len(found["scores"]) >= FEWEST_MODELS
                 },
             }
         )
@@ -157,8 +158,11 @@ def tell(told: dict[str, Any]) -> None:
         ("closed networks", CLOSED["kinds"], (*OPEN["attacks"], *CLOSED["attacks"])),
     ):
         print(f"\n### {half}\n")
-        print("| network | scanner | AUC | found | right class | held-out false alarms | seconds |")
-        print("|---|---|---|---|---|---|---|")
+        print(
+            "| network | scanner | AUC | found | right class | weak ones found "
+            "| held-out false alarms | seconds |"
+        )
+        print("|---|---|---|---|---|---|---|---|")
         for kind in kinds:
             rows = of_kind(told, kind)
             for name in sorted({name for row in rows for name in row["scanners"]}):
@@ -179,8 +183,10 @@ def line(kind: str, name: str, rows: list[dict[str, Any]], attacks: tuple[str, .
 
     seen = [row for row in rows if name in row["scanners"]]
     clean = clean_of({f"{kind}/{i}": row for i, row in enumerate(seen)}, kind)
-    bad = [row for row in seen if row["facts"]["sort"] in attacks and row["facts"]["asr"] >= WORKS]
-    if not bad or len(clean) < CALIBRATING:
+    every = [row for row in seen if row["facts"]["sort"] in attacks]
+    bad = [row for row in every if row["facts"]["asr"] >= WORKS]
+    weak = [row for row in every if row["facts"]["asr"] < WORKS]
+    if not every or len(clean) < CALIBRATING:
         return
     wins = sum((score(b) > score(c)) + 0.5 * (score(b) == score(c)) for b in bad for c in clean)
     threshold = standing(0, [score(row) for row in clean]).threshold
@@ -193,9 +199,10 @@ def line(kind: str, name: str, rows: list[dict[str, Any]], attacks: tuple[str, .
     cells = (
         kind,
         f"`{name}`",
-        f"{wins / len(bad) / len(clean):.2f}",
+        f"{wins / len(bad) / len(clean):.2f}" if bad else "–",
         _shown(Rate(len(hit), len(bad))),
         f"{len(right)} of {len(hit)}",
+        f"{sum(score(row) > threshold for row in weak)} of {len(weak)}",
         _shown(alarms),
         f"{seconds[len(seconds) // 2]:.1f}",
     )
