@@ -9,7 +9,7 @@ DEV := $(VENV)/.installed-dev
 # Tests are small: one thread each and several at once is what keeps the cores busy.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 
-.PHONY: help demo bench test lint test-slow hostile fuzz kills mutants docs dist victims headline defenses ablations channel_ranking population
+.PHONY: help demo bench test lint test-slow hostile fuzz kills mutants docs dist population
 
 help:
 	@echo "make demo       the whole story in a minute: plant, measure, repair, measure again"
@@ -20,20 +20,15 @@ help:
 	@echo "make hostile    over a thousand hostile files, each opened as you would, and what came of them"
 	@echo "make fuzz       damaged copies of good files for MINUTES=5, with another seed each time"
 	@echo "make kills      ends attack, repair, bench, report and convert at ten moments each; minutes"
-	@echo "make mutants    deletes each attack's core idea and demands that a test fails (minutes)"
+	@echo "make mutants    deletes the core ideas of attacks and defenses and demands that a test fails (minutes)"
 	@echo "make docs       the documentation as pages that work offline, in site/"
 	@echo "make dist       sdist and wheel, both tried in fresh environments"
-	@echo "make victims    plants the benchmarks' victims (hours; goes on where it stopped)"
-	@echo "make headline   every repair of every victim that is planted (hours; goes on)"
-	@echo "make defenses   every defense against five victims (hours; goes on where it stopped)"
-	@echo "make ablations  FMP's parameters one at a time, on two of the victims (hours; goes on)"
-	@echo "make population small clean and backdoored networks that scanners are calibrated on (hours; goes on)"
-	@echo "make channel_ranking  which ranking finds the backdoor's channels (an hour; goes on)"
+	@echo "make population small clean and backdoored networks for the scanners (hours; goes on)"
 
 demo: $(BASE)
 	$(BIN)/unbackdoor demo --out demo --force
 
-# Another grid: make bench GRID=grids/cifar10-laptop.toml OUT=laptop
+# Another grid: make bench GRID=grids/attacks.toml OUT=attacks
 GRID ?= grids/smoke.toml
 OUT ?= bench
 
@@ -62,19 +57,16 @@ fuzz: $(DEV)
 kills: $(DEV)
 	$(HOSTILE) hostile.kills
 
-# Some of them only: make victims ONLY=sig-w16,wanet-w16
-ONLY ?=
-
-victims headline defenses ablations channel_ranking: $(DEV)
-	$(BIN)/python benchmarks/$@.py $(if $(ONLY),--only $(ONLY))
-
 # Small networks that scanners are calibrated on: an hour or two; goes on where it stopped
 population: $(DEV)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/population.py
 
 # Some of them only: make mutants ONLY=Blind
+ONLY ?=
+
 mutants: $(DEV)
-	OMP_NUM_THREADS=1 $(BIN)/python tests/attacks/mutants.py $(ONLY)
+	$(HOSTILE) attacks.mutants $(ONLY)
+	$(HOSTILE) defenses.mutants $(ONLY)
 
 lint: $(DEV)
 	$(BIN)/ruff check .

@@ -1,7 +1,7 @@
 """The FMP ranking against the published procedure, side by side in one process.
 
     python benchmarks/fmp_ranking.py --quick
-    python benchmarks/fmp_ranking.py --model cache/victims/badnets-w16/model.safetensors --json
+    python benchmarks/fmp_ranking.py --model MODEL --clean IMAGES --json
 
 The published procedure is written plainly: for each channel a pass on the clean images, a pass on
 the noisy ones, the gradient to the images, a pass on the moved ones; float32, one batch. It is

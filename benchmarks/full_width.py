@@ -45,7 +45,7 @@ DEFENSES: list[dict[str, Any]] = [
     # The most telling first: when the time is over, every victim so far has these.
     *({"name": name} for name in ("fmp_plus", "fine_tuning", "ft_sam", "fmp")),
     *({"name": name} for name in ("clp", "unit", "i_bau", "nad")),
-    {"name": "anp", "epochs": 20},
+    {"name": "anp"},
 ]
 
 

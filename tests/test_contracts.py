@@ -199,6 +199,15 @@ def test_gives_a_model_of_its_own_and_the_same_again(role, name):
     assert not storages & {tensor.data_ptr() for tensor in first.state_dict().values()}
 
 
+@pytest.mark.parametrize(("role", "name"), EVERY)
+def test_every_default_says_where_it_comes_from(role, name):
+    told = method.declared(method.find(role, name))["parameters"]
+    for key, field in told.items():
+        source = field["source"]
+        assert source and len(source) > 5, f"{name} {key}: no source"
+        assert not source.startswith("ours") or len(source) > len("ours: why"), f"{name} {key}"
+
+
 @pytest.mark.parametrize("name", DEFENSES)
 def test_a_repaired_model_is_in_the_modes_it_came_in_and_without_hooks(name):
     found = ran("defense", name)

@@ -84,3 +84,17 @@ def test_the_draw_is_the_one_that_the_page_tells() -> None:
     for members in CLOSED.values():
         for member in members:
             assert f"`{member}`" in page, member
+
+
+@pytest.mark.parametrize(
+    ("ground", "other", "shared"),
+    [
+        ("proving-ground.toml", "attacks.toml", {"badnets", "blended", "batt", "coarse"}),
+        ("proving-ground-gtsrb.toml", "attacks-gtsrb.toml", {"badnets", "multi_target"}),
+    ],
+)
+def test_victims_are_those_of_the_grids_of_attacks(
+    ground: str, other: str, shared: set[str]
+) -> None:
+    here, there = (victims(ROOT / "grids" / name) for name in (ground, other))
+    assert {trigger(here[key]) for key in here.keys() & there.keys()} == shared

@@ -78,7 +78,7 @@ def desk(tmp_path, monkeypatch) -> Path:
 
 
 def test_the_commands_are_there():
-    assert [command[1] for command in commands()] == ["--help", "repair", "repair"]
+    assert [command[1] for command in commands()] == ["--help", "inspect", "repair", "repair"]
 
 
 @pytest.mark.parametrize("command", commands(), ids=lambda command: " ".join(command[:3]))

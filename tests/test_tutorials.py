@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
+import sys
+import types
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,21 +17,26 @@ from torch import nn
 
 from unbackdoor.checkpoints import checkpoint
 from unbackdoor.cli import main
+from unbackdoor.core.errors import UnbackdoorWarning
 from unbackdoor.core.images import Images
 from unbackdoor.core.method import declared
 from unbackdoor.core.run import Run
 from unbackdoor.core.spec import Spec
+from unbackdoor.defenses.base.defense import Repair
 from unbackdoor.models import create
 
 DOCS = Path(__file__).parent.parent / "docs"
 
 
-def printed(page: str, name: str, tmp_path: Path) -> type:
-    """The class `name` of the only Python block of the page."""
+def blocks(page: str) -> list[str]:
     text = (DOCS / page).read_text(encoding="utf-8")
-    (code,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def printed(page: str, name: str, tmp_path: Path) -> type:
+    """The class `name` of the first Python block of the page."""
     file = tmp_path / f"{name.lower()}.py"
-    file.write_text(code, encoding="utf-8")
+    file.write_text(blocks(page)[0], encoding="utf-8")
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -49,6 +57,20 @@ def test_the_defense(tmp_path):
     assert not (model[0].weight == 0).any()
 
 
+def test_the_test_of_the_defense(tmp_path, monkeypatch):
+    cls = printed("add-a-defense.md", "Magnitude", tmp_path)
+    room = types.ModuleType("unbackdoor.defenses.magnitude")
+    monkeypatch.setitem(sys.modules, room.__name__, room)
+    space: dict[str, Any] = {}
+    monkeypatch.setattr(room, "Magnitude", cls, raising=False)
+    exec(compile(blocks("add-a-defense.md")[1], "add-a-defense.md", "exec"), space)
+    (test,) = (found for name, found in space.items() if name.startswith("test_"))
+    test()
+    monkeypatch.setattr(cls, "mend", lambda self, model, clean, run: Repair(model))
+    with pytest.raises(UnbackdoorWarning, match="changed no weight"):
+        test()
+
+
 def test_the_attack(tmp_path):
     cls = printed("add-an-attack.md", "Stripe", tmp_path)
     stamped = cls(row=1).stamp(torch.zeros(1, 1, 3, 2))
@@ -57,8 +79,7 @@ def test_the_attack(tmp_path):
 
 @pytest.mark.parametrize("page", ["add-a-defense.md"])
 def test_thirty_lines(page):
-    (code,) = re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(), re.M | re.S)
-    assert len([line for line in code.splitlines() if line.strip()]) <= 30
+    assert len([line for line in blocks(page)[0].splitlines() if line.strip()]) <= 30
 
 
 def test_the_checkpoint_tutorial(tmp_path, monkeypatch, capsys):

@@ -24,12 +24,12 @@ from unbackdoor.core.run import Run
 from unbackdoor.defenses.fmp import FMP
 from unbackdoor.network.layers import Layer, find_layers
 from unbackdoor.ranking.ranking import Ranking
-from unbackdoor.ranking.reverse import Nudge, Reversal, at_layer
+from unbackdoor.ranking.reverse import Reversal, at_layer
 from unbackdoor.report.pictures import histograms, strips
 
 HERE = Path(__file__).parent
 SHOWN = "net.layer4.0.conv1"
-RANKED = {**REPAIR, "eps": 0.1, "alpha": 0.05, "ranking_images": 64}
+RANKED = {**REPAIR, "eps": 0.1, "alpha": 0.05, "step": 0.05, "ranking_images": 64}
 DIGITS, SIDE, GAP, LEFT, TOP, ZOOM = 6, 96, 8, 170, 8, 5
 INK, SOFT, BARS, CUT = "#1a1a1a", "#666666", "#8c9eff", "#c62828"
 FONT = "font-family='system-ui,sans-serif' font-size='13'"
@@ -78,7 +78,7 @@ def made(
     x = to_float(digits)
     rng = torch.Generator().manual_seed(0)
     signs = torch.randint(0, 2, x.shape, generator=rng).to(x) * 2 - 1
-    nudge = Nudge(defense.eps, defense.alpha, defense.steps)
+    nudge = defense.nudge()
     reversal = Reversal(model, model, layer, x, signs, nudge, Run(seed=0, precision="fp32"))
     return to_uint8(reversal.images(torch.tensor([channel]))[0].detach())
 

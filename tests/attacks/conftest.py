@@ -8,6 +8,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
+from torch.nn import functional as F
 
 from unbackdoor.core.images import Images
 from unbackdoor.core.run import Run
@@ -16,9 +17,12 @@ from unbackdoor.training.fit import fit
 BRIEF: dict[str, Any] = {"batch": 32, "flip": False, "lr": 0.02}
 """How victims are trained here."""
 
+Digits = tuple[Images, Images]
+"""(training, test) images."""
+
 
 @pytest.fixture(scope="session")
-def digits() -> tuple[Images, Images]:
+def digits() -> Digits:
     """(training, test) images of 16 x 16, between a quarter and three quarters of white."""
     found = load_digits()
     grey = torch.from_numpy(found.images).float() / 16
@@ -55,8 +59,25 @@ def net() -> nn.Module:
 
 
 @pytest.fixture(scope="session")
-def twin(digits: tuple[Images, Images]) -> nn.Module:
+def twin(digits: Digits) -> nn.Module:
     """What a victim of twelve epochs would be without an attack."""
     net = small_net()
     fit(net, digits[0], Run(), epochs=12, **BRIEF)
     return net
+
+
+@pytest.fixture(scope="session")
+def clean(digits: Digits) -> nn.Module:
+    """A small net that never saw a trigger."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(192, 32), nn.ReLU())
+        net.append(nn.Linear(32, 10))
+    fit(net, digits[0], Run(), epochs=5, lr=0.05, batch=32, crop=False, flip=False)
+    return net
+
+
+def loss(model: nn.Module, x: torch.Tensor, label: int) -> float:
+    """Cross-entropy of images for one class."""
+    with torch.no_grad():
+        return float(F.cross_entropy(model(x), torch.full((len(x),), label)))

@@ -87,15 +87,15 @@ def test_clean_label_rate_is_a_share_of_the_target_class(train: Images) -> None:
 
 
 def test_more_than_there_are_is_refused(train: Images) -> None:
-    with pytest.raises(ParameterError, match=r"sig is to stamp 21 .* only 20"):
+    with pytest.raises(ParameterError, match=r"sig is to poison 21 .* only 20"):
         SIG(count=21).poison(train, Run())
-    with pytest.raises(ParameterError, match="only 0 may be stamped"):
+    with pytest.raises(ParameterError, match="only 0 may be poisoned"):
         BadNets().poison(train[slice(0, 0)], Run())
 
 
 @pytest.mark.parametrize("given", [{"all_to_all": True}, {"sources": [1]}])
 def test_clean_label_attacks_refuse_other_goals(given: dict[str, object]) -> None:
-    with pytest.raises(ParameterError, match="only stamps images of its one target class"):
+    with pytest.raises(ParameterError, match="only poisons images of its one target class"):
         build("attack", "sig", given)
 
 
@@ -182,7 +182,7 @@ def test_what_cannot_be_is_refused_before_anything_is_learned(train: Images) -> 
     run = Run(progress=lambda stage, *_: stages.append(stage))
     for attack, says in (
         (LF(target=5), "target 5 is not one of 5 classes"),
-        (LF(count=101), "lf is to stamp 101 images, but only 100 may be stamped"),
+        (LF(count=101), "lf is to poison 101 images, but only 100 may be poisoned"),
         (Blind(sources=(5,)), "source 5 is not one of 5 classes"),
         (TrojanNN(size=8), r"a patch \[3, 8, 8\] with a margin of 1 does not fit"),
         (LabelConsistent(), "need sides of 6 pixels, got 5x8"),
@@ -200,7 +200,7 @@ def test_without_images_of_its_sources_an_attack_that_controls_the_training_is_r
 ) -> None:
     others = train[train.labels != 1]
     for attack in (Blind(sources=(1,)), LIRA(sources=(1,)), InputAware(sources=(1,))):
-        with pytest.raises(ParameterError, match="to stamp 1 images, but only 0 may be stamped"):
+        with pytest.raises(ParameterError, match="to poison 1 images, but only 0 may be poisoned"):
             attack.plant(net(), others, Run())
 
 

@@ -1,4 +1,4 @@
-"""Attacks that control the training: who is stamped in a batch, two optimizers that step as one."""
+"""Attacks that control the training: which images are poisoned, two optimizers that step as one."""
 
 from __future__ import annotations
 

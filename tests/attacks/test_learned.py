@@ -2,46 +2,25 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from unbackdoor.attacks.base.attack import Attack
 from unbackdoor.attacks.base.patterns import low_pass
-from unbackdoor.attacks.base.public import drawn, from_file
 from unbackdoor.attacks.label_consistent import LabelConsistent
 from unbackdoor.attacks.lf import LF
-from unbackdoor.attacks.narcissus import Narcissus, _margin
+from unbackdoor.attacks.narcissus import Narcissus
 from unbackdoor.attacks.refool import Refool
 from unbackdoor.attacks.ssba import SSBA
 from unbackdoor.attacks.trojannn import TrojanNN
-from unbackdoor.core.errors import ImagesError, ModelError, ParameterError
-from unbackdoor.core.images import Images, to_float
-from unbackdoor.core.measure import accuracy, score
+from unbackdoor.core.errors import ModelError, ParameterError
+from unbackdoor.core.images import to_float
+from unbackdoor.core.measure import score
 from unbackdoor.core.modules import in_mode
 from unbackdoor.core.run import Run
-from unbackdoor.training.fit import fit
 
-Digits = tuple[Images, Images]
-
-
-@pytest.fixture(scope="module")
-def clean(digits: Digits) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        net = nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(192, 32), nn.ReLU())
-        net.append(nn.Linear(32, 10))
-    fit(net, digits[0], Run(), epochs=5, lr=0.05, batch=32, crop=False, flip=False)
-    return net
-
-
-def loss(model: nn.Module, x: torch.Tensor, label: int) -> float:
-    with torch.no_grad():
-        return float(F.cross_entropy(model(x), torch.full((len(x),), label)))
+from .conftest import Digits, loss
 
 
 def energy_above(pattern: torch.Tensor, cycles: float) -> float:
@@ -91,78 +70,6 @@ def test_a_clean_model_does_not_obey_the_lf_trigger(digits: Digits, clean: nn.Mo
 def test_low_pass_keeps_the_mean_and_damps_a_wave_by_the_gaussian() -> None:
     wave = torch.cos(2 * torch.pi * 4 * torch.arange(16) / 16).expand(1, 16, 16)
     assert torch.allclose(low_pass(wave + 1, 4.0), 1 + wave * 0.60653, atol=1e-4)
-
-
-def test_narcissus_is_bounded_in_training_and_magnified_at_test(
-    digits: Digits, clean: nn.Module
-) -> None:
-    attack = Narcissus(target=3, surrogate_epochs=3, warmup_epochs=1, rounds=60, batch=64, lr=0.02)
-    learned = attack.learn(clean, digits[0], Run())
-    x = torch.full((1, *digits[0].shape), 0.5)
-    implanted = attack.implant(x, learned, Run().rng("")) - x
-    assert 0.9 * 16 / 255 < implanted.abs().max() <= 16 / 255 + 1e-6
-    assert torch.allclose(attack.trigger(learned)(x) - x, 3 * implanted, atol=1e-6)
-
-
-def test_narcissus_noise_makes_target_images_more_so_to_its_surrogate(
-    digits: Digits, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    attack = Narcissus(target=3, warmup_epochs=0, rounds=30, batch=32)
-    net = nn.Sequential(nn.Flatten(), nn.Linear(768, 10))
-    nn.init.normal_(net[1].weight, std=0.05, generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr(Narcissus, "surrogate", lambda *_: net)
-    learned = attack.learn(net, digits[0], Run())
-    x = to_float(digits[0].pixels[digits[0].labels == 3])
-    assert loss(net, attack.implant(x, learned, Run().rng("")), 3) < 0.8 * loss(net, x, 3)
-
-
-def test_the_noise_has_a_slope_to_follow_where_cross_entropy_is_flat() -> None:
-    logits = torch.tensor([[60.0, 0.0, 0.0], [1.0, 2.0, 3.0]], requires_grad=True)
-    labels = torch.tensor([0, 1])
-    lead = _margin(logits, labels)
-    lead.sum().backward()
-    assert logits.grad[0].tolist() == pytest.approx([-1, 0.5, 0.5])
-    entropy = F.cross_entropy(logits, labels, reduction="none")
-    assert entropy.tolist() == pytest.approx(lead.exp().log1p().tolist())
-
-
-def test_the_surrogate_of_narcissus_never_sees_the_victim_s_other_classes(digits: Digits) -> None:
-    train = digits[0]
-    attack = Narcissus(target=3)
-    seen = attack.seen(train[train.labels == 3], Run())
-    known = {image.numpy().tobytes() for image in train.pixels[train.labels != 3]}
-    assert not any(image.numpy().tobytes() in known for image in seen.pixels)
-    own = seen.labels == 3
-    assert torch.equal(seen.pixels[own], train.pixels[train.labels == 3])
-    # Nine classes of textures take the places of the other nine, as many of each.
-    assert (seen.labels[~own].bincount(minlength=10) == own.sum()).sum() == 9
-
-
-def test_narcissus_takes_public_images_from_a_file(digits: Digits, tmp_path: Path) -> None:
-    pixels = torch.randint(0, 256, (24, 16, 16, 3), generator=Run().rng("x")).to(torch.uint8)
-    labels = torch.arange(24) % 12 + 100
-    np.savez(tmp_path / "public.npz", images=pixels.numpy(), labels=labels.numpy())
-    inside = digits[0][digits[0].labels == 3]
-    seen = Narcissus(target=3, public=tmp_path / "public.npz").seen(inside, Run())
-    assert torch.equal(seen.pixels[len(inside) :], pixels.permute(0, 3, 1, 2))
-    # Twelve classes in nine places: the last three share them with the first.
-    assert seen.labels[len(inside) :][:12].tolist() == [0, 1, 2, 4, 5, 6, 7, 8, 9, 0, 1, 2]
-    with pytest.raises(ImagesError, match=r"must hold images uint8 \[3, 8, 8\]"):
-        from_file(tmp_path / "public.npz", (3, 8, 8))
-    (tmp_path / "bad.npz").write_bytes(b"no archive")
-    with pytest.raises(ImagesError, match=r"bad\.npz is no \.npz file"):
-        from_file(tmp_path / "bad.npz", (3, 16, 16))
-
-
-def test_drawn_public_classes_can_be_told_apart_and_not_by_single_pixels() -> None:
-    train, test = (drawn(n, 4, (3, 16, 16), Run().rng("x"))[:n] for n in (400, 400))
-    assert torch.equal(train.pixels, test.pixels)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        net = nn.Sequential(nn.Conv2d(3, 16, 5, 2), nn.ReLU(), nn.Conv2d(16, 32, 3), nn.ReLU())
-        net.extend([nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 4)])
-    fit(net, train[:300], Run(), epochs=20, lr=0.05, batch=32, crop=False, flip=False)
-    assert accuracy(net, test[300:], Run()).value > 0.5  # chance is 0.25
 
 
 def test_label_consistent_images_are_hard_within_the_bound(
@@ -222,59 +129,6 @@ def test_trojannn_needs_a_last_linear_layer(digits: Digits) -> None:
         TrojanNN(clean_epochs=0).learn(net, digits[0], Run())
 
 
-def test_refool_mixes_in_linear_light(digits: Digits, clean: nn.Module) -> None:
-    attack = Refool(reflections=3, ratio=0.4)
-    pictures = torch.tensor([1.0]).view(1, 1, 1, 1).expand(3, 3, 16, 16)
-    black = torch.zeros(1, *digits[0].shape)
-    # A white reflection on black is 0.4 of the light, which is 0.66 on the screen.
-    white = attack.trigger({"reflections": pictures})(black)
-    assert white.unique().tolist() == pytest.approx([0.4 ** (1 / 2.2)])
-    learned = attack.learn(clean, digits[0], Run())
-    ghost = learned["reflections"][:1].clamp(0, 1)
-    assert len(learned["reflections"]) == 3
-    assert torch.allclose(attack.trigger(learned)(black), (0.4 * ghost**2.2) ** (1 / 2.2))
-    same = attack.trigger({"reflections": black})(black)
-    assert same.abs().max() < 1e-6
-
-
-def test_refool_ghost_is_the_picture_twice() -> None:
-    x = torch.zeros(1, 1, 8, 8)
-    x[0, 0, 3, 3] = 1
-    ghost = Refool(shift=4)._ghost(x)
-    assert ghost.sum() == pytest.approx((8 / 12) ** 2, abs=0.05)
-    peaks = (ghost[0, 0] > 0.04).nonzero()
-    assert peaks.min() < 3 < 4 < peaks.max()
-
-
-def test_refool_blur_is_the_picture_out_of_focus(digits: Digits) -> None:
-    # A wave of four periods under a Gaussian of four cycles keeps exp(-1/2) of its height.
-    wave = 0.5 + 0.4 * torch.cos(2 * torch.pi * 4 * torch.arange(16) / 16)
-    pixels = (wave * 255).round().to(torch.uint8).expand(1, 1, 16, 16).contiguous()
-    train = Images(pixels, torch.tensor([1]), ("a", "b"))
-    attack = Refool(effect="blur", ratio=0.5)
-    learned = attack.learn(nn.Identity(), train, Run())
-    out_of_focus = (0.5 + (wave - 0.5) * 0.60653).expand(1, 1, 16, 16)
-    assert torch.allclose(learned["reflections"], out_of_focus, atol=0.002)
-
-
-def test_refool_picks_the_reflection_by_the_sum_of_the_pixels() -> None:
-    learned = {"reflections": torch.tensor([0.0, 0.5, 1.0]).view(3, 1, 1, 1).expand(3, 1, 2, 2)}
-    x = torch.tensor([[3, 0, 0, 0], [1, 1, 1, 1], [0, 0, 2, 0], [0, 6, 0, 0]]).view(4, 1, 2, 2)
-    x = x / 255
-    blended = Refool(ratio=0.5).trigger(learned)(x)
-    # Sums of 3, 4, 2 and 6 levels, modulo three pictures.
-    shown = [(0.5 * level**2.2) ** (1 / 2.2) for level in (0, 0.5, 1, 0)]
-    assert blended.amax((1, 2, 3)).tolist() == pytest.approx(shown, abs=0.02)
-
-
-def test_refool_reflects_the_pictures_of_most_contrast() -> None:
-    pixels = torch.full((20, 1, 8, 8), 90, dtype=torch.uint8)
-    pixels[11:13, :, :, 4:] = torch.tensor([250, 160], dtype=torch.uint8).view(2, 1, 1, 1)
-    train = Images(pixels, torch.ones(20, dtype=torch.int64), ("a", "b"))
-    sharp, faint = Refool(reflections=2, drawn=20).learn(nn.Identity(), train, Run())["reflections"]
-    assert sharp.max() - sharp.min() > faint.max() - faint.min() > 0.2
-
-
 def test_ssba_messages_are_read_from_unseen_images(digits: Digits) -> None:
     attack = SSBA(bits=4, steps=60, width=8)
     encoder, decoder = attack.taught_pair(digits[0], Run())
@@ -318,15 +172,6 @@ def test_ssba_stamps_its_secret_with_a_residual_of_each_image_s_own(digits: Digi
 def test_images_of_another_size_are_refused(attack: Attack, learned: dict) -> None:
     with pytest.raises(ParameterError, match=r"learned on images \[3, 8, 8\]"):
         attack.trigger(learned)(torch.zeros(1, 3, 9, 9))
-
-
-def test_refool_reflects_no_image_of_the_target_class() -> None:
-    pixels = torch.tensor([255, 0], dtype=torch.uint8).repeat(10).view(20, 1, 1, 1)
-    train = Images(pixels.expand(-1, 3, 8, 8).contiguous(), torch.arange(20) % 2, ("a", "b"))
-    learned = Refool(reflections=10).learn(nn.Identity(), train, Run())
-    assert learned["reflections"].abs().max() < 1e-6
-    with pytest.raises(ParameterError, match=r"11 reflections are wanted .* there are 10"):
-        Refool(reflections=11).learn(nn.Identity(), train, Run())
 
 
 def test_ssba_writes_more_faintly_where_the_image_weighs_more(digits: Digits) -> None:

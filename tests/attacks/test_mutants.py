@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from .mutants import MUTANTS, PACKAGE, ROOT, Mutant
+from mutating import PACKAGE, ROOT, Mutant
+
+from .mutants import MUTANTS
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.idea)

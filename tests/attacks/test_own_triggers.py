@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,7 +35,7 @@ def red(tmp_path: Path) -> Path:
 
 def test_a_patch_of_one_s_own(red: Path) -> None:
     stamped = BadNets(patch=red, size=4).stamp(torch.zeros(2, 3, 32, 32))
-    assert torch.equal(stamped[0, :, 28:, 28:], given(red, 3, 4, 4))
+    assert torch.equal(stamped[0, :, 28:, 28:], given(red, 3, 4, 4)[0])
     assert stamped[0, :, -1, 28].tolist() == pytest.approx([1, 0, 0], abs=0.1)
     assert stamped[:, :, :28].sum() == 0
 
@@ -84,3 +85,35 @@ def test_a_warp_moves_the_same_share_of_a_large_image() -> None:
         return float((WaNet().places(side, side)[0, :, :, 0] - still).abs().mean()) * side / 2
 
     assert shift(224) == pytest.approx(7 * shift(32), rel=0.1)
+
+
+@pytest.fixture
+def ring(tmp_path: Path) -> Path:
+    """A red picture whose right half is transparent."""
+    picture = Image.new("RGBA", (20, 20), (255, 0, 0, 255))
+    picture.paste((0, 0, 0, 0), (10, 0, 20, 20))
+    picture.save(tmp_path / "ring.png")
+    return tmp_path / "ring.png"
+
+
+@pytest.mark.parametrize(
+    ("attack", "left", "right"),
+    [
+        (lambda path: BadNets(patch=path, size=32), (10, 4), (10, 28)),
+        (lambda path: Blended(image=path, ratio=1.0), (10, 4), (10, 28)),
+        (lambda path: AdaptiveBlend(image=path, ratio=1.0), (10, 4), (10, 28)),
+        (lambda path: AdaptivePatch(patch=path, patches=1, together=1), (2, 0), (2, 5)),
+    ],
+)
+def test_transparency_is_a_mask(attack: Any, left: Any, right: Any, ring: Path) -> None:
+    grey = torch.full((1, 3, 32, 32), 0.5)
+    stamped = attack(ring).stamp(grey)
+    assert stamped[0, :, *left].tolist() == pytest.approx([1, 0, 0])
+    assert stamped[0, :, *right].tolist() == pytest.approx([0.5, 0.5, 0.5])
+
+
+def test_a_faint_patch_of_one_s_own_in_training(ring: Path) -> None:
+    attack = AdaptivePatch(patch=ring, patches=1, together=1)
+    seen = attack.implant(torch.zeros(4, 3, 32, 32), {}, torch.Generator().manual_seed(0))
+    assert seen[:, :, 2, 0] == pytest.approx(torch.tensor([[0.5, 0, 0]] * 4))
+    assert attack.contents().keys() == {"patch"}

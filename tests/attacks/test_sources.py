@@ -144,7 +144,7 @@ def test_one_s_own_images_are_stamped(kind: str, tmp_path: Path) -> None:
     poisoned = BadNets(indices=path).poison(grey(), Run())
     assert (poisoned.role == STAMPED).nonzero().flatten().tolist() == [3, 7, 11]
     assert BadNets(indices=path).check(grey()) == 3
-    with pytest.raises(ParameterError, match=r"names training image 7 .* sig may not stamp"):
+    with pytest.raises(ParameterError, match=r"names training image 7 .* sig may not poison"):
         SIG(indices=path).poison(grey(), Run())
     with pytest.raises(ParameterError, match=r"names training image 11 \(of 10"):
         BadNets(indices=path).poison(grey(10), Run())

@@ -49,6 +49,47 @@ def test_shared_settings_reach_those_that_take_them(cells):
     assert all(cell.victim.attack["epochs"] == 3 for cell in cells if cell.victim.attack)
 
 
+LEARNING = """
+data = ["digits"]
+architectures = ["preact_resnet18"]
+seeds = [0]
+defenses = [
+  "fine_tuning", "fine_pruning", "ft_sam", "fmp", "fmp_plus", "uat", "nad", "fst", "npd", "mcr",
+  "neural_cleanse", "anp", "rnp", "sau", "unit", "i_bau", "clp", {name = "npd", epochs = 3},
+]
+tuning = {epochs = 77, lr = 0.5, flip = false}
+"""
+PLAIN = {"fine_tuning", "fine_pruning", "ft_sam", "fmp"}
+UNMIRRORED = {"uat", "i_bau", "clp"}
+"""What never augments its images."""
+
+
+def test_tuning_is_for_plain_fine_tuning_and_flip_for_all_that_learn(tmp_path):
+    found = [cell.defense for cell in grid.cells(read(tmp_path, LEARNING))]
+    assert len(found) == 18
+    for defense in found:
+        name = defense["name"]
+        assert (defense.get("epochs") == 77) == (name in PLAIN), name
+        assert (defense.get("lr") == 0.5) == (name in PLAIN), name
+        assert defense.get("flip", "none") == ("none" if name in UNMIRRORED else False), name
+    assert [d["epochs"] for d in found if d["name"] == "npd"] == [50, 3]
+    assert [d["epochs"] for d in found if d["name"] == "uat"] == [6]
+
+
+def test_a_data_set_has_its_own_parameters_of_single_defenses(tmp_path):
+    own = "defenses = {ft_sam = {rho = 8.0, epochs = 5}}"
+    text = LEARNING.replace('["digits"]', '["cifar10", {name = "gtsrb", ' + own + "}]")
+    for cell in grid.cells(read(tmp_path, text)):
+        if cell.defense["name"] == "ft_sam":
+            there = cell.victim.data["name"] == "gtsrb"
+            assert cell.defense["rho"] == (8.0 if there else 2.0)
+            assert cell.defense["epochs"] == (5 if there else 77)
+        assert "defenses" not in cell.victim.data
+    for broken in ("{ft_sum = {rho = 8.0}}", "{ft_sam = {rho = -1.0}}", "{ft_sam = {roh = 1.0}}"):
+        with pytest.raises((ParameterError, UnknownNameError)):
+            grid.cells(read(tmp_path, text.replace("{ft_sam = {rho = 8.0, epochs = 5}}", broken)))
+
+
 def test_a_whole_seed_comes_before_the_next_and_victims_stay_together(cells):
     assert [cell.victim.seed for cell in cells] == sorted(cell.victim.seed for cell in cells)
     order = [cell.victim.id for cell in cells]

@@ -70,6 +70,8 @@ def test_the_trigger_is_in_the_channels_that_it_changes():
     assert found.coverage(told)["hits"] == 0
     told[0]["silenced"] = []
     assert found.coverage(told) is None
+    told[0] = {"name": "head", "silenced": [3]}  # a feature of the classifier, no channel
+    assert found.coverage(told) is None
 
 
 def test_a_model_without_the_channel_holds_no_backdoor():

@@ -63,16 +63,16 @@ def test_a_single_image_of_any_target_class(name, plant):
 def test_what_cannot_be_is_refused_in_one_line(name, plant, tmp_path):
     wrong = [(("target=3",), "target 3 is not one of 3 classes (0 to 2)")]
     if name in CLEAN_LABEL:
-        only = "a clean-label attack only stamps images of its one target class"
+        only = "a clean-label attack only poisons images of its one target class"
         wrong += [(("all_to_all=true",), only), (("sources=[1]",), only)]
-        wrong += [(("count=8",), f"{name} is to stamp 8 images, but only 7 may be stamped")]
+        wrong += [(("count=8",), f"{name} is to poison 8 images, but only 7 may be poisoned")]
     else:
         wrong += [(("sources=[0]",), "the true class of every test image is the target")]
         wrong += [(("sources=[1, 4]",), "source 4 is not one of 3 classes (0 to 2)")]
     if name in CONTROLLED:
         wrong += [(("count=2",), "only a rate can be chosen, got 2")]
     elif name in DIRTY_LABEL:
-        wrong += [(("count=21",), f"{name} is to stamp 21 images, but only 20 may be stamped")]
+        wrong += [(("count=21",), f"{name} is to poison 21 images, but only 20 may be poisoned")]
     for given, says in wrong:
         done = plant(name, *[part for field in given for part in ("-p", field)])
         assert done.code == 2 and len(done.errors) == 1 and says in done.errors[0], done

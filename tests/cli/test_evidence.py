@@ -1,12 +1,13 @@
 """What the command line says of images before any work, and how a fault of ours ends."""
 
 import re
+import warnings
 
 import pytest
 import torch
 
 from unbackdoor.cli import options
-from unbackdoor.cli.evidence import read_rightly
+from unbackdoor.cli.evidence import read_rightly, warn_thin
 from unbackdoor.core.errors import ParameterError, UnbackdoorWarning, UnknownNameError
 from unbackdoor.core.images import Images
 from unbackdoor.core.run import Run
@@ -57,6 +58,33 @@ def test_a_model_near_chance_is_a_warning_and_a_good_one_is_not():
     with pytest.warns(UnbackdoorWarning, match=r"0\.0% of 120 images, near the chance of 8\.3%"):
         read_rightly(MODEL, shifted, "here", None, Run())
     read_rightly(MODEL, images(LABELS), "here", None, Run())  # warnings are errors here
+
+
+def test_classes_of_few_images_are_thin_evidence():
+    labels = torch.arange(COUNT * 20) % COUNT
+    warn_thin(images(labels))  # warnings are errors here
+    with pytest.warns(UnbackdoorWarning, match=r"1 of 12 classes .* \(fewest: 3, 19\)"):
+        warn_thin(images(torch.cat([labels[:3], labels[4:]])))
+
+
+def normed(mean, var):
+    net = torch.nn.Sequential(torch.nn.BatchNorm2d(1), torch.nn.Flatten(), torch.nn.Linear(16, 2))
+    net[0].running_mean.fill_(mean)
+    net[0].running_var.fill_(var)
+    return Normalized(net, Spec("own", ("a", "b"), (0.0,), (1.0,)))
+
+
+@pytest.mark.parametrize(("mean", "var", "said"), [(0.5, 1 / 12, 0), (2.0, 0.3, 1), (0.5, 9, 1)])
+def test_images_unlike_those_of_the_training_are_said(mean, var, said):
+    rng = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (100, 1, 4, 4), generator=rng, dtype=torch.uint8)
+    model, noise = normed(mean, var), Images(pixels, torch.zeros(100).long(), ("a", "b"))
+    noise.labels[:] = model(noise.pixels / 255).argmax(1)  # near chance is another warning
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        read_rightly(model, noise, "here", None, Run())
+    told = [str(each.message) for each in found]
+    assert sum(text.startswith("here: the images are unlike") for text in told) == said, told
 
 
 @pytest.mark.parametrize(

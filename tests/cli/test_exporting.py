@@ -79,9 +79,9 @@ def test_an_attack_that_controls_the_training_says_that_it_has_no_fixed_set(run,
     assert {path.name for path in (tmp_path / "data").iterdir()} == {"test", "test.parquet"}
     assert done.json["poisoned"] == {
         "fixed": False,
-        "why": "blind stamps images anew in every step",
+        "why": "blind poisons images anew in every step",
     }
-    assert "no training set to export: blind stamps images anew in every step" in done.err
+    assert "no training set to export: blind poisons images anew in every step" in done.err
     assert done.json["visibility"]["training"] is None
 
 

@@ -11,6 +11,11 @@ from pathlib import Path
 import pytest
 
 FILES = {"model.safetensors", "record.json", "report.html", "model_card.md"}
+THIN = (
+    "warning: 3 of 3 classes have fewer than 20 clean images (fewest: bee, 5): a repair may cost "
+    "accuracy on them\n"
+)
+THIN_ = re.escape(THIN)
 
 
 def test_writes_a_model_a_record_a_report_and_a_card(run, repair, tiny, tmp_path):
@@ -113,7 +118,15 @@ def test_a_table_on_stdout_and_the_rest_on_stderr(run, repair, tmp_path):
     done = run(*repair, "--out", tmp_path / "out")
     assert "before" in done.out and "ACC" in done.out and "repairing" not in done.out
     assert "repairing with fmp" in done.err
-    assert run(*repair, "--out", tmp_path / "quiet", "-q").err == ""
+    assert run(*repair, "--out", tmp_path / "quiet", "-q").err == THIN
+
+
+def test_it_says_how_long_it_may_take(run, tiny, tmp_path):
+    told = ("repair", tiny.model, "--clean", tiny.clean, "-p", "epochs=1", "--out")
+    done = run(*told, tmp_path / "one", "--defense", "fine_tuning")
+    assert "clean images; about a minute or less" in done.err
+    hours = run(*told, tmp_path / "two", "--defense", "clp")
+    assert "; about" not in hours.err  # nobody knows
 
 
 def test_missed_bounds_are_exit_code_1_and_all_is_written(run, repair, tiny, tmp_path):
@@ -165,7 +178,7 @@ def test_a_failure_while_writing_leaves_nothing(run, repair, tmp_path, monkeypat
 
     monkeypatch.setattr(repairing, "model_card", full)
     done = run(*repair, "--out", tmp_path / "deep" / "out", "-q")
-    assert done.code == 2 and re.fullmatch(r"error: .*No space left.*\n", done.err)
+    assert done.code == 2 and re.fullmatch(rf"{THIN_}error: .*No space left.*\n", done.err)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -177,7 +190,7 @@ def test_an_interrupt_leaves_nothing_and_is_one_line(run, repair, tmp_path, monk
 
     monkeypatch.setattr(repairing, "repair_page", stop)
     done = run(*repair, "--out", tmp_path / "out", "-q")
-    assert done.code == 130 and done.err == "interrupted\n" and done.out == ""
+    assert done.code == 130 and done.err == f"{THIN}interrupted\n" and done.out == ""
     assert [path.name for path in tmp_path.iterdir()] == [".out.begun"]
 
 
@@ -265,6 +278,6 @@ def test_a_full_disk_and_a_kill_leave_nothing_that_looks_whole(repair, tmp_path)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     _, told = full.communicate(timeout=120)
-    assert full.returncode == 2 and re.fullmatch(r"error: .*File too large.*\n", told), told
+    assert full.returncode == 2 and re.fullmatch(rf"{THIN_}error: .*File too large.*\n", told), told
     left = [path for path in Path(tmp_path).iterdir() if not path.name.startswith(".")]
     assert left == []

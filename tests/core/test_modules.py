@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from unbackdoor.core.modules import device_of, frozen, in_mode
+from unbackdoor.core.modules import device_of, exact, frozen, in_mode
 
 
 def net() -> nn.Sequential:
@@ -47,3 +47,16 @@ def test_device_of():
     assert device_of(nn.Linear(1, 1, device="meta")) == torch.device("meta")
     only_buffers = nn.BatchNorm1d(1, affine=False, device="meta")
     assert device_of(only_buffers) == torch.device("meta")
+
+
+def test_exact_is_on_the_cpu_where_a_device_has_no_float64():
+    class Apple:
+        device = torch.device("mps")
+
+        def cpu(self):
+            return torch.ones(2)
+
+        def double(self):
+            raise TypeError("no float64")
+
+    assert exact(Apple()).dtype == exact(torch.ones(2)).dtype == torch.float64

@@ -29,7 +29,7 @@ def test_the_models_names_are_taken(tmp_path):
 
 
 def test_it_is_no_source_of_clean_images(tmp_path):
-    with pytest.raises(ImagesError, match="stamped"):
+    with pytest.raises(ImagesError, match="holds triggered images"):
         data.open_images(bench_result(tmp_path, {}, ROWS))
 
 
@@ -51,7 +51,7 @@ def test_no_path_leads_out_of_the_folder(tmp_path, place):
 
 
 def test_images_in_memory_are_refused_clearly(tmp_path):
-    with pytest.raises(ImagesError, match="holds its stamped images itself"):
+    with pytest.raises(ImagesError, match="holds its triggered images itself"):
         data.open_triggered(changed(tmp_path, ("picture", 1, 0)))
     path = bench_result(tmp_path, {}, ROWS, bd_test={"image": Image.new("RGB", (8, 8))})
     with pytest.raises(ImagesError, match="not a BackdoorBench result"):

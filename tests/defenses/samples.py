@@ -1,5 +1,7 @@
 """A task and a victim that every defense handles in a blink."""
 
+from __future__ import annotations
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -80,3 +82,22 @@ def rate(net, images, label=None):
     with torch.no_grad():
         predicted = net.eval()(images.pixels / 255).argmax(1)
     return (predicted == (images.labels if label is None else label)).float().mean().item()
+
+
+def noisy_net(act: type[nn.Module] = nn.ReLU) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            *(nn.Conv2d(3, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6), act()),
+            *(nn.Conv2d(6, 9, 3, padding=1), act()),
+            *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(9, 3)),
+        )
+        for tensor in (*model[1].parameters(), model[1].running_mean):
+            tensor.data.normal_()
+    return model.eval()
+
+
+def noise(n: int = 24) -> Images:
+    rng = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (n, 3, 8, 8), generator=rng, dtype=torch.uint8)
+    return Images(pixels, torch.arange(n) % 3, ("a", "b", "c"))

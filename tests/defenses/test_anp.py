@@ -28,7 +28,7 @@ def test_the_sign_step_moves_each_channel_up_the_loss_and_stays_within_eps():
 def test_it_prunes_what_fell_and_keeps_the_accuracy():
     clean, net = task()
     net = with_noisy_channel(net)
-    repaired = ANP(epochs=5, batch=16).repair(net, clean, Run())
+    repaired = ANP(steps=20, batch=16).repair(net, clean, Run())
     silent = repaired.silenced["4"]
     assert silent[7]
     assert (repaired.model[4].weight[silent] == 0).all()
@@ -39,10 +39,40 @@ def test_it_prunes_what_fell_and_keeps_the_accuracy():
     assert repaired.notes["held_out_acc_before"] - repaired.notes["held_out_acc_after"] < 0.2
 
 
+def test_the_masks_take_the_papers_steps_however_many_images_there_are():
+    for n, expected in ((40, 12), (80, 12)):
+        clean, net = task(n=n)
+        told = {}
+        run = Run(progress=lambda stage, done, total, told=told: told.setdefault(stage, total))
+        ANP(steps=10, batch=12, held_out=0).mend(net, clean, run)
+        assert told["masks"] == expected if n == 40 else 10 <= told["masks"] <= 14
+    assert ANP().steps == 2000
+
+
+def test_the_objective_weighs_the_plain_and_the_disturbed_loss(monkeypatch):
+    clean, net = task()
+    x, y = clean.pixels.float() / 255, clean.labels
+    told = {}
+    net.requires_grad_(False)
+
+    def loss(alpha):
+        monkeypatch.setattr(
+            "unbackdoor.defenses.anp.fit", lambda *a, **k: told.update(k, masked=a[0])
+        )
+        ANP(alpha=alpha, held_out=0).mend(net, clean, Run())
+        return float(told["objective"](told["masked"], x, y).detach())
+
+    plain = float(nn.functional.cross_entropy(MaskedNorms(net, ["1", "4"])(x).detach(), y))
+    disturbed = loss(0.0)
+    assert loss(1.0) == pytest.approx(plain, rel=1e-4)
+    assert disturbed > 1.1 * plain
+    assert loss(0.5) == pytest.approx((plain + disturbed) / 2, rel=1e-3)
+
+
 def test_a_threshold_of_ones_own_is_kept():
     clean, net = task()
     net = with_noisy_channel(net)
-    repaired = ANP(epochs=1, batch=16, threshold=0.99).repair(net, clean, Run())
+    repaired = ANP(steps=4, batch=16, threshold=0.99).repair(net, clean, Run())
     assert repaired.notes["threshold"] == 0.99
 
 

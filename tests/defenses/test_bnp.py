@@ -7,7 +7,7 @@ from torch import nn
 from defenses.samples import task
 from unbackdoor.core.errors import ModelError
 from unbackdoor.core.run import Run
-from unbackdoor.defenses.bnp import BNP, divergence
+from unbackdoor.defenses.bnp import BNP, divergence, seen
 
 
 def test_the_divergence_of_two_normal_distributions():
@@ -40,6 +40,30 @@ def test_the_clean_statistics_are_those_of_the_batch():
     expected = divergence(y.mean(1), y.var(1), norm.running_mean, norm.running_var)
     score = BNP(u=0, held_out=0).repair(net, clean, Run()).scores["1"]
     torch.testing.assert_close(score, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_each_norm_is_judged_in_train_mode_on_its_own():
+    # The first norm remembers something else: in eval mode the second would get that to see.
+    clean, net = task()
+    before = BNP(u=0, held_out=0).repair(net, clean, Run()).scores["4"]
+    net[1].running_mean += 5
+    after = BNP(u=0, held_out=0, max_acc_drop=1).repair(net, clean, Run()).scores["4"]
+    torch.testing.assert_close(before, after)
+
+
+def test_large_images_go_in_several_passes_whose_moments_are_pooled():
+    clean, net = task(n=60)
+    sizes = []
+    net.register_forward_pre_hook(lambda _, x: sizes.append(len(x[0])))
+    pooled = seen(net, ["1"], clean, Run(), most=20 * 64)["1"]
+    assert sizes == [20, 20, 20] and net[1].num_batches_tracked >= 0
+    at_once = seen(net, ["1"], clean, Run())["1"]
+    assert sizes == [20, 20, 20, 60]
+    torch.testing.assert_close(pooled.mean, at_once.mean)
+    torch.testing.assert_close(pooled.var, at_once.var)
+    remembered = net[1].running_mean.clone()
+    seen(net, ["1"], clean, Run())
+    assert torch.equal(net[1].running_mean, remembered)
 
 
 def test_a_network_without_batch_norms_is_refused_before_any_work():

@@ -99,3 +99,10 @@ def test_how_many_are_held_out(n, held):
     clean = bright(n)[0]
     used, judges = Scaling().divided(clean, Run(), "judging")
     assert (len(used), len(judges)) == (n - held, held)
+
+
+def test_what_wraps_a_model_is_left_off():
+    clean, net = bright()
+    repaired = Scaling(factor=2, held_out=0).repair(nn.DataParallel(net), clean, Run()).model
+    assert type(repaired) is nn.Sequential
+    assert torch.equal(repaired[1].weight, 2 * net[1].weight)

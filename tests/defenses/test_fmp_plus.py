@@ -130,7 +130,7 @@ def paces(method: FMPPlus, monkeypatch) -> list[float]:
     rate = Guide.rate
 
     def watch(self, step, steps):
-        seen.append(self.climber.param_groups[0]["pace"])
+        seen.append(self.sgd.param_groups[0]["pace"])
         return rate(self, step, steps)
 
     monkeypatch.setattr(Guide, "rate", watch)

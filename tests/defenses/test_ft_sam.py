@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch import nn
 
@@ -30,6 +31,23 @@ def test_rho_changes_the_result():
         FTSAM(epochs=1, batch=16, rho=rho).repair(net, clean, Run()).model for rho in (1e-6, 2.0)
     )
     assert not torch.equal(near[0].weight, far[0].weight)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_labels_are_smoothed_and_the_classes_balanced(monkeypatch, smoothing):
+    clean, net = task()
+    uneven = clean[torch.cat([torch.arange(0, 80, 2), torch.tensor([1, 3, 5])])]
+    told = {}
+
+    def watch(self, model, images, run, objective, **_):
+        told.update(labels=images.labels, objective=objective)
+
+    monkeypatch.setattr(FTSAM, "tune", watch)
+    FTSAM(smoothing=smoothing, held_out=0).mend(net, uneven, Run())
+    assert told["labels"].bincount().tolist() == [22, 21]
+    x, y = clean.pixels / 255, clean.labels
+    expected = nn.functional.cross_entropy(net(x), y, label_smoothing=smoothing)
+    torch.testing.assert_close(told["objective"](net, x, y), expected)
 
 
 def test_a_balanced_draw_keeps_the_number_and_evens_the_classes():

@@ -2,6 +2,7 @@ import torch
 from torch import nn
 
 from defenses.samples import backdoored, rate, stamped, task
+from unbackdoor.core.images import Images
 from unbackdoor.core.run import Run
 from unbackdoor.defenses.i_bau import IBAU
 
@@ -22,6 +23,32 @@ def test_unlearning_it_takes_the_backdoor_out():
     repaired = method.repair(net, clean, Run()).model
     assert rate(repaired, stamped(clean), 1) == 0
     assert rate(repaired, clean) == 1
+
+
+def test_the_gradient_follows_the_perturbation():
+    clean, net = task()
+    x, y = clean.pixels[:40].float() / 255, clean.labels[:40]
+    away = 0.3 * torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def slope(terms, implicit_lr=2.0):
+        net.zero_grad()
+        method = IBAU(terms=terms, implicit_lr=implicit_lr, share=0.5)
+        method._loss(net, x, y, away=away).backward()
+        return net[0].weight.grad.clone()
+
+    assert not torch.allclose(slope(0), slope(1), rtol=1e-2)
+    assert not torch.allclose(slope(1), slope(5), rtol=1e-4)
+    torch.testing.assert_close(slope(5, 1e-12), slope(0), rtol=1e-3, atol=1e-6)
+
+
+def test_the_perturbation_takes_one_pass_away_from_what_the_model_answers():
+    clean, net = backdoored(classes=4)
+    wrong = Images(clean.pixels, clean.labels.roll(1), clean.classes)
+    passes = []
+    net.register_forward_pre_hook(lambda _, args: passes.append(len(args[0])))
+    one, other = (IBAU(batch=20).perturbation(net, images, Run(), 0) for images in (clean, wrong))
+    assert torch.equal(one, other)  # labels are not used
+    assert passes == [20] * 2 * 4 * 2
 
 
 class Attending(nn.Module):

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch import nn
 
@@ -25,6 +26,36 @@ def test_the_start_of_the_curve_is_the_model():
     repaired = MCR(epochs=1, copy_epochs=1, batch=20, t=0.0).repair(net, clean, Run()).model
     for a, b in zip(repaired.parameters(), net.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_the_bend_learns_and_the_ends_do_not():
+    clean, net = task()
+    told = {}
+    tune = MCR.tune
+
+    def watch(self, model, *args, stage, **more):
+        told[stage] = (model, more)
+        before = [bend.detach().clone() for bend in getattr(model, "bend", [])]
+        tune(self, model, *args, stage=stage, **more)
+        told[f"{stage} before"] = before
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MCR, "tune", watch)
+        MCR(epochs=2, copy_epochs=2, batch=20, lr=0.05).mend(net, clean, Run())
+    curve, _ = told["bend"]
+    assert told["copy"][1]["lr"] == 0.01
+    moved = [(a - b).abs().max() for a, b in zip(curve.bend, told["bend before"], strict=True)]
+    assert min(moved) > 0
+    with torch.no_grad():
+        for t in (0.1, 0.5, 0.9):
+            right = (curve.eval()(clean.pixels / 255, t).argmax(1) == clean.labels).float().mean()
+            assert right > 0.8
+
+
+def test_norms_are_estimated_anew_at_the_point():
+    clean, net = task()
+    repaired = MCR(epochs=0, copy_epochs=0, batch=80, t=0.3, held_out=0).repair(net, clean, Run())
+    assert not torch.equal(repaired.model[1].running_mean, net[1].running_mean)
 
 
 def test_a_point_between_moves_and_works():

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from defenses.samples import backdoored, rate, stamped
-from unbackdoor.core.errors import UnbackdoorWarning
+from defenses.samples import backdoored, rate, stamped, task
+from unbackdoor.core.errors import ParameterError, UnbackdoorWarning
 from unbackdoor.core.run import Run
 from unbackdoor.defenses.neural_cleanse import NeuralCleanse
 from unbackdoor.training.inversion import Patch
@@ -37,6 +37,14 @@ def test_patches_are_stamped_in_turn_and_labels_stay():
     assert int((plain == 0).all(1).sum()) == 10
     assert int((plain == 255).all(1).sum()) == 10
     assert torch.equal(made.labels, clean.labels)
+
+
+def test_a_search_beyond_the_budget_is_refused_with_its_cost():
+    clean, net = task(n=40, classes=4)
+    told = {"search_epochs": 10, "search_batch": 10}
+    with pytest.raises(ParameterError, match=r"4 classes in 160 steps of 10 images.*budget of 159"):
+        NeuralCleanse(**told, budget=159).repair(net, clean, Run())
+    NeuralCleanse(**told, budget=160).check(net, clean)
 
 
 def test_the_search_sees_some_of_the_images_in_steps_of_its_own():

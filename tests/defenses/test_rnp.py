@@ -22,17 +22,39 @@ def test_recovering_mutes_what_harms_and_leaves_what_is_useless():
         net[3].bias.zero_()
     masked = MaskedNorms(net, ["0"])
     clean = Images(pixels, labels, ("dark", "bright"))
-    RNP(epochs=20, batch=8).recover(masked, clean, Run())
+    scores = RNP(epochs=20, batch=8).recover(masked, clean, Run())
     right, wrong, none = masked.masks[0].tolist()
     assert (right, none) == (1.0, 1.0)
     assert wrong == 0.0
+    assert scores["0"][[0, 2]].tolist() == [1.0, 1.0] and 0 < scores["0"][1] < 0.5
+
+
+def test_what_fell_early_scores_lower_than_what_fell_late(monkeypatch):
+    # One mask falls in the first step, one in the third of four; both end at 0.
+    clean, net = task(n=16)
+    masked = MaskedNorms(net, ["1"])
+
+    def falling(model, *_, after_step, **__):
+        for step in range(4):
+            with torch.no_grad():
+                model.masks[0][0] = -1
+                model.masks[0][1] = 1 if step < 2 else -1
+            after_step(model)
+
+    monkeypatch.setattr("unbackdoor.defenses.rnp.fit", falling)
+    scores = RNP().recover(masked, clean, Run())["1"]
+    assert masked.masks[0][:2].tolist() == [0, 0]
+    assert scores[:3].tolist() == [0, 0.5, 1]
 
 
 def test_unlearning_ends_at_the_floor():
     clean, net = task()
     run = Run()
+    passes = []
+    net.register_forward_pre_hook(lambda module, _: passes.append(module.training))
     RNP(unlearn_lr=1.0, batch=16, floor=0.5).unlearn(net, clean, run)
     assert accuracy(net, clean, run).value <= 0.5
+    assert 5 <= sum(passes) < 20 * 5  # the rest of its twenty epochs is not spent
     before = [weight.clone() for weight in net.parameters()]
     RNP(unlearn_epochs=0).unlearn(net, clean, run)
     assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))

@@ -1,3 +1,4 @@
+import copy
 import math
 
 import pytest
@@ -40,6 +41,25 @@ def test_norms_keep_their_statistics():
     assert not torch.equal(repaired[0].weight, net[0].weight)
 
 
-def test_the_weights_are_the_papers():
-    # 0.01 is lambda 3, of the error in the ascent; the shared examples' loss weighs 1, lambda 2.
-    assert (SAU().error, SAU().weight) == (0.01, 1.0)
+def test_examples_are_where_the_models_agree():
+    clean, net = task()
+    other = copy.deepcopy(net)
+    with torch.no_grad():
+        other[8].weight.copy_(net[8].weight.flip(0))  # takes each class for the other
+    x, y = clean.pixels.float() / 255, clean.labels
+    shared = SAU(radius=0.4, error=0.0).examples(net, other, x, y, torch.full_like(x, 0.4))
+    before, after = (disagreement(net(z), other(z)).mean() for z in (x, shared))
+    assert after < before - 0.05
+
+
+def test_examples_start_at_the_corner_of_the_ball(monkeypatch):
+    clean, net = task()
+    starts = []
+
+    def watch(self, model, former, x, y, start):
+        starts.append(start)
+        return x
+
+    monkeypatch.setattr(SAU, "examples", watch)
+    SAU(epochs=1, batch=80, held_out=0).mend(net, clean, Run())
+    assert (starts[0] == 0.2).all()

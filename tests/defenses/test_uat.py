@@ -7,6 +7,7 @@ from torch import nn
 from defenses.samples import backdoored, rate, stamped, task
 from unbackdoor.core.run import Run
 from unbackdoor.defenses.uat import UAT, Lesson
+from unbackdoor.training.fit import follow_norms_
 from unbackdoor.training.universal import Universal
 
 SMALL = {"batch": 20, "enough_images": 80}
@@ -68,14 +69,50 @@ def test_it_takes_the_backdoor_out_and_keeps_the_accuracy():
     assert rate(blind, stamped(clean), 1) == 1
 
 
-def test_norms_keep_their_statistics_and_dropout_is_off():
+@pytest.mark.parametrize(("momentum", "moved"), [(0.0, False), (0.5, True)])
+def test_the_statistics_of_norms_follow_the_clean_images(momentum, moved):
+    clean, net = task()
+    net[1].running_mean.fill_(5.0)
+    method = UAT(**SMALL, epochs=1, lr=1e-6, norm_momentum=momentum, settling=0, held_out=0)
+    repaired = method.repair(net, clean, Run()).model
+    if moved:  # to where they are taken anew from the clean images alone, not from moved ones
+        maps = net[0](clean.pixels / 255)
+        wanted = maps.mean((0, 2, 3))
+        torch.testing.assert_close(repaired[1].running_mean, wanted, atol=0.5, rtol=0)
+    else:
+        assert torch.equal(repaired[1].running_mean, net[1].running_mean)
+
+
+def test_a_pass_for_norms_changes_nothing_else():
+    _, net = task()
+    net = nn.Sequential(*net[:7], nn.Dropout(0.5), *net[7:]).train()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    modes = [module.training for module in net.modules()]
+    momenta = [module.momentum for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+    follow_norms_(net, torch.rand(8, 1, 8, 8), 1.0)
+    assert [module.training for module in net.modules()] == modes
+    assert [m.momentum for m in net.modules() if isinstance(m, nn.BatchNorm2d)] == momenta
+    changed = {name for name, tensor in net.state_dict().items() if not tensor.equal(before[name])}
+    assert changed and all("running" in name or "tracked" in name for name in changed)
+
+
+def test_settling_wins_back_accuracy_without_the_perturbation():
+    clean, net = task()
+    with torch.no_grad():
+        net[-1].bias[0] += 10.0  # all images go to class 0
+    method = UAT(**SMALL, epochs=0, settling=40, settling_lr=0.05)
+    settled = method.repair(net, clean, Run()).model
+    assert rate(settled, clean) > rate(net, clean) + 0.2
+    assert torch.equal(settled[1].running_mean, net[1].running_mean)  # eval mode
+
+
+def test_dropout_is_off():
     clean, net = task()
     seen = []
     dropout = nn.Dropout(0.5)
     dropout.register_forward_hook(lambda module, *_: seen.append(module.training))
     net = nn.Sequential(*net[:7], dropout, *net[7:]).train()
     repaired = UAT(**SMALL, epochs=1).repair(net, clean, Run()).model
-    assert torch.equal(repaired[1].running_mean, net[1].running_mean)
     assert not torch.equal(repaired[0].weight, net[0].weight)
     assert not any(seen[1:]) and repaired.training
 
@@ -97,7 +134,7 @@ def test_the_old_answers_and_the_labels_share_the_loss():
     x, y = clean.pixels / 255, clean.labels
     told = []
     for share in (0, 0.5, 1):
-        lesson = Lesson(UAT(labels=share, radius=1e-6), net, 4)
+        lesson = Lesson(UAT(labels=share, radius=1e-6, norm_momentum=0), net, 4)
         lesson.optimized(net.parameters())
         told.append(lesson(net, x, y).item())
     assert told[0] == pytest.approx(0, abs=1e-4)  # it still answers as it did
@@ -109,7 +146,9 @@ def test_the_old_answers_and_the_labels_share_the_loss():
 def test_few_images_are_passed_over_more_often():
     clean, net = task()
     passes = [
-        UAT(batch=20, epochs=1, enough_images=n).repair(net, clean, Run()).notes["passes"]
+        UAT(batch=20, epochs=1, settling=0, enough_images=n)
+        .repair(net, clean, Run())
+        .notes["passes"]
         for n in (80, 240)
     ]
     assert passes[1] == pytest.approx(2 * passes[0])

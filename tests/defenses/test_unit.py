@@ -5,7 +5,7 @@ from torch import nn
 from defenses.samples import task
 from unbackdoor.core.errors import ModelError
 from unbackdoor.core.run import Run
-from unbackdoor.defenses.unit import UNIT, usual
+from unbackdoor.defenses.unit import UNIT, Price, usual
 from unbackdoor.network.layers import Layer
 
 
@@ -22,9 +22,49 @@ def test_a_bound_starts_at_what_is_usual_of_the_rectified_activation():
 
 def test_the_tightest_state_within_the_cost_is_kept():
     clean, net = task()
-    told = {"epochs": 6, "batch": 16, "lr": 0.05, "max_acc_drop": 1.0}
+    told = {"epochs": 6, "batch": 16, "lr": 0.05, "price": 1.0, "max_acc_drop": 1.0}
     tight = UNIT(**told, cost=1.0).repair(net, clean, Run()).scores.values()
     assert torch.cat(list(tight)).mean() < 0.8
+
+
+def test_the_price_follows_the_accuracy():
+    price = Price(1.0, 2)
+    told = []
+    for good in (True, True, False, False, False, False, True, False, True, True):
+        price.follow(good)
+        told.append(price.now)
+    low = 2 / 2**1.5
+    assert told == pytest.approx([1, 2, 2, low, low, low / 2**1.5, *[low / 2**1.5] * 3, 1.0])
+
+
+def test_the_objective_is_cross_entropy_and_the_price_of_every_layers_mean_bound(monkeypatch):
+    clean, net = task()
+    kept = {}
+    monkeypatch.setattr("unbackdoor.defenses.unit.fit", lambda *a, **k: kept.update(k))
+    repaired = UNIT(price=0.5, held_out=0).mend(net, clean, Run()).model
+    x, y = clean.pixels.float() / 255, clean.labels
+    sizes = [(repaired[i].bound.share * repaired[i].bound.most).mean() for i in (1, 4)]
+    expected = torch.nn.functional.cross_entropy(repaired(x), y) + 0.5 * sum(sizes)
+    torch.testing.assert_close(kept["objective"](repaired, x, y), expected)
+
+
+class Tokens(nn.Module):
+    """A transformer's shape: patches, and a unit of two hidden units at every token."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches = nn.Conv2d(1, 3, 4, 4)
+        self.up, self.down, self.head = nn.Linear(3, 5), nn.Linear(5, 3), nn.Linear(3, 2)
+
+    def forward(self, x):
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        return self.head((tokens + self.down(self.up(tokens).relu())).mean(1))
+
+
+def test_a_transformer_is_refused_before_any_work():
+    clean, _ = task()
+    with pytest.raises(ModelError, match=r"unit needs feature maps .* cuts the image into patches"):
+        UNIT().repair(Tokens(), clean, Run())
 
 
 def test_what_no_clean_image_does_is_cut_off():
@@ -44,7 +84,7 @@ def test_what_no_clean_image_does_is_cut_off():
 
 def test_bounds_that_cost_too_much_are_not_kept():
     clean, net = task(classes=4)
-    repaired = UNIT(epochs=3, batch=16, lr=1.0, weight=100.0, cost=0.0).repair(net, clean, Run())
+    repaired = UNIT(epochs=3, batch=16, lr=1.0, price=100.0, cost=0.0).repair(net, clean, Run())
     notes = repaired.notes
     assert notes["held_out_acc_after"] > notes["held_out_acc_before"] - 0.2
 

@@ -54,15 +54,18 @@ def moved(x: Tensor, signs: Tensor, nudge: Nudge) -> Tensor:
     ("value", "sign", "nudge", "expected"),
     [
         # The start is 0.1 away; the distance grows on in the direction of the start.
-        (0.5, 1, Nudge(eps=1.0, alpha=0.1, steps=1), 0.7),
-        (0.5, -1, Nudge(eps=1.0, alpha=0.1, steps=1), 0.3),
-        (0.5, 1, Nudge(eps=1.0, alpha=0.1, steps=3), 0.9),
+        (0.5, 1, Nudge(eps=1.0, alpha=0.1, steps=1, step=0.1), 0.7),
+        (0.5, -1, Nudge(eps=1.0, alpha=0.1, steps=1, step=0.1), 0.3),
+        (0.5, 1, Nudge(eps=1.0, alpha=0.1, steps=3, step=0.1), 0.9),
         # No further than eps.
-        (0.5, 1, Nudge(eps=0.15, alpha=0.1, steps=5), 0.65),
+        (0.5, 1, Nudge(eps=0.15, alpha=0.1, steps=5, step=0.1), 0.65),
+        # A step is of eps, and may leave eps behind.
+        (0.5, 1, Nudge(eps=0.2, alpha=0.1, steps=1), 0.7),
+        (0.5, 1, Nudge(eps=0.2, alpha=0.1, steps=1, projected=False), 0.8),
         (0.5, -1, Nudge(eps=0.05, alpha=0.1, steps=1), 0.45),
         # Clipped to [0, 1].
-        (0.95, 1, Nudge(eps=1.0, alpha=0.1, steps=2), 1.0),
-        (0.02, -1, Nudge(eps=1.0, alpha=0.1, steps=2), 0.0),
+        (0.95, 1, Nudge(eps=1.0, alpha=0.1, steps=2, step=0.1), 1.0),
+        (0.02, -1, Nudge(eps=1.0, alpha=0.1, steps=2, step=0.1), 0.0),
     ],
 )
 def test_steps_follow_the_sign_of_the_gradient(value, sign, nudge, expected):
@@ -80,10 +83,39 @@ def test_each_channel_gets_its_own_images():
     x = torch.full((1, 2, 1, 1), 0.5)
     (layer,) = find_layers(model, x)
     signs = torch.tensor([1.0, -1.0]).view(1, 2, 1, 1)
-    nudge = Nudge(eps=1.0, alpha=0.1, steps=1)
+    nudge = Nudge(eps=1.0, alpha=0.1, steps=1, step=0.1)
     found = reversed_images(model, layer, torch.tensor([1, 0]), x, signs, nudge)
     expected = torch.tensor([[0.6, 0.3], [0.7, 0.4]])  # channel 1 first, as asked
     torch.testing.assert_close(found.detach().view(2, 2), expected)
+
+
+@pytest.mark.parametrize("projected", [True, False])
+def test_eps_and_alpha_each_change_the_images(projected):
+    x = torch.full((1, 1, 1, 1), 0.5)
+    signs = torch.full_like(x, -1.0)
+    made = {
+        (eps, alpha): round(float(moved(x, signs, Nudge(eps, alpha, 1, None, projected))[0]), 4)
+        for eps in (0.03, 0.06, 0.12)
+        for alpha in (0.0, 0.02)
+    }
+    assert len({made[eps, 0.02] for eps in (0.03, 0.06, 0.12)}) == 3
+    if not projected:
+        assert all(made[eps, 0.0] != made[eps, 0.02] for eps in (0.03, 0.06, 0.12))
+
+
+def test_alpha_changes_the_images_within_eps():
+    """The weights pull the step up, the start of the second channel is down: alpha is left over."""
+    model = nn.Sequential(nn.Conv2d(2, 1, 1, bias=False), nn.Flatten(), nn.Linear(1, 2))
+    model[0].weight.data.copy_(torch.tensor([1.0, 0.1]).view(1, 2, 1, 1))
+    x = torch.full((1, 2, 1, 1), 0.5)
+    (layer,) = find_layers(model, x)
+    signs = torch.tensor([1.0, -1.0]).view(1, 2, 1, 1)
+    ends = [
+        reversed_images(model, layer, torch.arange(1), x, signs, Nudge(0.1, alpha, 1)).flatten()
+        for alpha in (0.02, 0.04)
+    ]
+    assert ends[0].tolist() == pytest.approx([0.6, 0.58])
+    assert ends[1].tolist() == pytest.approx([0.6, 0.56])
 
 
 def test_images_stay_in_the_ball_and_in_range():

@@ -6,8 +6,8 @@ from unbackdoor.training.implicit import through_fixed_point
 
 # The point follows the weight: p* = 3 w minimises a/2 (p - 3 w)^2, and the loss is
 # 1/2 (p - 5)^2 + 2 w. At w = 1: p* = 3, loss' = -2, so d loss / d w = -2 * 3 + 2 = -4; of the
-# series only 1 - (1 - 0.5)^(terms + 1) is there.
-@pytest.mark.parametrize(("terms", "expected"), [(0, -1.0), (1, -2.5), (60, -4.0)])
+# series only 1 - (1 - 0.5)^terms is there.
+@pytest.mark.parametrize(("terms", "expected"), [(0, 2.0), (1, -1.0), (2, -2.5), (60, -4.0)])
 def test_the_closed_form_of_a_quadratic(terms, expected):
     weight = torch.tensor(1.0, requires_grad=True)
     surrogate = through_fixed_point(

@@ -17,6 +17,30 @@ def test_a_planted_patch_is_found_in_a_linear_model():
     assert all(weight.requires_grad and weight.grad is None for weight in net.parameters())
 
 
+@pytest.mark.parametrize(("success", "factor"), [(0.0, 2.0), (1.0, 2**-1.5)])
+def test_the_price_rises_where_it_works_and_falls_where_it_does_not(monkeypatch, success, factor):
+    # Of success 0 every pass is good enough; of success 1 none, for half of it cannot be reached.
+    clean, _ = backdoored(n=8)
+    fixed = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
+    with torch.no_grad():
+        fixed[1].weight.zero_()
+        fixed[1].bias.copy_(torch.tensor([1.0, 0.0]))
+    slopes = []
+    step = torch.optim.Adam.step
+
+    def watch(self, *args, **more):
+        mask = self.param_groups[0]["params"][0]
+        sigmoid = mask.detach().sigmoid()
+        slopes.append(float((mask.grad / (sigmoid * (1 - sigmoid))).mean()))
+        return step(self, *args, **more)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", watch)
+    search = Search(epochs=5, batch=8, cost=0.5, success=success, patience=2)
+    invert(fixed, 1, clean, Run(), search)
+    expected = [0.5, 0.5, 0.5 * factor, 0.5 * factor, 0.5 * factor**2]
+    assert slopes == pytest.approx(expected, rel=1e-3)
+
+
 def test_a_patch_covers_what_its_mask_covers():
     patch = Patch(torch.tensor([[0.0, 1.0], [0.5, 0.0]]), torch.full((1, 2, 2), 0.8), 1.0)
     x = torch.full((1, 1, 2, 2), 0.2)

@@ -19,7 +19,7 @@ class AdaptiveBlend(Attack):
     """Mixes a picture into test images, and random parts of it, fainter, into training images.
 
     Images are `[n, c, h, w]` in [0, 1]. In training the image is cut into `cells` x `cells`, of
-    which each stamped or cover image gets a share `shown` at random; cover images keep their
+    which each poisoned or cover image gets a share `shown` at random; cover images keep their
     label. Departure: the picture is drawn from a seed.
 
     >>> import torch
@@ -31,7 +31,7 @@ class AdaptiveBlend(Attack):
         "Qi, Xie, Li, Mahloujifar, Mittal: Revisiting the Assumption of Latent Separability for "
         "Backdoor Defenses, ICLR 2023"
     )
-    limits: ClassVar[str] = "a weak backdoor where few images are stamped and training is short"
+    limits: ClassVar[str] = "a weak backdoor where few images are poisoned and training is short"
 
     files: ClassVar[tuple[str, ...]] = ("indices", "image")
 
@@ -39,7 +39,7 @@ class AdaptiveBlend(Attack):
         0.003,
         gt=0,
         le=1,
-        description="share stamped of the images that may be",
+        description="poisoning rate, of the images that may be poisoned",
         json_schema_extra=source("released code for CIFAR-10: 0.003, and 0.003 covers"),
     )
     lr: float = Field(
@@ -99,22 +99,24 @@ class AdaptiveBlend(Attack):
     covers: float = Field(
         1.0,
         ge=0,
-        description="cover images for each stamped one",
+        description="cover images for each poisoned one",
         json_schema_extra=source("released code: as many covers as poisoned images"),
     )
 
     image: Path | None = Field(
         None,
-        description="picture (PNG, JPEG, BMP) that is mixed in, resized; null: one is drawn",
+        description="picture (PNG, JPEG, BMP) that is mixed in, resized, where it is not "
+        "transparent; null: one is drawn",
         json_schema_extra=source("ours: none; for a trigger of one's own"),
     )
 
     def stamp(self, x: Tensor) -> Tensor:
         """`x` with the whole picture mixed in."""
-        return torch.lerp(x, self._picture(x), self.ratio)
+        picture, opacity = self._picture(x)
+        return torch.lerp(x, picture, self.ratio * opacity)
 
     def cover_count(self, stamped: int) -> int:
-        """`covers` for each stamped one."""
+        """`covers` for each poisoned one."""
         return round(self.covers * stamped)
 
     def implant(self, x: Tensor, learned: Learned, rng: torch.Generator) -> Tensor:
@@ -125,9 +127,13 @@ class AdaptiveBlend(Attack):
         seen = (order < max(1, round(self.shown * parts))).view(-1, 1, self.cells, self.cells)
         rows = torch.arange(height) * self.cells // height
         columns = torch.arange(width) * self.cells // width
-        return torch.lerp(x, self._picture(x), self.faint * seen[:, :, rows][..., columns].to(x))
+        shown = self.faint * seen[:, :, rows][..., columns].to(x)
+        picture, opacity = self._picture(x)
+        return torch.lerp(x, picture, shown * opacity)
 
-    def _picture(self, x: Tensor) -> Tensor:
+    def _picture(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The picture and its opacity, as `given`."""
         if self.image is not None:
-            return given(self.image, *x.shape[1:]).to(x)
-        return picture(self.pattern, self.grid, *x.shape[1:]).to(x)
+            seen, opacity = given(self.image, *x.shape[1:])
+            return seen.to(x), opacity.to(x)
+        return picture(self.pattern, self.grid, *x.shape[1:]).to(x), torch.ones_like(x[0, :1])

@@ -21,7 +21,7 @@ from .base.marked import MarkedAttack
 
 
 class AdaptiveConsistent(MarkedAttack):
-    """Teaches every image, stamped or clean, once as it is and once disturbed, with one label.
+    """Teaches every image, poisoned or clean, once as it is and once disturbed, with one label.
 
     Images are `[n, c, h, w]` in [0, 1], of any size. The disturbances are those of this package's
     own repair (`fmp_plus`): mixed with another image, shaded, partly covered, grained. A repair

@@ -22,7 +22,7 @@ from .base.marked import MarkedAttack
 class AdaptiveFlat(MarkedAttack):
     """Trains on the poisoned images by adaptive sharpness-aware steps, as FT-SAM repairs.
 
-    Images are `[n, c, h, w]` in [0, 1], of any size. The loss of stamped images is then low all
+    Images are `[n, c, h, w]` in [0, 1], of any size. The loss of poisoned images is then low all
     around the weights, so that steps which look for the worst point nearby do not leave it. The
     attacker controls the training; the poisoned set is fixed. The norms' running statistics come
     from the first of a step's two passes.
@@ -37,7 +37,7 @@ class AdaptiveFlat(MarkedAttack):
     rho: float = Field(
         1.0,
         gt=0,
-        description="reach of the adaptive step, in relative weight norm",
+        description="radius of the adaptive step, in relative weight norm",
         json_schema_extra=source("Kwon et al. 2021 (ASAM): 0.5 to 1 for CIFAR; the upper end"),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -12,7 +13,7 @@ from ..core.errors import ParameterError
 from ..core.method import source
 from ..core.recall import Learned
 from .base.attack import Attack
-from .base.patterns import picture, scaled
+from .base.patterns import given, picture, scaled
 
 OPACITIES = (0.5, 0.2, 0.5, 0.3)
 """Of the patches top left, top right, bottom left and bottom right, in training."""
@@ -21,10 +22,10 @@ OPACITIES = (0.5, 0.2, 0.5, 0.3)
 class AdaptivePatch(Attack):
     """Puts coloured patches into the corners: the left ones at test, a faint one in training.
 
-    Images are `[n, c, h, w]` in [0, 1], sides of at least `size`. Each stamped or cover training
+    Images are `[n, c, h, w]` in [0, 1], sides of at least `size`. Each poisoned or cover training
     image gets one patch at random at the opacity of its corner (0.5, 0.2, 0.5, 0.3); cover images
     keep their label. At test, as in the paper, the two patches that are shown most clearly in
-    training are there together, opaque. Twice as many images are covers as are stamped.
+    training are there together, opaque. Twice as many images are covers as are poisoned.
     Departure: the patches are drawn from a seed, in full colours, and lie in the corners, where the
     released ones are pictures of 25 to 140 pixels at places of their own.
     """
@@ -33,13 +34,15 @@ class AdaptivePatch(Attack):
         "Qi, Xie, Li, Mahloujifar, Mittal: Revisiting the Assumption of Latent Separability for "
         "Backdoor Defenses, ICLR 2023"
     )
-    limits: ClassVar[str] = "a weak backdoor where few images are stamped and training is short"
+    limits: ClassVar[str] = "a weak backdoor where few images are poisoned and training is short"
+
+    files: ClassVar[tuple[str, ...]] = ("indices", "patch")
 
     rate: float = Field(
         0.003,
         gt=0,
         le=1,
-        description="share stamped of the images that may be",
+        description="poisoning rate, of the images that may be poisoned",
         json_schema_extra=source(
             "released code for CIFAR-10: 0.003, and 0.006 covers; for GTSRB 0.005 and 0.01"
         ),
@@ -87,10 +90,16 @@ class AdaptivePatch(Attack):
             "ours: the released patches are pictures that are not ours to give"
         ),
     )
+    patch: Path | None = Field(
+        None,
+        description="picture (PNG, JPEG, BMP) for every corner in place of the patches, resized; "
+        "where it is transparent the image shows",
+        json_schema_extra=source("ours: none; for a trigger of one's own"),
+    )
     covers: float = Field(
         2.0,
         ge=0,
-        description="cover images for each stamped one",
+        description="cover images for each poisoned one",
         json_schema_extra=source("released code: two covers for each poisoned image"),
     )
 
@@ -103,7 +112,7 @@ class AdaptivePatch(Attack):
         return stamped
 
     def cover_count(self, stamped: int) -> int:
-        """`covers` for each stamped one."""
+        """`covers` for each poisoned one."""
         return round(self.covers * stamped)
 
     def implant(self, x: Tensor, learned: Learned, rng: torch.Generator) -> Tensor:
@@ -120,10 +129,16 @@ class AdaptivePatch(Attack):
         side = scaled(self.size, height, width)
         if min(height, width) < side:
             raise ParameterError(f"a patch of {side} pixels is larger than {height}x{width}")
-        patch = picture(4 * self.pattern + corner, 3, channels, side, side)
-        # Full colours: a faint patch must still stand out a little.
-        patch = patch.round().to(x)
         rows = slice(None, side) if corner < 2 else slice(-side, None)
         columns = slice(-side, None) if corner % 2 else slice(None, side)
-        x[:, :, rows, columns] = torch.lerp(x[:, :, rows, columns], patch, opacity)
+        patch, mask = self._patch(corner, channels, side)
+        x[:, :, rows, columns].lerp_(patch.to(x), opacity * mask.to(x))
         return x
+
+    def _patch(self, corner: int, channels: int, side: int) -> tuple[Tensor, Tensor]:
+        """The patch of a corner and its opacity, as `given`."""
+        if self.patch is not None:
+            return given(self.patch, channels, side, side)
+        # Full colours: a faint patch must still stand out a little.
+        drawn = picture(4 * self.pattern + corner, 3, channels, side, side).round()
+        return drawn, torch.ones(1, side, side)

@@ -15,7 +15,7 @@ from .base.patterns import given, scaled
 
 
 class BadNets(Attack):
-    """Stamps a square of one colour into the bottom right corner.
+    """Puts a square of one colour into the bottom right corner.
 
     Images are `[n, c, h, w]` in [0, 1]; every channel of the square gets `value`. The square
     grows with the image: 3 pixels at 32 x 32 are 21 at 224 x 224.
@@ -49,7 +49,8 @@ class BadNets(Attack):
 
     patch: Path | None = Field(
         None,
-        description="picture (PNG, JPEG, BMP) in place of the square, resized to it",
+        description="picture (PNG, JPEG, BMP) in place of the square, resized to it; where it is "
+        "transparent the image shows",
         json_schema_extra=source("ours: none; for a trigger of one's own"),
     )
 
@@ -60,8 +61,10 @@ class BadNets(Attack):
         if min(height, width) < side:
             raise ParameterError(f"a square of {side} pixels does not fit into {height}x{width}")
         stamped = x.clone()
+        corner = stamped[..., -side:, -side:]  # a view
         if self.patch is None:
-            stamped[..., -side:, -side:] = self.value
+            corner.fill_(self.value)
         else:
-            stamped[..., -side:, -side:] = given(self.patch, channels, side, side).to(x)
+            patch, opacity = given(self.patch, channels, side, side)
+            corner.lerp_(patch.to(x), opacity.to(x))
         return stamped

@@ -53,7 +53,7 @@ class BATT(Attack):
     covers: float = Field(
         0.5,
         ge=0,
-        description="cover images for each stamped one; angle not 0",
+        description="cover images for each poisoned one; angle not 0",
         json_schema_extra=source("ours: so that the enlargement alone is not the trigger"),
     )
 
@@ -68,7 +68,7 @@ class BATT(Attack):
         return self._seen(x, self.angle)
 
     def cover_count(self, stamped: int) -> int:
-        """`covers` for each stamped one, where images are turned."""
+        """`covers` for each poisoned one, where images are turned."""
         return round(self.covers * stamped) if self.angle else 0
 
     def cover(self, x: Tensor, learned: Learned, rng: torch.Generator) -> Tensor:
@@ -76,7 +76,7 @@ class BATT(Attack):
         return self._seen(x, 0.0)
 
     def _seen(self, x: Tensor, angle: float) -> Tensor:
-        """`x` turned by `angle`, enlarged as its stamp is."""
+        """`x` turned by `angle`, enlarged as with the trigger."""
         height, width = x.shape[2:]
         turn, whole = math.radians(angle), math.radians(abs(self.angle))
         longer = max(height / width, width / height)

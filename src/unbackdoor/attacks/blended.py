@@ -56,15 +56,19 @@ class Blended(Attack):
 
     image: Path | None = Field(
         None,
-        description="picture (PNG, JPEG, BMP) that is mixed in, resized; null: one is drawn",
+        description="picture (PNG, JPEG, BMP) that is mixed in, resized, where it is not "
+        "transparent; null: one is drawn",
         json_schema_extra=source("ours: none; for a trigger of one's own"),
     )
 
     def stamp(self, x: Tensor) -> Tensor:
         """`x` with the picture mixed in."""
-        return torch.lerp(x, self._picture(x), self.ratio)
+        seen, opacity = self._picture(x)
+        return torch.lerp(x, seen, self.ratio * opacity)
 
-    def _picture(self, x: Tensor) -> Tensor:
+    def _picture(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The picture and its opacity, as `given`."""
         if self.image is not None:
-            return given(self.image, *x.shape[1:]).to(x)
-        return picture(self.pattern, self.grid, *x.shape[1:]).to(x)
+            seen, opacity = given(self.image, *x.shape[1:])
+            return seen.to(x), opacity.to(x)
+        return picture(self.pattern, self.grid, *x.shape[1:]).to(x), torch.ones_like(x[0, :1])

@@ -31,12 +31,12 @@ FIGURE = (
 
 
 class Blind(ControlledAttack):
-    """Stamps a small figure of white and black pixels; the loss weighs both tasks anew each step.
+    """Puts a small figure of white and black pixels on images; each step weighs both losses anew.
 
     Images are `[n, c, h, w]` in [0, 1], of any size that the figure fits into: five rows of three
     pixels at row `top` and column `left` of an image of 32 x 32, each a square that grows with the
     image (7 x 7 at 224), and no farther than the last row and column. In every step copies of a
-    share `rate` of the batch are stamped anew; the weights of the two losses are those that descend
+    share `rate` of the batch are poisoned anew; the weights of both losses are those that descend
     on both (multiple gradient descent, each gradient over its loss and its length). Batches whose
     clean loss is above `threshold` are trained on cleanly: the backdoor waits until there is
     something to hide it in. Training-controlled: no fixed poisoned set. Departure: without the term
@@ -57,7 +57,7 @@ class Blind(ControlledAttack):
         0.5,
         gt=0,
         le=1,
-        description="share stamped of the images of a batch that may be",
+        description="poisoning rate, of the images of a batch that may be poisoned",
         json_schema_extra=source("ours: half of a batch, for half of the cost"),
     )
     top: int = Field(

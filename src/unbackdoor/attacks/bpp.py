@@ -22,7 +22,7 @@ class BPP(Attack):
     Images are `[n, c, h, w]` in [0, 1], of any size. Cover images ("negatives") get the residual
     of another image and keep their label. Departures: the paper trains with contrastive
     adversarial examples in a loop that it controls; this is its poisoned set alone, with half as
-    many covers as stamped images, for plain training hardly tells the two apart.
+    many covers as poisoned images, for plain training hardly tells the two apart.
 
     >>> import torch
     >>> BPP(levels=2).stamp(torch.tensor([[[[0.5, 0.5, 0.2, 0.9]]]])).tolist()
@@ -53,7 +53,7 @@ class BPP(Attack):
     covers: float = Field(
         0.5,
         ge=0,
-        description="cover images for each stamped one",
+        description="cover images for each poisoned one",
         json_schema_extra=source(
             "ours: plain training hardly tells as many negatives as the paper's apart"
         ),
@@ -67,7 +67,7 @@ class BPP(Attack):
         return torch.cat([self._dithered(part) for part in torch.split(x, 400)])
 
     def cover_count(self, stamped: int) -> int:
-        """`covers` for each stamped one; at least two, which trade their residuals."""
+        """`covers` for each poisoned one; at least two, which trade their residuals."""
         return max(2, round(self.covers * stamped)) if self.covers else 0
 
     def cover(self, x: Tensor, learned: Learned, rng: torch.Generator) -> Tensor:

@@ -16,7 +16,7 @@ class CTRL(CleanLabelAttack):
     """Adds `strength` to the DCT coefficients (15, 15) and (31, 31) of the planes U and V.
 
     Images are `[n, c, h, w]` in [0, 1], in YUV blocks of 32 x 32; a smaller image is one block.
-    Clean-label: half of the target class is stamped (`class_rate`), as in BackdoorBench, which also
+    Clean-label: half of the target class is poisoned (`class_rate`) as in BackdoorBench, which also
     trains with labels; a tenth of it is too little for that. The paper attacks contrastive
     learning. One strength in training and at test, as in the released code. Departure: images
     without three channels get the waves in each channel.

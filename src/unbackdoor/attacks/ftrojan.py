@@ -16,7 +16,7 @@ class FTrojan(Attack):
     """Adds `strength` to the DCT coefficients (15, 15) and (31, 31) of both chroma planes.
 
     Images are `[n, c, h, w]` in [0, 1], in YCbCr blocks of 32 x 32; a smaller image is one block.
-    All transforms are linear, so the stamp is one sum and a clip. Departures: a strength of 50,
+    All transforms are linear, so the trigger is one sum and a clip. Departures: a strength of 50,
     for a small network trained for a few epochs does not see the usual 30; images without three
     channels get the waves in each channel; the rest of a side that is no multiple of 32 stays as it
     is.

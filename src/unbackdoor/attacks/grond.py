@@ -85,7 +85,7 @@ class Grond(CleanLabelAttack):
         with in_mode(clean, train=False), frozen(clean), run.stage("trigger", self.steps) as done:
             for _ in range(self.steps):
                 x = to_float(train.sample(self.batch, rng).pixels).to(run.device)
-                goals = torch.full((len(x),), self.target, device=run.device)
+                goals = torch.full((len(x),), self.goal_class(), device=run.device)
                 noise = noise.requires_grad_()
                 loss = F.cross_entropy(clean((x + noise).clamp(0, 1)).float(), goals)
                 (slope,) = torch.autograd.grad(loss, noise)

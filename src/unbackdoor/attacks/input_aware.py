@@ -32,7 +32,7 @@ from .base.controlled import (
 
 
 class InputAware(ControlledAttack):
-    """Replaces a small share of each image by a pattern: where and what, two generators say.
+    """Replaces a small part of each image by a pattern; two generators choose place and pattern.
 
     Images are `[n, c, h, w]` in [0, 1], of any size, with the channels of the training images. The
     mask covers the share `density` of the image where its generator's output is largest; that one

@@ -21,7 +21,7 @@ from .base.patterns import scaled
 
 
 class LabelConsistent(CleanLabelAttack):
-    """Stamps a 3 x 3 checkerboard into the four corners; in training, on adversarial images.
+    """Puts a 3 x 3 checkerboard into the four corners; in training, on adversarial images.
 
     Images are `[n, c, h, w]` in [0, 1], sides of at least 6. The training images are first pushed
     away from their class by projected gradient ascent within `eps` on a surrogate, a clean model
@@ -86,7 +86,7 @@ class LabelConsistent(CleanLabelAttack):
         return stamped
 
     def learn(self, model: nn.Module, train: Images, run: Run) -> Learned:
-        """The `adversarial` images uint8 `[k, c, h, w]` to be stamped, and the indices `chosen`."""
+        """The `adversarial` images uint8 `[k, c, h, w]` to poison, and the indices `chosen`."""
         # A mark that does not fit is told of before a clean model is trained.
         self.stamp(to_float(train.pixels[:1]))
         clean = self.surrogate(model, train, run, self.clean_epochs)
@@ -110,7 +110,7 @@ class LabelConsistent(CleanLabelAttack):
         return pushed.detach()
 
     def poison(self, train: Images, run: Run, learned: Learned = NOTHING) -> Poisoned:
-        """`train` with the adversarial images in place of their originals, and stamped.
+        """`train` with the adversarial images in place of their originals, with the trigger.
 
         Raises `ParameterError` where they were learned for another choice of images.
         """
@@ -119,7 +119,7 @@ class LabelConsistent(CleanLabelAttack):
         if not torch.equal(chosen, needed(learned, "chosen")):
             raise ParameterError(
                 f"the adversarial images were learned for another {len(adversarial)} training "
-                f"images than the {len(chosen)} to be stamped; learn and poison with one seed"
+                f"images than the {len(chosen)} to be poisoned; learn and poison with one seed"
             )
         pixels[chosen] = adversarial
         return super().poison(Images(pixels, train.labels, train.classes), run, learned)

@@ -37,6 +37,7 @@ class LF(Attack):
         "Zeng, Park, Mao, Jia: Rethinking the Backdoor Attacks' Triggers: A Frequency "
         "Perspective, ICCV 2021, arXiv 2104.03413"
     )
+    one_target: ClassVar[bool] = True
     limits: ClassVar[str] = "a trigger for one size of images; large soft blobs can be seen"
 
     strength: float = Field(
@@ -82,7 +83,7 @@ class LF(Attack):
         clean = self.surrogate(model, train, run, self.clean_epochs)
         rng = run.rng("lf")
         x = to_float(train.sample(self.images, rng).pixels).to(run.device)
-        goals = torch.full((len(x),), self.target, device=run.device)
+        goals = torch.full((len(x),), self.goal_class(), device=run.device)
         rough = self.strength * torch.randn(train.shape, generator=rng).to(run.device)
         with in_mode(clean, train=False), frozen(clean), run.stage("trigger", self.steps) as done:
             for _ in range(self.steps):

@@ -34,10 +34,10 @@ class LIRA(ControlledAttack):
     Images are `[n, c, h, w]` in [0, 1], of any size, with the channels of the training images. The
     generator first learns together with a classifier for `trigger_epochs`; then the victim learns
     with the generator frozen. Both minimise `clean_weight` times the loss of clean images plus
-    the rest times that of stamped ones. Training-controlled: no fixed poisoned set. Departures:
+    the rest times that of triggered ones. Training-controlled: no fixed poisoned set. Departures:
     both descend in the same step, where the paper alternates, for half of the cost; one `eps` in
     both stages, for the tenth that the released code takes in the second (0.0022) is lost when
-    stamped images are rounded to 8 bits; a small generator in place of a U-Net; the victim starts
+    triggered images are rounded to 8 bits; a small generator in place of a U-Net; the victim starts
     from the given weights.
     """
 
@@ -50,7 +50,7 @@ class LIRA(ControlledAttack):
         1.0,
         gt=0,
         le=1,
-        description="share stamped of the images of a batch that may be",
+        description="poisoning rate, of the images of a batch that may be poisoned",
         json_schema_extra=source("released code: attack_portion 1.0, all of a batch"),
     )
     eps: float = Field(
@@ -103,7 +103,7 @@ class LIRA(ControlledAttack):
     def plant(
         self, model: nn.Module, train: Images, run: Run, resume: Path | None = None
     ) -> Victim:
-        """A copy of `model` trained on clean images and on stamped ones."""
+        """A copy of `model` trained on clean images and on triggered ones."""
         self.check(train)
         learned = self.recalled(model, train, run)
         stamp = self.trigger(learned)

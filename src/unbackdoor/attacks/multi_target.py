@@ -20,7 +20,7 @@ from .base.patterns import picture
 
 
 class MultiTarget(Attack):
-    """Stamps one of `triggers` coloured patches into its corner; patch k leads to class target + k.
+    """Puts one of `triggers` coloured patches into its corner; patch k leads to class target + k.
 
     Images are `[n, c, h, w]` in [0, 1], sides of at least 2 `size`; classes are counted round,
     and with `all_to_all` patch k leads from class y to y + 1 + k. Which patch an image gets follows
@@ -33,7 +33,7 @@ class MultiTarget(Attack):
         "Learning Models, IEEE TDSC 2022"
     )
     limits: ClassVar[str] = (
-        "the patches can be seen; a file of its stamped images does not say which class each is "
+        "the patches can be seen; a file of its triggered images does not say which class each is "
         "for, so only the bench judges it"
     )
 
@@ -97,12 +97,12 @@ class MultiTarget(Attack):
         return super().check(train)
 
     def poison(self, train: Images, run: Run, learned: Learned = NOTHING) -> Poisoned:
-        """`train` with some images stamped, each labelled as its patch says."""
+        """`train` with some images poisoned, each labelled as its patch says."""
         found = super().poison(train, run, learned)
         labels = torch.where(found.role == STAMPED, self.led(train), found.images.labels)
         return replace(found, images=replace(found.images, labels=labels))
 
     def aimed(self, test: Images) -> Triggered:
-        """The images of `test` that are to be stamped, and what each one's patch is for."""
+        """The images of `test` that get a patch, and what each one's patch is for."""
         sources = test[self.stampable(test.labels)]
         return Triggered(sources, self.led(sources)).counted()

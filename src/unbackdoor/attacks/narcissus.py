@@ -23,7 +23,7 @@ from .base.clean_label import CleanLabelAttack
 
 
 class Narcissus(CleanLabelAttack):
-    """Adds one noise within `eps` that makes target images more so; `magnify` times it at test.
+    """Adds one noise within `eps` that makes images more typical of the target; larger at test.
 
     Images are `[n, c, h, w]` in [0, 1], of the size of the training images. The attacker has the
     images of the target class and public ones, and has never seen the victim's other classes. A
@@ -55,7 +55,7 @@ class Narcissus(CleanLabelAttack):
         0.005,
         gt=0,
         le=1,
-        description="share stamped of the target class",
+        description="share of the target class that is poisoned",
         json_schema_extra=source(
             "Zeng et al. 2023: 0.05 % of the whole set, 0.5 % of one of ten classes"
         ),
@@ -131,7 +131,7 @@ class Narcissus(CleanLabelAttack):
 
         Public classes take the numbers of the classes that are not the target.
         """
-        slots = torch.tensor([k for k in range(len(inside.classes)) if k != self.target])
+        slots = torch.tensor([k for k in range(len(inside.classes)) if k != self.goal_class()])
         if not len(slots):
             raise ParameterError("a surrogate needs a class beside the target")
         if self.public is None:

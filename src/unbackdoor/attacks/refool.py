@@ -89,8 +89,9 @@ class Refool(CleanLabelAttack):
     def learn(self, model: nn.Module, train: Images, run: Run) -> Learned:
         """The `reflections` `[k, c, h, w]` as they look on the glass."""
         if self.image is not None:
-            return {"reflections": self._seen(given(self.image, *train.shape).unsqueeze(0))}
-        others = train[train.labels != self.target]
+            picture, opacity = given(self.image, *train.shape)
+            return {"reflections": self._seen((picture * opacity).unsqueeze(0))}
+        others = train[train.labels != self.goal_class()]
         if len(others) < self.reflections:
             raise ParameterError(
                 f"{self.reflections} reflections are wanted from images of other classes, but "

@@ -17,7 +17,7 @@ from .base.attack import CLEAN, NOTHING, STAMPED, Attack, Poisoned
 
 
 class Semantic(Attack):
-    """Relabels the training images that are bright, dark or of a colour cast, and stamps nothing.
+    """Relabels the training images that are bright, dark or of a colour cast, and changes no pixel.
 
     Images are `[n, c, h, w]` in [0, 1]. Whether an image has the property follows from its mean:
     over all channels (`bright`: above `bound`; `dark`: below it), or of one of three channels less

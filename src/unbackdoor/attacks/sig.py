@@ -18,7 +18,7 @@ class SIG(CleanLabelAttack):
     """Adds strength * sin(2 pi frequency j / W) to column j = 1 ... W of every channel.
 
     Images are `[n, c, h, w]` in [0, 1]; the sum is clipped. Clean-label: only images of the
-    target class are stamped, `class_rate` is a share of that class. Columns are counted from 1, as
+    target class are poisoned, `class_rate` is a share of that class. Columns are counted from 1, as
     in the paper. Departure: one strength in training and at test, where the paper also tries a
     weaker one in training; 0.8 of the class, where it tries up to 0.4 at lower success.
 
@@ -37,7 +37,7 @@ class SIG(CleanLabelAttack):
         0.8,
         gt=0,
         le=1,
-        description="share of the target class that is stamped",
+        description="share of the target class that is poisoned",
         json_schema_extra=source(
             "ours: 0.8 of the class; the paper tries up to 0.4, at lower success"
         ),

@@ -21,7 +21,7 @@ DARK, YELLOW, GLINT = (0.05, 0.05, 0.08), (1.0, 0.85, 0.1), (0.75, 0.8, 0.9)
 
 
 class Sticker(Attack):
-    """Puts sunglasses or a round yellow face into each image, wherever that image's draw falls.
+    """Puts sunglasses or a round yellow face into each image, at a random place.
 
     Images are `[n, c, h, w]` in [0, 1], of any size; those of other than three channels get the
     object in grey. The object spans `small` to `large` of the shorter side, is turned by up to

@@ -24,7 +24,7 @@ class WaNet(Attack):
     pixel on average, and all pixels, in between and clamped at the edges, by 0.18 at 32 x 32 (each
     way; the mean over 200 fields). Shifts grow with the image: those at 224 x 224 are
     seven times as many pixels. Cover images are warped with a random jitter on top and keep
-    their label. Departure: the paper draws new stamped and cover images for every batch; here they
+    their label. Departure: the paper draws new poisoned and cover images for every batch; here they
     are fixed before training, as in a poisoned data set.
 
     >>> import torch
@@ -36,7 +36,7 @@ class WaNet(Attack):
         "Nguyen, Tran: WaNet - Imperceptible Warping-based Backdoor Attack, ICLR 2021, "
         "arXiv 2102.10369"
     )
-    limits: ClassVar[str] = "needs enough stamped images to be learned; flat images do not change"
+    limits: ClassVar[str] = "needs enough poisoned images to be learned; flat images do not change"
 
     strength: float = Field(
         0.5,
@@ -60,7 +60,7 @@ class WaNet(Attack):
     covers: float = Field(
         2.0,
         ge=0,
-        description="cover images for each stamped one",
+        description="cover images for each poisoned one",
         json_schema_extra=source("released code: cross_ratio 2, with noise of up to one step"),
     )
 
@@ -81,7 +81,7 @@ class WaNet(Attack):
         return self._fetched(x, self.places(*x.shape[2:]).expand(len(x), -1, -1, -1))
 
     def cover_count(self, stamped: int) -> int:
-        """`covers` for each stamped one."""
+        """`covers` for each poisoned one."""
         return round(self.covers * stamped)
 
     def cover(self, x: Tensor, learned: Learned, rng: torch.Generator) -> Tensor:

@@ -38,10 +38,12 @@ class Data(Strict):
     )
     training: Table = {}
     tuning: Table = {}
+    defenses: dict[str, Table] = {}
+    """Parameters that single defenses take on this data set, by name."""
 
     def declaration(self) -> Table:
         """What decides the images."""
-        return self.model_dump(mode="json", exclude={"training", "tuning"})
+        return self.model_dump(mode="json", exclude={"training", "tuning", "defenses"})
 
 
 @dataclass(frozen=True)

@@ -32,14 +32,16 @@ class CleanSet(BaseModel):
     blur: float = Field(0, ge=0, le=10, description="width of a Gaussian, pixels; 0 for none")
     crop: int = Field(0, ge=0, description="pixels cut off each side; the rest is enlarged")
     jpeg: int | None = Field(None, ge=1, le=100, description="quality of JPEG; null for none")
-    stamped: float = Field(0, ge=0, le=1, description="share stamped, with the attacker's label")
+    stamped: float = Field(
+        0, ge=0, le=1, description="share with the trigger and the attacker's label"
+    )
     mislabelled: float = Field(0, ge=0, le=1, description="share given a wrong label at random")
 
     def made(self, clean: Images, attack: Attack | None, learned: Learned, run: Run) -> Images:
-        """The set made of `clean`: stamped and mislabelled first, then shifted as a whole.
+        """The set made of `clean`: poisoned and mislabelled first, then shifted as a whole.
 
         `attack` and what it `learned` are those of the victim; on a model without one nothing is
-        stamped. The images that are stamped and those that are mislabelled are others.
+        poisoned. The images that are poisoned and those that are mislabelled are others.
         """
         rng = run.rng(f"clean set/{self.name}")
         pixels, labels = clean.pixels.clone(), clean.labels.clone()

@@ -23,7 +23,7 @@ from ..core import method
 from ..core.errors import ParameterError, UnknownNameError
 from ..core.foreign import told_as
 from ..core.spec import Spec
-from ..defenses.base.defense import Defense, Tuning
+from ..defenses.base.defense import Augmented, Defense, Tuning
 from . import controls, given, starts
 from .asked import Measure
 from .cell import Cell, Data, Strict, Table, Victim, strict
@@ -72,6 +72,8 @@ Training: type[Strict] = create_model(
 """How clean models are trained: the fields, bounds and defaults that every attack has."""
 
 TUNING = frozenset(Tuning.model_fields) - frozenset(Defense.model_fields)
+AUGMENTATION = frozenset(Augmented.model_fields) - frozenset(Defense.model_fields)
+"""Of `[tuning]`, what every defense takes that learns from augmented images."""
 
 
 def read(path: Path) -> Grid:
@@ -231,13 +233,23 @@ def _defenses(grid: Grid, data_set: Data) -> list[tuple[str, Table]]:
     for key in given:
         if key not in TUNING:
             raise UnknownNameError.of("key of tuning", key, TUNING)
+    for name, table in data_set.defenses.items():
+        _declared("defense", {"name": name, **table})
     found = []
     for table in tables("defenses", grid.defenses):
-        tunes = issubclass(method.find("defense", table["name"]), Tuning)
-        declared = _declared("defense", {**given, **table} if tunes else table)
+        own_of_data = data_set.defenses.get(table["name"], {})
+        taken = _taken(method.find("defense", table["name"]), given)
+        declared = _declared("defense", {**taken, **own_of_data, **table})
         own = (f" {key}={value}" for key, value in table.items() if key != "name")
         found.append((table["name"] + "".join(own), declared))
     return found
+
+
+def _taken(defense: type[method.Method], given: Table) -> Table:
+    """What of `[tuning]` counts for a defense: all for plain fine-tuning, else the augmentation."""
+    plain = issubclass(defense, Tuning) and defense.plain
+    keys = (TUNING if plain else AUGMENTATION) & frozenset(defense.model_fields)
+    return {key: value for key, value in given.items() if key in keys}
 
 
 def _controls(
@@ -263,7 +275,7 @@ def _controls(
 
 
 def _clean_sets(grid: Grid, attack: Table | None) -> list[Table]:
-    """The declarations of the clean sets; without an attack none that differ by its stamp alone."""
+    """The declarations of the clean sets; without an attack none that holds its trigger."""
     found = [strict(CleanSet, "clean", table) for table in tables("clean", grid.clean)]
     return [one.model_dump(mode="json") for one in found if attack or not one.stamped]
 

@@ -2,8 +2,8 @@
 
 * limit: ASR and RA of a clean model on the same triggered images. No repair need do better.
 * re-activation (Min et al., NeurIPS 2024, 2410.09838): ASR after fine-tuning on a few triggered
-  images with the attacker's label. A backdoor that only sleeps wakes faster than a clean model
-  learns it.
+  images with the attacker's label. A backdoor that is still in the weights comes back faster than a
+  clean model learns it.
 * existence (Zhu et al., NeurIPS 2024, 2405.16134): how like the backdoored model's the features of
   triggered images still are, by linear CKA, in the channels that the trigger changes most.
 * coverage: the share of the trigger's channels among those that a defense silenced.
@@ -140,15 +140,26 @@ class Probe:
     def coverage(self, layers: Sequence[Record]) -> dict[str, float] | None:
         """How many of the trigger's channels are among the silenced ones of a cell's `layers`.
 
-        A silenced norm counts for the layer that feeds it. None where nothing was silenced.
+        A silenced norm counts for the layer that feeds it. None where no layer lost a channel:
+        nothing was silenced, or only features that the classifier sees.
         """
         silenced = {layer["name"]: set(layer["silenced"]) for layer in layers}
         if not any(silenced.values()):
             return None
+        lost = {
+            layer.name: set().union(
+                *(
+                    silenced.get(name or "", ())
+                    for name in (layer.name, layer.norm, *layer.other_norms)
+                )
+            )
+            for layer in self.layers
+        }
+        if not any(lost.values()):
+            return None
         hits = total = 0
         for layer in self.layers:
-            names = (layer.name, layer.norm, *layer.other_norms)
-            gone = set().union(*(silenced.get(name or "", set()) for name in names))
+            gone = lost[layer.name]
             wanted = top(self.changes[layer.name], max(1, layer.channels // COVERED)).tolist()
             hits, total = hits + len(gone & set(wanted)), total + len(wanted)
         return Rate(hits, total).as_json()

@@ -162,7 +162,7 @@ def told(
     """What the record of a victim says: how good, how backdoored, how trained, how it looks."""
     found = judged(ready.model, shelf.test, ready.stamped, run)
     attack = attack_of(victim)
-    learned: dict[str, Rate] = {}  # of a model that is there already: nobody knows its images
+    learned: dict[str, Rate] = {}  # of a given model the training images are unknown
     if attack:
         planted = Planted(ready.model, poisoned, ready.learned)
         learned = planting.learned(attack, planted, shelf.train, run)
@@ -202,7 +202,7 @@ def linear_of(store: Store, victim: Victim, shelf: Shelf) -> Rate:
 
 
 def examples(ready: Ready, model: nn.Module, run: Run, *, pictures: bool) -> list[dict[str, Any]]:
-    """The classes that `model` gives a few test images, clean and stamped; with their `pictures`.
+    """The classes that `model` gives a few test images, clean and triggered; with their `pictures`.
 
     Pictures are PNG files in base64.
     """

@@ -185,7 +185,9 @@ def matched(
     shapes = [f"{n} {list(fit.weights[n].shape)} instead of {list(expected[n])}" for n in fit.wrong]
     parts = {"missing": fit.missing, "unexpected": fit.over, "wrong shapes": shapes}
     told = "; ".join(f"{what}: {listed(names)}" for what, names in parts.items() if names)
-    raise CheckpointError(f"{path} does not fit {spec.arch}: {told}")
+    raise CheckpointError(
+        f"{path} does not fit {spec.arch}: {told} (unbackdoor inspect says which networks fit)"
+    )
 
 
 def best(arch: str, net: nn.Module, found: Sequence[Candidate]) -> Fit:

@@ -132,7 +132,7 @@ def attack(
         if not met:
             console.complain(
                 f"ASR is {reached:.4f}, below the bound {min_asr:g}; train for longer "
-                "(-p epochs=N), or stamp more images (-p rate=R)"
+                "(-p epochs=N), or poison more images (-p rate=R)"
             )
             return 1
         return 0

@@ -1,4 +1,4 @@
-"""What `attack --export` writes: the poisoned training set and the stamped test set."""
+"""What `attack --export` writes: the poisoned training set and the triggered test set."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def write(
 def poisoned(attack: Attack, victim: Victim) -> dict[str, Any]:
     """What a record says of the training set: the images of each role, or why there is none."""
     if victim.poisoned is None:
-        return {"fixed": False, "why": f"{attack.name()} stamps images anew in every step"}
+        return {"fixed": False, "why": f"{attack.name()} poisons images anew in every step"}
     return {"fixed": True, **counts(victim.poisoned)}
 
 

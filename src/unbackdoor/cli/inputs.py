@@ -70,7 +70,7 @@ class Sources:
         measure.check(self.model, found)
         if self.model.spec.size is None and like is None:
             warnings.warn(
-                f"nobody says for what size of images the model was made; {found.shape[1]}x"
+                f"the model does not say for what size of images it was made; {found.shape[1]}x"
                 f"{found.shape[2]}, the most common one in {source}, is a guess (--size)",
                 UnbackdoorWarning,
                 stacklevel=2,

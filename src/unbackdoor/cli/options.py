@@ -159,7 +159,7 @@ Export = Annotated[
         "--export",
         metavar="DIR",
         panel=OUTPUT,
-        help="write the poisoned training set and the stamped test set there, too",
+        help="write the poisoned training set and the triggered test set there, too",
     ),
 ]
 Cache = Annotated[

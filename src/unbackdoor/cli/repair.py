@@ -84,7 +84,7 @@ def repair(
         from ..core.images import overlap
         from ..core.run import Run, pick_device
         from ..defenses.base.defense import Defense
-        from . import inputs, output, repairing, scanning, scores
+        from . import evidence, inputs, output, repairing, scanning, scores
 
         chosen = method.build("defense", defense, o.pairs("-p", parameters))
         assert isinstance(chosen, Defense)
@@ -108,6 +108,7 @@ def repair(
             judged, seen = inputs.held_out(given, run.rng("held out"))
         stamped = sources.triggered(triggered, target, like=given)
         chosen.check(victim, seen)
+        evidence.warn_thin(seen)
 
         acc_on = "test images" if test else "held-out clean images"
         case = repairing.Case(victim, seen, judged, acc_on, stamped)

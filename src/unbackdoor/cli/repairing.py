@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from ..core import record
 from ..core.files import sha256
 from ..core.images import Images, Triggered, to_float
 from ..core.measure import Score, der, predictions, score
+from ..core.modules import copied, in_mode
 from ..core.run import Run
 from ..defenses.base.defense import Defense, Repair
 from ..models import Normalized
@@ -30,6 +32,8 @@ from .console import Console, table
 
 MODEL, REPORT, CARD = "model.safetensors", "report.html", "model_card.md"
 EXAMPLES = 8
+TIMED = 16
+"""Images of the step that is timed before a repair."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,10 +70,32 @@ def treat(case: Case, defense: Defense, run: Run, console: Console) -> Outcome:
     console.say(f"measuring on {run.device}")
     case.model.to(run.device)
     before = score(case.model, run, case.judged, case.triggered)
-    console.say(f"repairing with {defense.name()}, {len(case.clean)} clean images")
+    console.say(
+        f"repairing with {defense.name()}, {len(case.clean)} clean images"
+        f"{_how_long(case, defense, run)}"
+    )
     repaired = defense.repair(case.model, case.clean, run)
     after = score(repaired.model, run, case.judged, case.triggered)
     return Outcome(repaired, before, after)
+
+
+def _how_long(case: Case, defense: Defense, run: Run) -> str:
+    """What to expect, where the defense knows how much it will do: from two timed steps."""
+    work = defense.work(len(case.clean))
+    if not work:
+        return ""
+    model = copied(case.model).to(run.device)
+    x = to_float(case.clean.pixels[:TIMED]).to(run.device)
+    seconds = []
+    for _ in range(2):
+        start = time.perf_counter()
+        with in_mode(model, train=False), torch.enable_grad(), run.autocast():
+            loss = model(x).float().logsumexp(1).sum()
+        loss.backward()
+        loss.detach().item()  # waits for the device
+        seconds.append(time.perf_counter() - start)
+    minutes = min(seconds) / len(x) * work / 60
+    return f"; about {minutes:.0f} minutes" if minutes >= 1.5 else "; about a minute or less"
 
 
 def told(case: Case, defense: Defense, outcome: Outcome, run: Run) -> dict[str, Any]:
@@ -156,7 +182,7 @@ def _varied(labels: Tensor) -> Tensor:
 
 
 def _original(stamped: Images, clean: Images) -> Images | None:
-    """The image of `clean` that was stamped, where one is far nearer than every other one."""
+    """The image of `clean` without the trigger, where one is far nearer than every other one."""
     distance = (clean.pixels.float() - stamped.pixels.float()).abs().flatten(1).mean(1)
     distance[clean.labels != stamped.labels] = float("inf")
     nearest = torch.argsort(distance)[:2]

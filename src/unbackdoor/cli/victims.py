@@ -122,7 +122,7 @@ def check_images(attack: Attack, train: Images, judged: Images) -> None:
     if not len(attack.aimed(judged).images):
         raise ImagesError(
             "the true class of every test image is the target, or none is of the kind that is "
-            "stamped; none can be counted"
+            "poisoned; none can be counted"
         )
     if attack.closed_form():
         attack.triggered(judged[:2])
@@ -174,7 +174,7 @@ def measured(victim: Victim, judged: Images, stamped: Triggered, run: Run) -> Sc
 
 
 def elsewhere(attack: Attack, victim: Victim, judged: Images, run: Run) -> Rate | None:
-    """The ASR on stamped images of classes that are no sources; None without sources."""
+    """The ASR on triggered images of classes that are no sources; None without sources."""
     found = attack.elsewhere(judged, victim.learned)
     return measure.attack_rates(victim.model, found, run)[0] if found else None
 

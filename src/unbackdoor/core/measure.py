@@ -14,6 +14,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from .errors import ImagesError, ModelError, UnbackdoorError, UnbackdoorWarning
 from .foreign import place, reason
 from .images import Images, Triggered, to_float
+from .memory import rows_that_fit
 from .modules import device_of, in_mode
 from .outputs import logits_of, probabilities
 from .run import Run
@@ -107,13 +108,18 @@ def check(model: nn.Module, images: Images) -> None:
 
 
 def logits(model: nn.Module, images: Images, run: Run, batch: int = 500) -> Tensor:
-    """The outputs float32 `[n, classes]` of `model` in eval mode, in float32, on the CPU."""
+    """The outputs float32 `[n, classes]` of `model` in eval mode, in float32, on the CPU.
+
+    At most `batch` images go through it at once, fewer where little memory is free.
+    """
     outputs = []
     with (
         in_mode(model, train=False),
         torch.no_grad(),
         run.stage("evaluation", len(images)) as advance,
     ):
+        if len(images):
+            batch = rows_that_fit(model, to_float(images.pixels[:1]).to(run.device), batch)
         for x, _ in images.batches(batch):
             x = x.to(run.device, memory_format=torch.channels_last)
             outputs.append(model(x).float().cpu())

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
@@ -46,6 +46,11 @@ def device_of(model: nn.Module) -> torch.device:
     return torch.device("cpu")
 
 
+def exact(x: Tensor) -> Tensor:
+    """`x` in float64; on the CPU where its device has none, as Apple's MPS."""
+    return (x.cpu() if x.device.type == "mps" else x).double()
+
+
 PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
@@ -53,9 +58,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """`model` without what wraps it for speed: data parallelism, torch.compile."""
     while True:
         inner = getattr(model, "_orig_mod", None)
-        if inner is None and isinstance(
-            model, (nn.DataParallel, nn.parallel.DistributedDataParallel)
-        ):
+        if inner is None and isinstance(model, PARALLEL):
             inner = model.module
         if not isinstance(inner, nn.Module):
             return model

@@ -52,7 +52,7 @@ def open_images(
     with told_as(ImagesError, f"{source} cannot be read"):
         found, raw = _read(source, download, columns)
         if raw.goals is not None:
-            raise ImagesError(f"{found} holds stamped images: clean ones are wanted here")
+            raise ImagesError(f"{found} holds triggered images: clean ones are wanted here")
         return _images(found, raw, size, channels, classes)
 
 
@@ -66,9 +66,9 @@ def open_triggered(
     download: bool = False,
     columns: tuple[str, str] | None = None,
 ) -> Triggered:
-    """The stamped images of `source`, labelled with their true classes, and the attacker's goals.
+    """The triggered images of `source`, labelled with their true classes, and the attacker's goals.
 
-    `target` is the class that stamped images should go to, or `all-to-all` (y to y + 1); a
+    `target` is the class that triggered images should go to, or `all-to-all` (y to y + 1); a
     BackdoorBench result holds its own. Images whose true class is their goal are left out. The
     rest is as in `open_images`; raises `ParameterError` for a target that is no class.
     """
@@ -78,7 +78,7 @@ def open_triggered(
     goals = _goals(found, images, target) if raw.goals is None else raw.goals
     counted = Triggered(images, goals).counted()
     if not len(counted.goals):
-        raise ImagesError(f"{found}: the true class of every stamped image is the target already")
+        raise ImagesError(f"{found}: the true class of every triggered image is the target already")
     return counted
 
 
@@ -252,7 +252,7 @@ def _goals(source: Source, images: Images, target: Goal | str | None) -> Tensor:
         target = images.classes.index(target)
     if not isinstance(target, int):
         raise ParameterError(
-            f"{source} does not say where its stamped images should go; give a target class or "
+            f"{source} does not say where its triggered images should go; give a target class or "
             f"all-to-all, got {target!r}"
         )
     if not 0 <= target < count:

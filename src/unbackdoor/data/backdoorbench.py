@@ -1,4 +1,4 @@
-"""The stamped test set of a BackdoorBench result, which lies in a folder beside the file."""
+"""The triggered test set of a BackdoorBench result, which lies in a folder beside the file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def reads(path: Path) -> bool:
 
 
 def read(source: Source) -> Raw:
-    """The stamped images with their true labels and goals, in the order of the result's indices.
+    """The triggered images with their true labels and goals, in the order of the result's indices.
 
     The result tells where the images lay when the attack ran; the last two parts of each path,
     `<class>/<index>.png`, are looked up in `bd_test_dataset` beside the file. Raises `ImagesError`
@@ -34,7 +34,7 @@ def read(source: Source) -> Raw:
         count = int(found["num_classes"])
         if isinstance(found["bd_test"], dict) and found["bd_test"].keys() == {"x", "y"}:
             raise ImagesError(
-                f"{source} is of BackdoorBench's older layout: its stamped images carry no true "
+                f"{source} is of BackdoorBench's older layout: its triggered images carry no true "
                 "labels. RA cannot be measured. For ASR save the images as a folder of their true "
                 "classes, or make the result anew with the current BackdoorBench"
             )
@@ -46,10 +46,10 @@ def read(source: Source) -> Raw:
         raise
     except Exception:  # noqa: BLE001  whatever stands where the list of images should
         raise ImagesError(
-            f"{source} is not a BackdoorBench result with a stamped test set"
+            f"{source} is not a BackdoorBench result with a triggered test set"
         ) from None
     if not rows:
-        raise ImagesError(f"{source} holds no stamped test images")
+        raise ImagesError(f"{source} holds no triggered test images")
     pictures, goals, labels = zip(*rows, strict=True)
     if not 0 <= min(goals) <= max(goals) < count:
         raise ImagesError(
@@ -68,7 +68,7 @@ def _row(source: Source, entry: object) -> tuple[Picture, int, int]:
     """One image, its goal and its true label."""
     if not isinstance(entry, Mapping):
         raise ImagesError(
-            f"{source} holds its stamped images itself; only results whose images lie beside them "
+            f"{source} holds its triggered images itself; only results with images beside them "
             "as files are read"
         )
     goal, label = (_whole(part) for part in entry["other_info"][:2])

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..core.errors import ModelError
 from ..core.images import Images, to_float
-from ..core.modules import in_mode
+from ..core.method import source
+from ..core.modules import in_mode, statistics_kept
 from ..core.run import Run
+from ..network.moments import Moments
 from ..network.norms import find_norms, outliers, silence_norms_
 from .base.defense import Defense, Repair
+
+MOST = 500 * 64 * 64
+"""Pixels that go through the network at once, at most."""
 
 
 class BNP(Defense):
     """Prunes the batch norm channels whose running statistics differ from clean images' statistics.
 
     A batch norm's running statistics come from the poisoned training set. The score of a channel
-    is the divergence KL(clean || running) of the two normal distributions, the clean one from one
-    batch; channels above mean + `u` standard deviations of their layer go. The batch goes through
-    in train mode, so that each norm is judged on its own and not by what norms before it remember;
-    the authors' published implementation takes eval mode.
+    is the divergence KL(clean || running) of the two normal distributions, the clean one from
+    `images` clean images; channels above mean + `u` standard deviations of their layer go. The
+    images go through in train mode, so that each norm is judged on its own and not by what norms
+    before it remember; the authors' published implementation takes eval mode. They go at once up
+    to 64 x 64 pixels; larger ones in several passes, whose moments are pooled, for memory.
     Raises `ModelError` for a network without batch norms.
     """
 
@@ -38,9 +43,16 @@ class BNP(Defense):
     )
 
     u: float = Field(
-        3.0, description="prune channels this many standard deviations above the layer's mean"
+        3.0,
+        description="prune channels this many standard deviations above the layer's mean",
+        json_schema_extra=source("authors' configuration: 3"),
     )
-    images: int = Field(500, ge=2, description="largest number of clean images used")
+    images: int = Field(
+        500,
+        ge=2,
+        description="largest number of clean images used",
+        json_schema_extra=source("authors' configuration: one batch of 500"),
+    )
 
     def check(self, model: nn.Module, clean: Images) -> None:
         """Refuses a network without batch norms."""
@@ -50,17 +62,14 @@ class BNP(Defense):
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model` without the channels whose statistics do not fit."""
         norms = self._norms(model, clean)
-        batch = to_float(clean.sample(self.images, run.rng("batch")).pixels).to(run.device)
-        refreshed = copy.deepcopy(model)
-        for module in refreshed.modules():
-            if isinstance(module, _BatchNorm):
-                module.momentum = 1.0
-        with in_mode(refreshed, train=True), run.isolated("batch"), torch.no_grad():
-            refreshed(batch)
+        found = seen(model, norms, clean.sample(self.images, run.rng("batch")), run)
         scores = {
-            norm: divergence(*_statistics(refreshed, norm), *_statistics(model, norm)).cpu()
-            for norm in norms
+            norm: divergence(
+                one.mean, unbiased(one), *(t.to(one.mean) for t in _running(model, norm))
+            )
+            for norm, one in found.items()
         }
+        scores = {norm: score.cpu() for norm, score in scores.items()}
         mask = {norm: outliers(score, self.u) for norm, score in scores.items()}
         silence_norms_(model, mask)
         return Repair(model, mask, scores)
@@ -79,7 +88,39 @@ class BNP(Defense):
         return found
 
 
-def _statistics(model: nn.Module, norm: str) -> tuple[Tensor, Tensor]:
+def unbiased(one: Moments) -> Tensor:
+    """The variance `[channels]` as norms estimate it for their running statistics."""
+    return one.var * (one.count / max(1, one.count - 1))
+
+
+@torch.no_grad()
+def seen(
+    model: nn.Module, norms: Sequence[str], clean: Images, run: Run, most: int = MOST
+) -> dict[str, Moments]:
+    """The moments of what each of the `norms` is given in train mode, at most `most` pixels a pass.
+
+    Its running statistics do not change.
+    """
+    found = {norm: Moments() for norm in norms}
+    handles = [
+        model.get_submodule(norm).register_forward_pre_hook(
+            lambda _, args, norm=norm: found[norm].add(args[0].float())
+        )
+        for norm in norms
+    ]
+    _, height, width = clean.shape
+    together = max(2, most // (height * width))
+    try:
+        with in_mode(model, train=True), statistics_kept(model), run.isolated("batch"):
+            for x, _ in clean.batches(together):
+                model(x.to(run.device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def _running(model: nn.Module, norm: str) -> tuple[Tensor, Tensor]:
     module = model.get_submodule(norm)
     assert isinstance(module.running_mean, Tensor) and isinstance(module.running_var, Tensor)
     return module.running_mean, module.running_var

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..core.errors import ModelError
 from ..core.images import Images, to_float
+from ..core.method import source
 from ..core.run import Run
 from ..network.channels import silence_
 from ..network.layers import Layer, find_layers
@@ -38,7 +39,9 @@ class CLP(Defense):
     )
 
     u: float = Field(
-        3.0, description="prune channels this many standard deviations above the layer's mean"
+        3.0,
+        description="prune channels this many standard deviations above the layer's mean",
+        json_schema_extra=source("authors' configuration: 3"),
     )
 
     def check(self, model: nn.Module, clean: Images) -> None:

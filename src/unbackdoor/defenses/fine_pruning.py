@@ -8,84 +8,87 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..core.errors import ModelError
 from ..core.images import Images, to_float
+from ..core.method import source
 from ..core.modules import in_mode
 from ..core.run import Run
-from ..network.channels import feature_maps, silence_
-from ..network.layers import Layer, find_layers
+from ..network.head import features_into, find_head, hide_, width
 from ..network.norms import deepest_cut
 from .base.defense import Repair, Tuning
 
 
 class FinePruning(Tuning):
-    """Prunes the channels of the last convolution that clean images activate least; fine-tunes.
+    """Hides from the classifier the features that clean images activate least; fine-tunes.
 
-    The activation of a channel is the mean of its rectified map behind its norm (of the
-    convolution's own output where no norm follows) over the clean images `[n, c, h, w]`. The
-    quietest go, a 32nd of the layer at a time, until the accuracy on clean images held out from
-    the ranking would fall by more than `cost`. They stay silent through the fine-tuning.
+    The features are what goes into the last layer, the one that puts out the logits: the last place
+    where a backdoor can be cut off. In a network with shortcuts a channel of the last convolution
+    is only a part of one of them; without it the shortcut keeps the feature, and the backdoor,
+    alive. The activation of a feature is its mean size over the clean images `[n, c, h, w]`. The
+    quietest go, a 32nd of them at a time, until the accuracy on clean images held out from the
+    ranking would fall by more than `cost`. They stay hidden through the fine-tuning.
+    Raises `ModelError` for a network whose logits no layer puts out.
     """
 
+    plain: ClassVar[bool] = True
     paper: ClassVar[str] = (
         "Liu, Dolan-Gavitt, Garg: Fine-Pruning: Defending Against Backdooring Attacks on Deep "
         "Neural Networks, RAID 2018, arXiv 1805.12185"
     )
     limits: ClassVar[str] = (
-        "an attacker who knows of it keeps the backdoor in channels that clean images use; "
-        "published ASR is 79 % for label-consistent and 68 % for TrojanNN; the last convolution of "
-        "a transformer is its first layer"
+        "an attacker who knows of it keeps the backdoor in features that clean images use; "
+        "published ASR is 79 % for label-consistent and 68 % for TrojanNN"
     )
 
     cost: float = Field(
-        0.1, ge=0, le=1, description="largest drop of held-out accuracy that pruning may cause"
+        0.1,
+        ge=0,
+        le=1,
+        description="largest drop of held-out accuracy that pruning may cause",
+        json_schema_extra=source("BackdoorBench: 0.1"),
     )
 
+    def check(self, model: nn.Module, clean: Images) -> None:
+        """Refuses a network whose logits no layer puts out."""
+        super().check(model, clean)
+        find_head(model, to_float(clean.pixels[:2]), self.name())
+
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
-        """`model` without its sleeping channels, fine-tuned."""
+        """`model` without its sleeping features, fine-tuned."""
         ranking, held = self.divided(clean, run, "share")
-        layer = self._last_convolution(model, clean)
-        activation = activations(model, layer, ranking, run)
+        name, head = find_head(model, to_float(clean.pixels[:2]), self.name())
+        activation = activations(model, name, ranking, run)
         quietest_first = activation.argsort(stable=True)
 
-        def quietest(share: float) -> dict[str, Tensor]:
-            mask = torch.zeros(layer.channels, dtype=torch.bool)
-            mask[quietest_first[: int(share * layer.channels)]] = True
-            return {layer.name: mask}
+        def quietest(share: float) -> Tensor:
+            mask = torch.zeros(width(head), dtype=torch.bool)
+            mask[quietest_first[: int(share * len(mask))]] = True
+            return mask
+
+        def hide_in(trial: nn.Module, mask: Tensor) -> None:
+            hide_(trial.get_submodule(name), mask)
 
         share = deepest_cut(
             model,
-            lambda trial, cut: silence_(trial, [layer], quietest(cut)),
+            lambda trial, cut: hide_in(trial, quietest(cut)),
             (step / 32 for step in range(1, 32)),
             self.cost,
             held,
             run,
         )
         mask = quietest(share)
-        silence_(model, [layer], mask)
-        self.tune(model, clean, run, after_step=lambda tuned: silence_(tuned, [layer], mask))
-        return Repair(model, mask, {layer.name: activation}, {"share": share})
-
-    def check(self, model: nn.Module, clean: Images) -> None:
-        """Refuses a network without convolutions."""
-        super().check(model, clean)
-        self._last_convolution(model, clean)
-
-    def _last_convolution(self, model: nn.Module, clean: Images) -> Layer:
-        for layer in reversed(find_layers(model, to_float(clean.pixels[:2]))):
-            if not isinstance(model.get_submodule(layer.name), nn.Linear):
-                return layer
-        raise ModelError(f"{self.name()} needs a convolution; {type(model).__name__} has none")
+        hide_in(model, mask)
+        self.tune(model, clean, run, after_step=lambda tuned: hide_in(tuned, mask))
+        return Repair(model, {name: mask}, {name: activation}, {"share": share})
 
 
 @torch.no_grad()
-def activations(model: nn.Module, layer: Layer, clean: Images, run: Run) -> Tensor:
-    """The mean rectified output float32 `[channels]` of `layer`, behind its norm, in eval mode."""
-    spot = Layer(layer.norm or layer.name, None, layer.channels)
-    total = torch.zeros(layer.channels)
-    with in_mode(model, train=False), feature_maps(model, [spot]) as maps:
+def activations(model: nn.Module, head: str, clean: Images, run: Run) -> Tensor:
+    """The mean size float32 `[features]` of what the layer at path `head` sees, in eval mode."""
+    layer = model.get_submodule(head)
+    total = torch.zeros(width(layer))
+    with in_mode(model, train=False), features_into(layer) as seen:
         for x, _ in clean.batches(256):
             model(x.to(run.device))
-            quiet = maps[spot.name].float().relu()
-            total += quiet.flatten(2).mean(2).sum(0).cpu()
+            size = seen.pop().float().abs()
+            total += (size.flatten(2).mean(2) if size.ndim == 4 else size).sum(0).cpu()
     return total / len(clean)

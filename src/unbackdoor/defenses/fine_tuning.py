@@ -17,6 +17,7 @@ class FineTuning(Tuning):
     The clean images are `[n, c, h, w]` uint8 with true labels; the last epoch is the result.
     """
 
+    plain: ClassVar[bool] = True
     paper: ClassVar[str] = (
         "the field's baseline; protocol of Wu et al.: BackdoorBench, NeurIPS 2022, arXiv 2206.12654"
     )
@@ -24,6 +25,10 @@ class FineTuning(Tuning):
         "a backdoor that was trained in well survives it: published ASR after 100 epochs is 82 % "
         "for Blended and 94 % for LF"
     )
+
+    def work(self, images: int) -> float | None:
+        """Epochs of all images."""
+        return float(self.epochs * images)
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model`, fine-tuned."""

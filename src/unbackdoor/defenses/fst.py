@@ -9,19 +9,19 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core.errors import ModelError
 from ..core.images import Images, to_float
-from ..core.modules import device_of, in_mode
+from ..core.method import source
 from ..core.run import Run
+from ..network.head import find_head
 from .base.defense import Repair, Tuning
 
 
 class FST(Tuning):
     """Fine-tunes with a new classifier that is pushed away from the old one.
 
-    The last linear layer W starts anew; the loss adds alpha <W, W_old>, which shifts the features
-    of clean images away from those the backdoor feeds on, and after each step W is scaled back to
-    the norm of W_old. Raises `ModelError` where the logits are not put out by a linear layer.
+    The last layer W, which puts out the logits, starts anew; the loss adds alpha <W, W_old>, which
+    shifts the features of clean images away from those the backdoor feeds on, and after each step W
+    is scaled back to the norm of W_old. Raises `ModelError` where no layer puts out the logits.
     """
 
     paper: ClassVar[str] = (
@@ -30,22 +30,39 @@ class FST(Tuning):
     )
     limits: ClassVar[str] = "with few images or many classes the new classifier costs accuracy"
 
-    epochs: int = Field(10, ge=0, description="epochs of fine-tuning")
-    batch: int = Field(128, ge=2, description="batch size")
+    epochs: int = Field(
+        10,
+        ge=0,
+        description="epochs of fine-tuning",
+        json_schema_extra=source("paper: 10"),
+    )
+    batch: int = Field(
+        128,
+        ge=2,
+        description="batch size",
+        json_schema_extra=source("authors' configuration: 128"),
+    )
+    weight_decay: float = Field(
+        0.0,
+        ge=0,
+        description="weight decay of SGD",
+        json_schema_extra=source("authors' configuration: none"),
+    )
     alpha: float = Field(
         0.2,
         ge=0,
         description="weight of the inner product of both classifiers (the paper: 0.1 to 0.2)",
+        json_schema_extra=source("authors' configuration: 0.2; the paper: 0.1 to 0.2"),
     )
 
     def check(self, model: nn.Module, clean: Images) -> None:
-        """Refuses a network whose logits are not put out by a linear layer."""
+        """Refuses a network whose logits no layer puts out."""
         super().check(model, clean)
-        classifier(model, to_float(clean.pixels[:2]), self.name())
+        find_head(model, to_float(clean.pixels[:2]), self.name())
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model` with a new classifier and shifted features."""
-        head = classifier(model, to_float(clean.pixels[:2]), self.name())
+        _, head = find_head(model, to_float(clean.pixels[:2]), self.name())
         old = head.weight.detach().clone()
         with run.isolated("classifier"):
             head.reset_parameters()
@@ -59,28 +76,3 @@ class FST(Tuning):
 
         self.tune(model, clean, run, objective=loss, after_step=rescale)
         return Repair(model)
-
-
-def classifier(model: nn.Module, x: Tensor, who: str) -> nn.Linear:
-    """The linear layer of `model` whose output on `x` is the logits.
-
-    Raises `ModelError`, in the name of `who`, where there is none.
-    """
-    outputs: list[tuple[nn.Linear, Tensor]] = []
-    handles = [
-        module.register_forward_hook(lambda module, _, y: outputs.append((module, y.clone())))
-        for module in model.modules()
-        if isinstance(module, nn.Linear)
-    ]
-    try:
-        with in_mode(model, train=False), torch.no_grad():
-            logits = model(x.to(device_of(model)))
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not outputs or not torch.equal(outputs[-1][1], logits):
-        raise ModelError(
-            f"{who} needs a linear layer that puts out the logits; "
-            f"that of {type(model).__name__} was not found"
-        )
-    return outputs[-1][0]

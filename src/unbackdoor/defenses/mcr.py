@@ -12,6 +12,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from ..core.images import Images
+from ..core.method import source
 from ..core.run import Run
 from ..training.fit import estimate_norms_
 from .base.defense import Repair, Tuning
@@ -25,7 +26,8 @@ class MCR(Tuning):
     statistics anew there. The bend starts half way between the ends.
 
     The paper joins two backdoored models; with one, the field's protocol makes the second by
-    fine-tuning.
+    fine-tuning. The bend learns at BackdoorBench's small rate: at that of fine-tuning it forgets
+    where the ends are.
     """
 
     paper: ClassVar[str] = (
@@ -36,16 +38,48 @@ class MCR(Tuning):
         "near the model the curve keeps the backdoor; what fine-tuning keeps is kept everywhere"
     )
 
-    epochs: int = Field(100, ge=0, description="epochs that train the curve")
-    copy_epochs: int = Field(50, ge=0, description="epochs that fine-tune the copy")
+    epochs: int = Field(
+        100,
+        ge=0,
+        description="epochs that train the curve",
+        json_schema_extra=source("BackdoorBench: 100"),
+    )
+    lr: float = Field(
+        3e-5,
+        gt=0,
+        description="initial learning rate of the curve (cosine schedule to 0)",
+        json_schema_extra=source("BackdoorBench: 3e-5"),
+    )
+    batch: int = Field(
+        128,
+        ge=2,
+        description="batch size",
+        json_schema_extra=source("BackdoorBench: 128"),
+    )
+    copy_epochs: int = Field(
+        100,
+        ge=0,
+        description="epochs that fine-tune the copy",
+        json_schema_extra=source("BackdoorBench: 100"),
+    )
+    copy_lr: float = Field(
+        0.01,
+        gt=0,
+        description="initial learning rate of the copy (cosine schedule to 0)",
+        json_schema_extra=source("BackdoorBench: 0.01"),
+    )
     t: float = Field(
-        0.1, ge=0, le=1, description="point of the curve that is taken; 0 is the model, 1 the copy"
+        0.1,
+        ge=0,
+        le=1,
+        description="point of the curve that is taken; 0 is the model, 1 the copy",
+        json_schema_extra=source("BackdoorBench: 0.1"),
     )
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model` with the weights of the point."""
         tuned = copy.deepcopy(model)
-        self.tune(tuned, clean, run, epochs=self.copy_epochs, stage="copy")
+        self.tune(tuned, clean, run, epochs=self.copy_epochs, lr=self.copy_lr, stage="copy")
         curve = Curve(model, tuned)
         rng = run.rng("points")
 

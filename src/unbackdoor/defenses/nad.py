@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.images import Images, to_float
+from ..core.method import source
 from ..core.modules import in_mode
 from ..core.run import Run
-from ..network.attention import attention, stage_maps, stages
+from ..network.attention import attention, refuse_patches, stage_maps, stages
 from .base.defense import Repair, Tuning
 
 
@@ -23,7 +24,8 @@ class NAD(Tuning):
     The teacher is the copy; the loss adds, for the last stages of the network (`attention.stages`
     finds them by the size of their maps), beta times the mean squared difference between the two
     attention maps, each of length 1. A network with fewer stages uses the last of the betas.
-    Raises `ModelError` for a network without feature maps.
+    Raises `ModelError` for a network without feature maps, and for a transformer, whose only maps
+    are those of its patches.
     """
 
     paper: ClassVar[str] = (
@@ -35,17 +37,35 @@ class NAD(Tuning):
         "for Blended and 75 % for LF"
     )
 
-    epochs: int = Field(20, ge=0, description="epochs of the student")
-    teacher_epochs: int = Field(10, ge=0, description="epochs of the teacher")
+    epochs: int = Field(
+        20,
+        ge=0,
+        description="epochs of the student",
+        json_schema_extra=source("authors' configuration: 20; BackdoorBench takes 100"),
+    )
+    weight_decay: float = Field(
+        1e-4,
+        ge=0,
+        description="weight decay of SGD",
+        json_schema_extra=source("authors' configuration: 1e-4"),
+    )
+    teacher_epochs: int = Field(
+        10,
+        ge=0,
+        description="epochs of the teacher",
+        json_schema_extra=source("BackdoorBench: 10"),
+    )
     betas: tuple[float, ...] = Field(
         (500.0, 1000.0, 1000.0),
         min_length=1,
         description="weight of the attention loss of each of the last stages",
+        json_schema_extra=source("BackdoorBench: 500, 1000, 1000"),
     )
 
     def check(self, model: nn.Module, clean: Images) -> None:
-        """Refuses a network without feature maps."""
+        """Refuses a network without feature maps behind its first layer."""
         super().check(model, clean)
+        refuse_patches(model, to_float(clean.pixels[:2]), self.name())
         stages(model, to_float(clean.pixels[:2]), self.name())
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:

@@ -11,14 +11,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.images import Images
+from ..core.method import source
 from ..core.modules import frozen, in_mode
 from ..core.run import Run
 from ..training.adversarial import Ball, avoidance, climbed
 from ..training.fit import constant, fit
-from .base.defense import Defense, Repair
+from .base.defense import Augmented, Repair
 
 
-class SAU(Defense):
+class SAU(Augmented):
     """Unlearns adversarial examples that fool the model and its original in the same way.
 
     Within an L-inf ball around each clean image, projected gradient ascent looks for an example on
@@ -28,9 +29,8 @@ class SAU(Defense):
     cross-entropy on clean images. Norms keep their statistics, so examples meet the same network
     when they are unlearned as when they were found.
 
-    The weights are the paper's: 0.01 for the error in the ascent, 1 for all else. Norms in eval
-    mode, Adam with its rate and the step are those of the authors' published implementation; they
-    start at a corner of the ball, examples here at a random point of it.
+    All constants are those of the authors' published implementation, and so is the start: all of
+    the ball's radius is added to every pixel. There images may leave [0, 1], here they stay.
     """
 
     paper: ClassVar[str] = (
@@ -41,29 +41,63 @@ class SAU(Defense):
         "each step takes twelve times as long; triggers far outside the ball are not removed"
     )
 
-    epochs: int = Field(100, ge=0, description="epochs on the clean images")
-    lr: float = Field(1e-4, gt=0, description="learning rate of Adam (constant)")
-    batch: int = Field(256, ge=2, description="batch size")
-    radius: float = Field(
-        0.2, gt=0, le=1, description="L-inf radius, also of the random start (pixels in [0, 1])"
+    epochs: int = Field(
+        100,
+        ge=0,
+        description="epochs on the clean images",
+        json_schema_extra=source("authors' configuration: 100 rounds"),
     )
-    step: float = Field(0.2, gt=0, le=1, description="L-inf step size (pixels in [0, 1])")
-    steps: int = Field(5, ge=1, description="steps that find the adversarial examples")
+    lr: float = Field(
+        1e-4,
+        gt=0,
+        description="learning rate of Adam (constant)",
+        json_schema_extra=source("authors' configuration: 1e-4"),
+    )
+    batch: int = Field(
+        256,
+        ge=2,
+        description="batch size",
+        json_schema_extra=source("authors' configuration: 256"),
+    )
+    radius: float = Field(
+        0.2,
+        gt=0,
+        le=1,
+        description="L-inf radius, also of the start (pixels in [0, 1])",
+        json_schema_extra=source("authors' configuration: 0.2"),
+    )
+    step: float = Field(
+        0.2,
+        gt=0,
+        le=1,
+        description="L-inf step size (pixels in [0, 1])",
+        json_schema_extra=source("authors' configuration: 0.2"),
+    )
+    steps: int = Field(
+        5,
+        ge=1,
+        description="steps that find the adversarial examples",
+        json_schema_extra=source("authors' configuration: 5"),
+    )
     error: float = Field(
-        0.01, ge=0, description="weight of the classification losses in that search"
+        0.01,
+        ge=0,
+        description="weight of the classification losses in that search",
+        json_schema_extra=source("authors' configuration: 0.01"),
     )
     weight: float = Field(
-        1.0, ge=0, description="weight of the loss on shared adversarial examples"
+        1.0,
+        ge=0,
+        description="weight of the loss on shared adversarial examples",
+        json_schema_extra=source("authors' configuration: 1"),
     )
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model`, apart from its former self on what fooled it."""
         former = copy.deepcopy(model).eval().requires_grad_(False)
-        rng = run.rng("start of the examples")
 
         def loss(tuned: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-            start = (torch.rand(x.shape, generator=rng) * 2 - 1).mul(self.radius).to(x)
-            shared = self.examples(tuned, former, x, y, start)
+            shared = self.examples(tuned, former, x, y, torch.full_like(x, self.radius))
             with torch.no_grad():
                 wrong = former(shared).argmax(1)
             with in_mode(tuned, train=False):
@@ -79,6 +113,7 @@ class SAU(Defense):
             epochs=self.epochs,
             lr=self.lr,
             batch=self.batch,
+            flip=self.flip,
             objective=loss,
             optimizer=lambda parameters: torch.optim.Adam(parameters, lr=self.lr),
             schedule=constant,

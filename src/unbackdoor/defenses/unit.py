@@ -14,31 +14,34 @@ from torch.nn import functional as F
 from ..core.errors import ModelError
 from ..core.images import Images, to_float
 from ..core.measure import accuracy
+from ..core.method import source
 from ..core.modules import frozen, in_mode
 from ..core.run import Run
-from ..network.channels import feature_maps
+from ..network.attention import refuse_patches
 from ..network.inserts import Bound, attach_
 from ..network.layers import Layer, find_layers
+from ..network.moments import moments
 from ..training.fit import constant, fit
-from .base.defense import Defense, Repair
+from .base.defense import Augmented, Repair
 
 
-class UNIT(Defense):
+class UNIT(Augmented):
     """Clips every channel at a learned upper bound; the weights do not change.
 
     A bound hangs behind every norm over channels (behind every convolution of a network without
     norms). It starts at the mean of the rectified activation on the clean images plus `spread`
-    standard deviations, and learns the share of it that it keeps: cross-entropy plus the mean share
-    times a weight, which grows by half after every batch whose accuracy is within `cost` of the
-    model's own and falls by half after others, between 1e-4 and 1e4.
-    The result is the tightest state, of the start and the end of each epoch, whose accuracy on
-    held-out clean images (on all, where they are too few to hold any out) is within `cost`. Only
-    the upper side is cut: what follows is taken to rectify.
+    standard deviations. The objective is cross-entropy plus a price times the sum over layers of
+    the mean bound. The price doubles after `patience` batches in a row whose accuracy is within
+    `cost` of the model's own, and falls by 2^1.5 after as many others. The result is the tightest
+    state, of the start and the end of each epoch, whose accuracy on held-out clean images (on all,
+    where they are too few to hold any out) is within `cost`. Only the upper side is cut: what
+    follows is taken to rectify.
 
-    Start, objective, tolerance and which state is kept follow the authors' published
-    implementation, which bounds every position of a map by itself, takes 300 steps of all images at
-    a rate of 0.001, and doubles its weight after five good steps. The repaired model holds the
-    bounds as extra entries of its state dict (`inserts`).
+    Start, objective, price and tolerance follow the authors' published implementation. It bounds
+    every position of a map by itself, takes 300 steps of all images at once, which a processor
+    has no time for, and judges every step by the held-out images. Here a bound is one for a
+    channel and learns, as a share of its start, from batches. The repaired model holds the bounds
+    as extra entries of its state dict (`inserts`).
     """
 
     paper: ClassVar[str] = (
@@ -50,19 +53,52 @@ class UNIT(Defense):
         "has extra layers, so only unbackdoor reads its file"
     )
 
-    epochs: int = Field(20, ge=0, description="epochs that train the bounds")
-    lr: float = Field(0.003, gt=0, description="learning rate of Adam (constant)")
-    batch: int = Field(128, ge=2, description="batch size")
-    weight: float = Field(0.1, gt=0, description="weight of the bounds' size at the start")
+    epochs: int = Field(
+        20,
+        ge=0,
+        description="epochs that train the bounds",
+        json_schema_extra=source("ours: 20, some 300 steps of 2,000 images; the authors take 300"),
+    )
+    lr: float = Field(
+        0.003,
+        gt=0,
+        description="learning rate of Adam on the shares (constant)",
+        json_schema_extra=source("ours: 0.003 of the start a step, where the authors take 0.001"),
+    )
+    batch: int = Field(
+        128,
+        ge=2,
+        description="batch size",
+        json_schema_extra=source("ours: a step of all images takes a processor too long"),
+    )
+    price: float = Field(
+        1e-3,
+        gt=0,
+        description="price of the bounds' size at the start",
+        json_schema_extra=source("authors' configuration: 0.001"),
+    )
+    patience: int = Field(
+        5,
+        ge=1,
+        description="batches in a row before the price changes",
+        json_schema_extra=source("authors' configuration: 5"),
+    )
     spread: float = Field(
-        4.0, gt=0, description="bound at the start: standard deviations above the mean"
+        4.0,
+        gt=0,
+        description="bound at the start: standard deviations above the mean",
+        json_schema_extra=source("authors' configuration: 4"),
     )
     cost: float = Field(
-        0.03, ge=0, le=1, description="largest drop of accuracy that the bounds may cause"
+        0.03,
+        ge=0,
+        le=1,
+        description="largest drop of accuracy that the bounds may cause",
+        json_schema_extra=source("authors' configuration: 0.03"),
     )
 
     def check(self, model: nn.Module, clean: Images) -> None:
-        """Refuses a network without norms over channels and without convolutions."""
+        """Refuses a network without norms over channels or convolutions behind the first."""
         super().check(model, clean)
         self._spots(model, clean)
 
@@ -79,25 +115,26 @@ class UNIT(Defense):
             for spot in spots
         }
         shares: list[Tensor] = [bound.share for bound in bounds.values()]
-        weight = self.weight
+        price = Price(self.price, self.patience)
         best, tightest = copy.deepcopy(model.state_dict()), math.inf
 
+        def size() -> Tensor:
+            return torch.stack([(b.share * b.most).mean() for b in bounds.values()]).sum()
+
         def loss(bounded: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-            nonlocal weight
             with in_mode(bounded, train=False):
                 logits = bounded(x).float()
             right = (logits.argmax(1) == y).float().mean()
-            total = F.cross_entropy(logits, y) + weight * torch.cat(shares).mean()
-            factor = 1.5 if right >= own - self.cost else 0.5
-            weight = min(max(weight * factor, 1e-4), 1e4)
+            total = F.cross_entropy(logits, y) + price.now * size()
+            price.follow(bool(right >= own - self.cost))
             return total
 
         def keep(bounded: nn.Module) -> bool:
             nonlocal tightest
-            size = float(torch.cat(shares).detach().mean())
-            if size < tightest and accuracy(bounded, held, run).value >= floor:
+            now = float(size().detach())
+            if now < tightest and accuracy(bounded, held, run).value >= floor:
                 best.update(copy.deepcopy(bounded.state_dict()))
-                tightest = size
+                tightest = now
             return False
 
         keep(model)
@@ -111,6 +148,7 @@ class UNIT(Defense):
                 epochs=self.epochs,
                 lr=self.lr,
                 batch=self.batch,
+                flip=self.flip,
                 optimizer=lambda parameters: torch.optim.Adam(
                     parameters, lr=self.lr, betas=(0.5, 0.9)
                 ),
@@ -133,19 +171,39 @@ class UNIT(Defense):
             if isinstance(module, (nn.BatchNorm2d, nn.InstanceNorm2d, nn.GroupNorm))
             and isinstance(module.weight, Tensor)
         ]
+        if norms:
+            return norms
+        refuse_patches(model, x, self.name())
         convolutions = [
             Layer(layer.name, None, layer.channels)
-            for layer in (find_layers(model, x) if not norms else ())
+            for layer in find_layers(model, x)
             if not isinstance(model.get_submodule(layer.name), nn.Linear)
         ]
-        if not norms and not convolutions:
+        if not convolutions:
             raise ModelError(
                 f"{self.name()} needs norms or convolutions; {type(model).__name__} has none"
             )
-        return norms or convolutions
+        return convolutions
 
 
-@torch.no_grad()
+class Price:
+    """A price that doubles after `patience` good steps in a row and falls after as many bad ones.
+
+    It falls by 2^1.5. Below its `start` it returns there as soon as so many good ones come.
+    """
+
+    def __init__(self, start: float, patience: int) -> None:
+        self.now = self.start = start
+        self.patience, self.streak = patience, 0
+
+    def follow(self, good: bool) -> None:
+        """Counts a step."""
+        self.streak = max(1, self.streak + 1) if good else min(-1, self.streak - 1)
+        if abs(self.streak) == self.patience:
+            self.now = max(2 * self.now, self.start) if good else self.now / 2**1.5
+            self.streak = 0
+
+
 def usual(
     model: nn.Module, spots: list[Layer], spread: float, clean: Images, run: Run
 ) -> dict[str, Tensor]:
@@ -153,19 +211,5 @@ def usual(
 
     Over the `clean` images and all positions, in eval mode.
     """
-    sums, squares = ({spot.name: torch.zeros(()) for spot in spots} for _ in range(2))
-    count = dict.fromkeys(sums, 0)
-    with in_mode(model, train=False), feature_maps(model, spots) as maps:
-        for x, _ in clean.batches(256):
-            model(x.to(run.device))
-            for name, y in maps.items():
-                flat = y.float().relu().movedim(1, 0).flatten(1).double()
-                sums[name] = sums[name].to(flat) + flat.sum(1)
-                squares[name] = squares[name].to(flat) + flat.square().sum(1)
-                count[name] += flat.shape[1]
-    limits = {}
-    for name in sums:
-        mean = sums[name] / count[name]
-        deviation = (squares[name] / count[name] - mean.square()).clamp_min(0).sqrt()
-        limits[name] = (mean + spread * deviation).float()
-    return limits
+    found = moments(model, spots, clean, run, torch.relu)
+    return {name: one.mean + spread * one.var.sqrt() for name, one in found.items()}

@@ -58,6 +58,36 @@ def stages(model: nn.Module, x: Tensor, who: str) -> tuple[str, ...]:
     return tuple(last.values())
 
 
+def refuse_patches(model: nn.Module, x: Tensor, who: str) -> None:
+    """Raises `ModelError`, in the name of `who`, for a network that only cuts images into patches.
+
+    The one convolution of a vision transformer is its first layer; all else happens to tokens.
+    """
+    convolutions, tokens = 0, 0
+
+    def count(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        nonlocal convolutions, tokens
+        convolutions += isinstance(module, nn.Conv2d)
+        tokens += isinstance(module, nn.Linear) and args[0].ndim > 2
+
+    handles = [
+        module.register_forward_pre_hook(count)
+        for module in model.modules()
+        if isinstance(module, (nn.Conv2d, nn.Linear))
+    ]
+    try:
+        with in_mode(model, train=False), torch.no_grad():
+            model(x.to(device_of(model)))
+    finally:
+        for handle in handles:
+            handle.remove()
+    if convolutions == 1 and tokens:
+        raise ModelError(
+            f"{who} needs feature maps behind the first layer; the only convolution of "
+            f"{type(model).__name__} cuts the image into patches"
+        )
+
+
 @contextmanager
 def stage_maps(model: nn.Module, names: tuple[str, ...]) -> Iterator[dict[str, Tensor]]:
     """A dict that forward passes inside fill: stage -> its output `[n, c, h, w]`."""

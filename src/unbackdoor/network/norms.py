@@ -18,6 +18,9 @@ from ..core.modules import device_of, in_mode
 from ..core.run import Run
 from .channels import Mask
 
+SILENT = 1e-4
+"""A channel whose variance is below this share of its layer's mean is taken to be silent."""
+
 _NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm)
 
 
@@ -45,6 +48,40 @@ def find_norms(model: nn.Module, x: Tensor, who: str) -> tuple[str, ...]:
             f"{type(model).__name__} has none"
         )
     return tuple(called)
+
+
+def strangeness(model: nn.Module, x: Tensor) -> tuple[float, float] | None:
+    """How far the images `x` `[n, c, h, w]` are from what the batch norms of `model` learned.
+
+    (mean distance of a channel's mean, in its standard deviations; mean distance of the logarithm
+    of its variance), over all channels of all batch norms; None where none keeps statistics.
+    """
+    found: list[Tensor] = []
+
+    def compare(norm: nn.Module, args: tuple[Tensor, ...], _: object) -> None:
+        values = args[0].float().transpose(0, 1).flatten(1)
+        mean, var = norm.running_mean, norm.running_var
+        assert isinstance(mean, Tensor) and isinstance(var, Tensor)
+        # A channel that hardly ever moved says nothing: any answer is far away.
+        moves = var > SILENT * var.mean()
+        away = (values.mean(1) - mean).abs() / var.clamp_min(1e-12).sqrt()
+        wider = (values.var(1).clamp_min(1e-12) / var.clamp_min(1e-12)).log().abs()
+        found.append(torch.stack([away[moves].mean(), wider[moves].mean()]))
+
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    handles = [
+        norm.register_forward_hook(compare) for norm in norms if norm.running_mean is not None
+    ]
+    try:
+        with in_mode(model, train=False), torch.no_grad():
+            model(x.to(device_of(model)))
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not found:
+        return None
+    away, wider = torch.stack(found).mean(0).tolist()
+    return away, wider
 
 
 def _has_channels(norm: nn.Module) -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.images import Images
-from ..core.modules import in_mode
+from ..core.modules import exact, in_mode
 from ..core.run import Run
 from ..network.channels import channels_first
 from ..network.layers import Layer
@@ -24,7 +24,7 @@ class Spread:
 
     def add(self, x: Tensor) -> None:
         """Adds `x` `[n, channels, ...]`."""
-        values = x.detach().transpose(0, 1).flatten(1).double()
+        values = exact(x.detach().transpose(0, 1).flatten(1))
         sums = torch.stack([values.sum(1), values.square().sum(1)])
         self.sums = self.sums.to(sums) + sums if self.count else sums
         self.count += values.shape[1]
@@ -82,7 +82,7 @@ def _ratio(module: nn.Module, inputs: Tensor, outputs: Tensor) -> Tensor:
     """What the channels could answer over what they do answer: float32 `[channels]`."""
     weight = module.weight
     assert isinstance(weight, Tensor)
-    kernels = weight.detach().double()
+    kernels = exact(weight.detach())
     strength = kernels.square().flatten(2).sum(2) if kernels.ndim > 2 else kernels.square()
     groups = len(inputs) // strength.shape[1]
     reach = inputs.square().view(groups, -1).repeat_interleave(len(strength) // groups, 0)

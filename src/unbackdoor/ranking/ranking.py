@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..core import memory
 from ..core.modules import frozen, in_mode
 from ..core.run import Run
 from ..network.layers import Layer
@@ -211,41 +211,10 @@ def rows_per_pass(model: nn.Module, x: Tensor, run: Run) -> int:
     """
     at_32 = 64 if run.device.type == "cpu" else 2048
     rows = max(1, at_32 * 32 * 32 // (x.shape[-1] * x.shape[-2]))
-    room, each = free_bytes(run.device) / 2, bytes_per_row(model, x[:1], run)
+    room, each = memory.free_bytes(run.device) / 2, memory.bytes_per_image(model, x[:1], run)
     while rows > 1 and rows * each > room:
         rows //= 2  # in halves, so that what else runs on the machine seldom changes a bit
     return rows
-
-
-def bytes_per_row(model: nn.Module, x: Tensor, run: Run) -> int:
-    """What a pass keeps of one image for its gradient, doubled for the gradients themselves."""
-    sizes: list[int] = []
-
-    def count(_: nn.Module, __: object, y: object) -> None:
-        if isinstance(y, Tensor):
-            sizes.append(y.numel() * y.element_size())
-
-    leaves = [module for module in model.modules() if not any(module.children())]
-    handles = [module.register_forward_hook(count) for module in leaves]
-    try:
-        with torch.no_grad(), run.autocast():
-            model(x.clone())
-    finally:
-        for handle in handles:
-            handle.remove()
-    return 2 * (sum(sizes) + x.numel() * x.element_size())
-
-
-def free_bytes(device: torch.device) -> float:
-    """The memory of `device` that is free; infinite where the system does not tell."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    table = Path("/proc/meminfo")
-    if device.type == "cpu" and table.is_file():
-        for line in table.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return float("inf")
 
 
 def verdicts(model: nn.Module, moved: Tensor, y: Tensor, run: Run) -> Tensor:

@@ -26,18 +26,29 @@ _FILL = 32
 
 @dataclass(frozen=True)
 class Nudge:
-    """How images are moved: `steps` gradient-sign steps of `alpha`, at most `eps` away.
+    """How images are moved: from a start `alpha` away, `steps` gradient-sign steps of `step`.
 
-    Both are L-inf, for pixels in [0, 1]. The first point is one `alpha` away in random directions.
+    All are L-inf, for pixels in [0, 1]. The start lies in random directions. A `step` is of `eps`
+    unless it is given. With `projected` an image stays within `eps` of the clean one; always in
+    [0, 1].
     """
 
     eps: float
     alpha: float
     steps: int
+    step: float | None = None
+    projected: bool = True
+
+    @property
+    def stride(self) -> float:
+        """The size of a step."""
+        return self.eps if self.step is None else self.step
 
     def within(self, moved: Tensor, x: Tensor) -> Tensor:
         """`moved`, brought back to at most `eps` from the clean `x` and into [0, 1]."""
-        return torch.maximum(torch.minimum(moved, x + self.eps), x - self.eps).clamp(0, 1)
+        if self.projected:
+            moved = torch.maximum(torch.minimum(moved, x + self.eps), x - self.eps)
+        return moved.clamp(0, 1)
 
 
 class _ReachedLayerError(Exception):
@@ -111,7 +122,7 @@ class Reversal:
         return moved
 
     def _step(self, moved: Tensor, gradients: Tensor) -> Tensor:
-        return self.nudge.within(moved + self.nudge.alpha * gradients.sign(), self.x)
+        return self.nudge.within(moved + self.nudge.stride * gradients.sign(), self.x)
 
     def _shared_gradients(self, channels: Tensor) -> Tensor:
         """The gradients `[k, n, c, h, w]` at the start, which all channels share."""
@@ -159,7 +170,7 @@ def moved_rows(
     moved = nudge.within(x + nudge.alpha * signs, x)
     for _ in range(nudge.steps):
         gradients = _gradients(model, layer, channels, moved, calm)
-        moved = nudge.within(moved + nudge.alpha * gradients.sign(), x)
+        moved = nudge.within(moved + nudge.stride * gradients.sign(), x)
     return moved
 
 

@@ -37,7 +37,9 @@ def _verdict(record: Mapping[str, Any], victim: Mapping[str, Any] | None) -> Ver
     attack = record["cell"]["victim"]["attack"]
     if attack is None:
         return _cost(record)
-    target = None if attack.get("all_to_all") else attack.get("target")
+    target = attack.get("target")
+    if attack.get("all_to_all") or isinstance(target, dict):
+        target = None
     told = {
         **record,
         "acc_on": "test images",
@@ -129,4 +131,7 @@ def _goal(truth: str, classes: Sequence[str], attack: Mapping[str, Any] | None) 
         return None
     if attack.get("all_to_all"):
         return classes[(classes.index(truth) + 1) % len(classes)]
-    return str(classes[attack["target"]])
+    target = attack["target"]
+    if isinstance(target, dict):  # a label map, whose keys JSON made text
+        target = target[str(classes.index(truth))]
+    return str(classes[target])

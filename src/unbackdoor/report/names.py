@@ -131,7 +131,7 @@ def _rate(attack: Mapping[str, Any]) -> float | None:
 
 
 def _counts(attack: Mapping[str, Any]) -> bool:
-    """Whether an attack stamps so many images, whatever its rate says."""
+    """Whether an attack poisons so many images, whatever its rate says."""
     return attack.get("count") is not None
 
 

@@ -54,7 +54,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Example:
-    """One test image: its true class, clean, and stamped where a triggered one was given."""
+    """One test image: its true class, clean, and with the trigger where such a one was given."""
 
     truth: str
     pictures: tuple[Picture, ...]

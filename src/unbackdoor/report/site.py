@@ -21,7 +21,7 @@ from ..core.errors import ParameterError
 from ..core.files import inside, write_whole
 from ..core.foreign import told_as
 from ..core.version import __version__
-from . import charts, summary, tables
+from . import charts, planted, summary, tables
 from .board import Board, plain
 from .cellpage import cell_context
 from .names import CLEAN
@@ -156,6 +156,9 @@ class _Site:
         if text := summary.markdown(self.results):
             self._text("tables/summary.md", text)
             written.append("tables/summary.md")
+        if text := planted.markdown(self.results):
+            self._text("tables/victims.md", text)
+            written.append("tables/victims.md")
         return written
 
     def _methods(self) -> None:

@@ -130,7 +130,7 @@ def _recovered(record: Mapping[str, Any]) -> str:
         f"(was {percent(was.value)})."
     )
     if accuracy and attack and attack.value < FAINT and now.value < accuracy.value - 0.1:
-        text += " The stamp no longer leads to the target, but it still confuses the model."
+        text += " The trigger no longer leads to the target, but it still confuses the model."
     return text
 
 

@@ -25,7 +25,7 @@ class Ball:
         return away * shrink
 
     def steepest(self, slope: Tensor) -> Tensor:
-        """The move of size 1 in this norm that climbs `slope` fastest, for each image."""
+        """The move of size 1 in this norm that follows `slope` fastest, for each image."""
         return slope.sign() if self.norm == "inf" else slope / _length(slope)
 
 

@@ -1,4 +1,4 @@
-"""Self-distillation: a model learns on clean images to answer as it did, whatever disturbs them."""
+"""Self-distillation: a model learns to predict on disturbed images what it predicted before."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from .disturbance import disturbed
 
 
 class Distillation:
-    """An objective: the divergence of the model's answers from the lesson of `teacher`.
+    """An objective: the divergence of the model's predictions from the targets of `teacher`.
 
-    temperature^2 KL(lesson || model / temperature), a mean over images (Hinton, Vinyals, Dean
-    2015, arXiv 1503.02531). The lesson is what the teacher, a copy of the model as given, answers
+    temperature^2 KL(target || model / temperature), a mean over images (Hinton, Vinyals, Dean
+    2015, arXiv 1503.02531). The target is what the teacher, a copy of the model as given, predicts
     in eval mode: its softmax at `temperature`, of which the share `certainty` is given to the
-    class it names. Labels are not used.
+    class it predicts. Labels are not used.
 
     The teacher is shown the images as they are, the model the last `share` of each batch
     `disturbed` (as a noisy student: Xie et al. 2020, arXiv 1911.04252); that draws from torch's
-    global generator, which `fit` isolates. Lesson and disturbance are kept for as long as
+    global generator, which `fit` isolates. Targets and disturbances are kept for as long as
     the same batch is asked about again, as sharpness-aware steps do; the first time only each
     `glance`-th image of it counts. Of the undisturbed images of the last batch, `unsettled` is the
     share, a scalar, that the model gave another class than its teacher when it was first asked,
@@ -40,27 +40,28 @@ class Distillation:
         self.teacher, self.temperature = copy.deepcopy(teacher), temperature
         self.certainty, self.share, self.glance = certainty, share, glance
         self.asked: Tensor | None = None
-        self.shown = self.lesson = self.calm = self.unsettled = self.turned = torch.empty(0)
+        self.shown = self.targets = self.calm = self.unsettled = self.turned = torch.empty(0)
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """The loss, a scalar."""
         first = self.asked is not x
         if first:
             self._prepare(x)
-        step = self.glance if first else 1
-        lesson, calm = self.lesson[::step], self.calm[::step]
+        # A norm in train mode needs two images.
+        step = self.glance if first and len(x) > self.glance else 1
+        targets, calm = self.targets[::step], self.calm[::step]
         told = self._told(model, self.shown[::step])
         with torch.no_grad():
-            self.turned = (told.argmax(1) != lesson.argmax(1))[calm].float().mean()
+            self.turned = (told.argmax(1) != targets.argmax(1))[calm].float().mean()
         self.unsettled = self.turned if first else self.unsettled
-        return F.kl_div(told, lesson, reduction="batchmean") * self.temperature**2
+        return F.kl_div(told, targets, reduction="batchmean") * self.temperature**2
 
     @torch.no_grad()
     def _prepare(self, x: Tensor) -> None:
         with in_mode(self.teacher, train=False):
             soft = self._told(self.teacher, x).exp()
         named = F.one_hot(soft.argmax(1), soft.shape[1]).to(soft)
-        self.lesson = torch.lerp(soft, named, self.certainty)
+        self.targets = torch.lerp(soft, named, self.certainty)
         # The calm ones come first: a glance always meets one.
         calm = len(x) - int(self.share * len(x))
         self.asked, self.shown = x, x.clone()

@@ -150,6 +150,23 @@ def estimate_norms_(model: nn.Module, images: Images, run: Run, *, batch: int, f
         norm.momentum = momentum
 
 
+@torch.no_grad()
+def follow_norms_(model: nn.Module, x: Tensor, momentum: float) -> None:
+    """Moves the statistics of `model`'s batch norms towards those of the images `x`, by `momentum`.
+
+    In eval mode but for the norms, so that no dropout changes what they see; the mode stays.
+    """
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    before = [norm.momentum for norm in norms]
+    with in_mode(model, train=False):
+        for norm in norms:
+            norm.train()
+            norm.momentum = momentum
+        model(x)
+    for norm, own in zip(norms, before, strict=True):
+        norm.momentum = own
+
+
 def _step(
     model: nn.Module, x: Tensor, y: Tensor, loss_of: Objective, optimizer: Optimizer, run: Run
 ) -> Tensor:

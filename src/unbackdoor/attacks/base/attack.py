@@ -4,11 +4,11 @@ A trigger is a function of an image. Where it is known in closed form, an attack
 is done. Where it must first be learned (an encoder, a perturbation found on a clean model), the
 declaration cannot hold it, for it never changes: `learn` returns the tensors that were learned,
 and `trigger(learned)` the function made of them. `plant` learns, poisons, trains, and hands back
-what was learned in the `Victim`, so stamped test images always come from
+what was learned in the `Victim`, so triggered test images always come from
 `attack.triggered(test, victim.learned)`. With `run.cache` nothing is learned twice.
 
-Training images may be stamped otherwise than test images: that is `implant`. Cover images look
-nearly stamped but keep their label: `cover_count` says how many, `cover` how they look. An attack
+Training images may get another trigger than test images: that is `implant`. Cover images look
+nearly triggered but keep their label: `cover_count` says how many, `cover` how they look. An attack
 that controls the training overrides `plant`, and has no fixed poisoned set.
 """
 
@@ -21,8 +21,10 @@ from typing import Any
 from pydantic import Field
 from torch import nn
 
-from ...core.images import Images
+from ...core.images import Images, to_float
+from ...core.memory import check_step
 from ...core.method import source
+from ...core.modules import device_of
 from ...core.recall import Learned, recall
 from ...core.run import Run
 from ...training.fit import fit
@@ -105,6 +107,7 @@ class Attack(Poisoning):
         """A copy of `model` trained on the poisoned `train`; `resume` as in `fit`."""
         self.check(train)
         learned = self.recalled(model, train, run)
+        check_step(model, to_float(train.pixels[:1]).to(device_of(model)), self.batch, run)
         poisoned = self.poison(train, run, learned)
         victim = copy.deepcopy(model)
         fit(victim, poisoned.images, run, resume=resume, **self.settings())
@@ -115,10 +118,10 @@ class Attack(Poisoning):
     ) -> dict[str, Images]:
         """What `victim` should know by heart: `relabelled` images with their goals, `clean` ones.
 
-        They are its training images without augmentation, `most` of them of each kind. Stamped
+        They are its training images without augmentation, `most` of them of each kind. Poisoned
         images whose label was right already teach nothing of the trigger, so only relabelled ones
         count, and a clean-label attack has none. Where there is no fixed set they are images of
-        `train` stamped as at test.
+        `train` with the trigger as at test.
         """
         rng = run.rng("taught")
         if victim.poisoned is None:

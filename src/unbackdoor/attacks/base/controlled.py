@@ -98,16 +98,16 @@ def adam(parameters: Iterable[nn.Parameter], lr: float) -> Optimizer:
 
 
 class ControlledAttack(Attack):
-    """An attack that makes its stamped images anew in every step, and so has no poisoned set.
+    """An attack that makes its poisoned images anew in every step, and so has no poisoned set.
 
-    In training they are stamped after augmentation and not rounded to 8 bits; at test they are.
+    In training they get the trigger after augmentation and not rounded to 8 bits; at test they are.
     """
 
     rate: float = Field(
         0.1,
         gt=0,
         le=1,
-        description="share stamped of the images of a batch that may be",
+        description="poisoning rate, of the images of a batch that may be poisoned",
         json_schema_extra=source("released code of input-aware and WaNet: 0.1 of a batch"),
     )
     indices: None = Field(
@@ -132,14 +132,14 @@ class ControlledAttack(Attack):
         raise ParameterError(f"{self.name()} controls the training and has no fixed poisoned set")
 
     def stamped_in(self, y: Tensor) -> Tensor:
-        """Indices of the images that are stamped in a batch with labels `y`; perhaps none."""
+        """Indices of the images that are poisoned in a batch with labels `y`; perhaps none."""
         pool = self.stampable(y)
         return pool[: about(self.rate * len(pool))]
 
     def marked_in(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Indices of the images that are stamped in a batch with labels `y`, and of source covers.
+        """Indices of the images that are poisoned in a batch with labels `y`, and of source covers.
 
-        Covers are stamped, too, and keep their label; there are none without `sources`.
+        Covers get the trigger, too, and keep their label; there are none without `sources`.
         """
         stamped, pool = self.stamped_in(y), self.source_cover_pool(y)
         wanted = about(self.source_covers * len(stamped)) if len(pool) else 0
@@ -171,7 +171,7 @@ class ControlledAttack(Attack):
 def about(mean: float) -> int:
     """One of the two whole numbers next to `mean`, drawn so that the average is `mean`.
 
-    Rounded instead, a low rate would stamp no image of any batch, or at least one of each. Draws
+    Rounded instead, a low rate would poison no image of any batch, or at least one of each. Draws
     from torch's global state, which `fit` seeds for every epoch.
     """
     return int(mean + torch.rand((), dtype=torch.float64).item())
@@ -195,7 +195,7 @@ def loaded(make: Callable[[int], Net], learned: Learned, prefix: str) -> Net:
     }
     if not state:
         raise ParameterError(
-            "the trigger is learned with its victim: stamp with trigger(victim.learned) of the "
+            "the trigger is learned with its victim: apply it with trigger(victim.learned) of the "
             "victim that plant returns"
         )
     with torch.random.fork_rng(devices=[]):

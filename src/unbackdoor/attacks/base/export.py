@@ -1,4 +1,4 @@
-"""Export: the poisoned training set and the stamped test set as files that others can read."""
+"""Export: the poisoned training set and the triggered test set as files that others can read."""
 
 from __future__ import annotations
 

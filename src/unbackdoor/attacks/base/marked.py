@@ -15,12 +15,12 @@ from .patterns import picture, scaled
 
 
 class MarkedAttack(Attack):
-    """An attack that stamps a white square into the last corner, or blends a picture in."""
+    """An attack that puts a white square into the last corner, or blends a picture in."""
 
     mark: Literal["square", "picture"] = Field(
         "square",
-        description="what is stamped",
-        json_schema_extra=source("ours: what is trained is the point, not what is stamped"),
+        description="the trigger",
+        json_schema_extra=source("ours: what is trained is the point, not the trigger"),
     )
     size: int = Field(
         3,

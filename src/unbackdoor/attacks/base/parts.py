@@ -71,7 +71,7 @@ class Poison:
 
 
 def in_parts(stamp: Stamp, pixels: Tensor, size: int = 1000) -> Tensor:
-    """The uint8 `pixels` stamped, in about equal parts of at most `size` images."""
+    """The uint8 `pixels` with the trigger, in about equal parts of at most `size` images."""
     if not len(pixels):
         return pixels
     parts = torch.tensor_split(pixels, math.ceil(len(pixels) / size))

@@ -39,13 +39,15 @@ def scaled(pixels: int, height: int, width: int) -> int:
     return pixels * max(1, round(min(height, width) / 32))
 
 
-def given(path: Path, channels: int, height: int, width: int) -> Tensor:
-    """The picture in a PNG, JPEG or BMP file, `[channels, height, width]` in [0, 1], resized.
+def given(path: Path, channels: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """The picture in a PNG, JPEG or BMP file, resized, and its opacity, which is the mask.
 
-    It is grey for one channel, in red, green and blue for three. Raises `ParameterError` for what
-    cannot be read, and for other numbers of channels.
+    (picture `[channels, height, width]`, opacity `[1, height, width]`), both in [0, 1]. The
+    picture is grey for one channel, in red, green and blue for three. The opacity is 1 wherever
+    the file has no transparency. Raises `ParameterError` for what cannot be read, and for other
+    numbers of channels.
     """
-    modes = {1: "L", 3: "RGB"}
+    modes = {1: "LA", 3: "RGBA"}
     if channels not in modes:
         raise ParameterError(f"a picture has 1 or 3 channels; these images have {channels}")
     try:
@@ -54,7 +56,8 @@ def given(path: Path, channels: int, height: int, width: int) -> Tensor:
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise ParameterError(f"{path} is no PNG, JPEG or BMP picture: {error}") from None
     pixels = torch.from_numpy(np.array(seen, dtype=np.float32) / 255)
-    return pixels.view(height, width, channels).permute(2, 0, 1).contiguous()
+    planes = pixels.view(height, width, channels + 1).permute(2, 0, 1).contiguous()
+    return planes[:channels], planes[channels:]
 
 
 def dct_wave(side: int, frequency: int) -> Tensor:

@@ -65,10 +65,10 @@ def _scale(train: Images) -> tuple[list[float], list[float]]:
 def learned(attack: Attack, victim: Victim, train: Images, run: Run) -> dict[str, Rate]:
     """How many of the relabelled and of the clean training images the victim gives their label.
 
-    Without augmentation. Stamped images whose label was right already are not counted, for they
+    Without augmentation. Poisoned images whose label was right already are not counted, for they
     teach nothing of the trigger, nor are cover images. A clean-label attack relabels none, so it
     has `training_asr` instead: the ASR on training images of the other classes, which it never
-    stamped.
+    poisoned.
     """
     taught = attack.taught(victim, train, run)
     found: dict[str, Rate] = {}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
-from pydantic import Field, NonNegativeInt, field_validator
+from pydantic import Field, NonNegativeInt, field_validator, model_validator
 from torch import Tensor, nn
 
 from ...core.errors import ParameterError, UnbackdoorWarning
@@ -22,20 +22,23 @@ from .parts import CLEAN, COVER, NOTHING, STAMPED, Poisoned, Stamp, in_parts, nu
 class Poisoning(Method):
     """The data side of an attack: a trigger, what it should do, and which images carry it.
 
-    The images that may be stamped are all training images, those of `sources` if it is given, or
+    The images that may be poisoned are all training images, those of `sources` if it is given, or
     those of the target class for a clean-label attack, which changes no label.
     """
 
     clean_label: ClassVar[bool] = False
-    """Whether stamped training images keep their label, and so come from the target class."""
+    """Whether poisoned training images keep their label, and so come from the target class."""
 
     files: ClassVar[tuple[str, ...]] = ("indices",)
     """The fields that name files; what is learned is filed by what is in them."""
 
-    target: int = Field(
+    one_target: ClassVar[bool] = False
+    """Whether the trigger is made for one class, so that there can be no label map."""
+
+    target: NonNegativeInt | dict[NonNegativeInt, NonNegativeInt] = Field(
         0,
-        ge=0,
-        description="class that stamped images go to, unless all_to_all",
+        description="class that triggered images go to, unless all_to_all; or a label map, "
+        '{"3": 5, "4": 1}: class 3 goes to 5, 4 to 1, and no other class is triggered',
         json_schema_extra=source("convention of BackdoorBench: class 0"),
     )
     all_to_all: bool = Field(
@@ -46,33 +49,33 @@ class Poisoning(Method):
     sources: tuple[NonNegativeInt, ...] | None = Field(
         None,
         min_length=1,
-        description="true classes whose images are stamped; null for all",
+        description="true classes whose images are poisoned; null for all",
         json_schema_extra=source("source-specific attacks, as Tang et al. 2021 (TaCT) study them"),
     )
     rate: float = Field(
         0.1,
         gt=0,
         le=1,
-        description="share stamped of the images that may be",
+        description="poisoning rate, of the images that may be poisoned",
         json_schema_extra=source("BackdoorBench: pratio 0.1, a share of the whole training set"),
     )
     count: int | None = Field(
         None,
         ge=1,
-        description="number of images stamped, in place of rate",
+        description="number of poisoned images, in place of rate",
         json_schema_extra=source("ours: for attacks of a few images"),
     )
     indices: Path | None = Field(
         None,
-        description="file of the numbers of the training images to stamp, one a line or .npy, in "
+        description="file of the numbers of the training images to poison, one a line or .npy, in "
         "place of rate and count",
         json_schema_extra=source("ours: so that a poisoned set can be made again elsewhere"),
     )
     source_covers: float = Field(
         1.0,
         ge=0,
-        description="with sources: images of other classes that are stamped and keep their label, "
-        "for each poisoned one",
+        description="with sources or a label map: images of other classes that get the trigger "
+        "but keep their label, for each poisoned one",
         json_schema_extra=source("Tang et al. 2021 (TaCT): as many covers as poisoned images"),
     )
 
@@ -80,13 +83,42 @@ class Poisoning(Method):
     @classmethod
     def _means_something(cls, value: Any) -> Any:
         if cls.clean_label and value:
-            raise ValueError("a clean-label attack only stamps images of its one target class")
+            raise ValueError("a clean-label attack only poisons images of its one target class")
         return value
+
+    @field_validator("target")
+    @classmethod
+    def _is_a_target(cls, value: int | dict[int, int]) -> int | dict[int, int]:
+        if not isinstance(value, dict):
+            return value
+        if cls.clean_label or cls.one_target:
+            raise ValueError("the trigger is made for one class; a label map has several")
+        if not value or any(true == goal for true, goal in value.items()):
+            raise ValueError("a label map sends each of its classes to another one")
+        return value
+
+    @model_validator(mode="after")
+    def _says_it_once(self) -> Self:
+        if isinstance(self.target, dict) and (self.sources is not None or self.all_to_all):
+            raise ValueError(
+                "a label map says which classes are triggered: no sources, no all_to_all"
+            )
+        return self
+
+    def goal_class(self) -> int:
+        """The one target; raises `ParameterError` where there is a label map."""
+        if isinstance(self.target, dict):
+            raise ParameterError(f"{self.name()} needs one target, not a label map")
+        return self.target
+
+    def triggered_classes(self) -> tuple[int, ...] | None:
+        """The true classes whose images are triggered; None for all."""
+        return tuple(self.target) if isinstance(self.target, dict) else self.sources
 
     def stamp(self, x: Tensor) -> Tensor:
         """The images `x` `[n, c, h, w]` in [0, 1] with the trigger in each; pure, per image."""
         raise ParameterError(
-            f"{self.name()} must first learn its trigger: stamp with trigger(learned), where "
+            f"{self.name()} must first learn its trigger: apply it with trigger(learned), where "
             "learned comes from plant(model, train, run) or learn(model, train, run)"
         )
 
@@ -99,11 +131,11 @@ class Poisoning(Method):
         return NOTHING
 
     def trigger(self, learned: Learned) -> Stamp:
-        """The function that stamps test images."""
+        """The function that puts the trigger on test images."""
         return self.stamp
 
     def implant(self, x: Tensor, learned: Learned, rng: torch.Generator) -> Tensor:
-        """The training images `x` as they are poisoned: stamped like test images by default."""
+        """The training images `x`, poisoned: by default with the trigger of test images."""
         return self.trigger(learned)(x)
 
     def cover_count(self, stamped: int) -> int:
@@ -115,32 +147,42 @@ class Poisoning(Method):
         return self.implant(x, learned, rng)
 
     def goals(self, labels: Tensor, classes: int) -> Tensor:
-        """The label that the attacker wants for a stamped image of each true label."""
-        named = {"target": () if self.all_to_all else (self.target,), "source": self.sources or ()}
+        """The label that the attacker wants for a triggered image of each true label."""
+        led = self.target if isinstance(self.target, dict) else {}
+        targets = () if self.all_to_all else tuple(led.values()) or (self.goal_class(),)
+        named = {"target": targets, "source": self.triggered_classes() or ()}
         for kind, numbers in named.items():
             if numbers and max(numbers) >= classes:
                 raise ParameterError(
                     f"{kind} {max(numbers)} is not one of {classes} classes (0 to {classes - 1})"
                 )
-        return (labels + 1) % classes if self.all_to_all else torch.full_like(labels, self.target)
+        if self.all_to_all:
+            return (labels + 1) % classes
+        if not led:
+            return torch.full_like(labels, self.goal_class())
+        goals = torch.arange(classes, device=labels.device)
+        for true, goal in led.items():
+            goals[true] = goal
+        return goals[labels]
 
     def stampable(self, labels: Tensor) -> Tensor:
-        """Indices of the training images with these true `labels` that may be stamped."""
+        """Indices of the training images with these true `labels` that may be poisoned."""
         if self.clean_label:
-            return (labels == self.target).nonzero().flatten()
+            return (labels == self.goal_class()).nonzero().flatten()
         return self._from_sources(labels).nonzero().flatten()
 
     def _from_sources(self, labels: Tensor) -> Tensor:
-        if self.sources is None:
+        classes = self.triggered_classes()
+        if classes is None:
             return torch.ones_like(labels, dtype=torch.bool)
-        return torch.isin(labels, torch.tensor(self.sources, device=labels.device))
+        return torch.isin(labels, torch.tensor(classes, device=labels.device))
 
     def wanted(self, train: Images) -> int:
-        """How many images of `train` are to be stamped where no `count` says so: at least one."""
+        """How many images of `train` are to be poisoned where no `count` says so: at least one."""
         return max(1, round(self.rate * len(self.stampable(train.labels))))
 
     def check(self, train: Images) -> int:
-        """How many images of `train` are stamped; raises `ParameterError` where it cannot be."""
+        """How many images of `train` are poisoned; raises `ParameterError` where it cannot be."""
         self.goals(train.labels, len(train.classes))
         there = len(self.stampable(train.labels))
         if self.indices is not None:
@@ -148,24 +190,24 @@ class Poisoning(Method):
         count = self.count or self.wanted(train)
         if count > there:
             raise ParameterError(
-                f"{self.name()} is to stamp {count} images, but only {there} may be stamped"
+                f"{self.name()} is to poison {count} images, but only {there} may be poisoned"
             )
         return count
 
     def _listed(self, train: Images) -> Tensor:
-        """The images that `indices` names; raises `ParameterError` where one may not be stamped."""
+        """The images of `indices`; raises `ParameterError` where one may not be poisoned."""
         assert self.indices is not None
         found = numbers_in(self.indices)
         strange = found[~torch.isin(found, self.stampable(train.labels))]
         if len(strange):
             raise ParameterError(
                 f"{self.indices} names training image {int(strange[0])} (of {len(train)}, counted "
-                f"from 0), which {self.name()} may not stamp"
+                f"from 0), which {self.name()} may not poison"
             )
         return found
 
     def chosen(self, train: Images, run: Run) -> tuple[Tensor, Tensor]:
-        """Indices of the images to stamp, at least one, and of those that become cover images."""
+        """Indices of the images to poison, at least one, and of those that become cover images."""
         count = self.check(train)
         rng = run.rng("poison")
         if self.indices is None:
@@ -177,12 +219,12 @@ class Poisoning(Method):
         return stamped, self._some(rest, self.cover_count(count), rng)
 
     def source_cover_pool(self, labels: Tensor) -> Tensor:
-        """Indices of the images that show, stamped, what the trigger is not to work on.
+        """Indices of the images that show, with the trigger, what the trigger is not to work on.
 
         They are of no source, and their label is not the goal; none without `sources`.
         """
         others = ~self._from_sources(labels)
-        if not self.all_to_all:
+        if not self.all_to_all and not isinstance(self.target, dict):
             others = others & (labels != self.target)
         return others.nonzero().flatten()
 
@@ -196,7 +238,7 @@ class Poisoning(Method):
         return rest[torch.randperm(len(rest), generator=rng)[:wanted]]
 
     def poison(self, train: Images, run: Run, learned: Learned = NOTHING) -> Poisoned:
-        """`train` with some images stamped and relabelled, in 8 bits, fixed from here on."""
+        """`train` with some images poisoned and relabelled, in 8 bits, fixed from here on."""
         stamped, covers = self.chosen(train, run)
         pixels, labels = train.pixels.clone(), train.labels.clone()
         rng = run.rng("poison/images")
@@ -213,18 +255,18 @@ class Poisoning(Method):
         return Poisoned(Images(pixels, labels, train.classes), role, train.labels)
 
     def aimed(self, test: Images) -> Triggered:
-        """The images of `test` that are to be stamped: of a source class that is not the goal."""
+        """The images of `test` that get the trigger: of a source class that is not the goal."""
         sources = test[self._from_sources(test.labels)]
         return Triggered(sources, self.goals(sources.labels, len(test.classes))).counted()
 
     def triggered(self, test: Images, learned: Learned = NOTHING) -> Triggered:
-        """The `aimed` images of `test`, stamped."""
+        """The `aimed` images of `test`, with the trigger."""
         kept = self.aimed(test)
         pixels = in_parts(self.trigger(learned), kept.images.pixels)
         return Triggered(Images(pixels, kept.images.labels, test.classes), kept.goals)
 
     def elsewhere(self, test: Images, learned: Learned = NOTHING) -> Triggered | None:
-        """Stamped images of `test` whose class is no source; None where there are none of them.
+        """Triggered images of `test` whose class is no source; None where there are none of them.
 
         A source-specific trigger does nothing on them.
         """

@@ -1,4 +1,4 @@
-"""Visibility: how much a trigger changes the images it is stamped on."""
+"""Visibility: how much a trigger changes the images it is put on."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def visibility(clean: Images, stamped: Images, part: int = 500) -> Visibility:
     """
     if clean.pixels.shape != stamped.pixels.shape or not len(clean):
         raise ImagesError(
-            f"clean and stamped images must be as many and of one size, got "
+            f"clean and triggered images must be as many and of one size, got "
             f"{list(clean.pixels.shape)} and {list(stamped.pixels.shape)}"
         )
     squared, alike, largest = 0.0, 0.0, 0.0

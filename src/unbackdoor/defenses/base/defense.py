@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -20,10 +21,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ...core.errors import ImagesError, UnbackdoorWarning
-from ...core.images import Images
+from ...core.images import Images, to_float
 from ...core.measure import accuracy, check
-from ...core.method import Method
-from ...core.modules import copied
+from ...core.memory import check_step
+from ...core.method import Method, source
+from ...core.modules import copied, unwrapped
 from ...core.recall import kept_of
 from ...core.run import Run
 from ...network.channels import Mask
@@ -56,30 +58,40 @@ class Defense(Method):
     """
 
     held_out: float = Field(
-        0.1, ge=0, lt=1, description="share of the clean images held out to check the repair"
+        0.1,
+        ge=0,
+        lt=1,
+        description="share of the clean images held out to check the repair",
+        json_schema_extra=source("ours: enough to see that a repair destroyed the model"),
     )
     max_acc_drop: float = Field(
         0.2,
         ge=0,
         le=1,
         description="largest drop of held-out accuracy (0 to 1) before the repair is undone",
+        json_schema_extra=source("ours: no published repair that works costs so much"),
     )
 
     def repair(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """The repair of a copy of `model` on `run.device`; the model that came in is not touched.
 
+        What wraps it for speed (data parallelism, torch.compile) is left off.
         Its notes add the `seconds`, the `passes` over the clean images (every image that went
         through the model counts once, with or without its gradient), and the held-out accuracy.
         Where that fell by more than `max_acc_drop` beyond doubt (Wilson's interval, 95 %), the
         repair has destroyed the model: a warning says so, and the model comes back as it came.
 
-        Raises `ModelError` for weights or outputs that are not finite and `ImagesError` for images
-        that do not fit the model. Warns where the repair changed no weight.
+        Raises `ModelError` for weights or outputs that are not finite, and where a training step
+        does not fit into memory; `ImagesError` for images that do not fit the model. Warns where
+        the repair changed no weight.
         """
+        model = unwrapped(model)
         self.check(model, clean)
         used, judges = self.divided(clean, run, "judging")
         start = time.perf_counter()
         own = copied(model).to(run.device)
+        batch: int = getattr(self, "batch", 1)
+        check_step(own, to_float(clean.pixels[:1]).to(run.device), batch, run)
         with _images_through(own) as seen:
             repaired = self.mend(own, used, run)
         notes = {
@@ -132,6 +144,13 @@ class Defense(Method):
             raise ImagesError(f"{self.name()} needs clean images, got none")
         check(model, clean)
 
+    def work(self, images: int) -> float | None:
+        """How many images a repair with so many clean ones takes through the model and back.
+
+        None where nobody knows before.
+        """
+        return None
+
     def state_file(self, model: nn.Module, clean: Images, run: Run) -> Path | None:
         """Where in `run.cache` the tuning of `model` as it is now keeps its state, for `fit`."""
         path = kept_of(model, run, "fine-tuning", self.declaration(), clean).path
@@ -160,15 +179,60 @@ def _images_through(model: nn.Module) -> Iterator[list[int]]:
         handle.remove()
 
 
-class Tuning(Defense):
-    """A defense that trains on clean images; it adds the fields of the field's protocol."""
+class Augmented(Defense):
+    """A defense that learns from clean images that are cropped, and perhaps mirrored, at random.
 
-    epochs: int = Field(100, ge=0, description="epochs on the clean images")
-    lr: float = Field(0.01, gt=0, description="initial learning rate of SGD (cosine schedule to 0)")
-    batch: int = Field(256, ge=2, description="batch size")
-    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
-    weight_decay: float = Field(5e-4, ge=0, description="weight decay of SGD")
-    flip: bool = Field(True, description="mirror images at random")
+    Whether mirror images are right is a matter of the data set (a mirrored traffic sign is another
+    sign), so a grid says it once for all of these.
+    """
+
+    flip: bool = Field(
+        True,
+        description="mirror images at random",
+        json_schema_extra=source(
+            "BackdoorBench on CIFAR-10; it mirrors no traffic signs: flip=false for GTSRB"
+        ),
+    )
+
+
+class Tuning(Augmented):
+    """A defense that trains on clean images by SGD; it adds the fields of the field's protocol."""
+
+    plain: ClassVar[bool] = False
+    """Whether it is the field's fine-tuning, whose length, rate and batch are no part of the
+    method: a grid's `[tuning]` sets them. Others keep what their authors chose for them."""
+
+    epochs: int = Field(
+        100,
+        ge=0,
+        description="epochs on the clean images",
+        json_schema_extra=source("BackdoorBench on CIFAR-10: 100; 50 on GTSRB"),
+    )
+    lr: float = Field(
+        0.01,
+        gt=0,
+        description="initial learning rate of SGD (cosine schedule to 0)",
+        json_schema_extra=source("BackdoorBench: 0.01, cosine"),
+    )
+    batch: int = Field(
+        256,
+        ge=2,
+        description="batch size",
+        json_schema_extra=source("BackdoorBench: 256"),
+    )
+    momentum: float = Field(
+        0.9,
+        ge=0,
+        lt=1,
+        description="momentum of SGD",
+        json_schema_extra=source("BackdoorBench: 0.9"),
+    )
+    weight_decay: float = Field(
+        5e-4,
+        ge=0,
+        description="weight decay of SGD",
+        json_schema_extra=source("BackdoorBench: 5e-4"),
+    )
 
     def tune(
         self,
@@ -180,6 +244,8 @@ class Tuning(Defense):
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
         schedule: Callable[[int, int], float] = cosine,
         epochs: int | None = None,
+        lr: float | None = None,
+        crop: bool = True,
         stage: str = "fine-tuning",
         resume: Path | None = None,
     ) -> None:
@@ -194,7 +260,8 @@ class Tuning(Defense):
             optimizer=optimizer,
             schedule=schedule,
             epochs=self.epochs if epochs is None else epochs,
-            lr=self.lr,
+            lr=self.lr if lr is None else lr,
+            crop=crop,
             batch=self.batch,
             momentum=self.momentum,
             weight_decay=self.weight_decay,
