@@ -59,7 +59,7 @@ kills: $(DEV)
 
 # Small networks that scanners are calibrated on: an hour or two; goes on where it stopped
 population: $(DEV)
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/population.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/population.py plant
 
 # Some of them only: make mutants ONLY=Blind
 ONLY ?=
