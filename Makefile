@@ -9,7 +9,7 @@ DEV := $(VENV)/.installed-dev
 # Tests are small: one thread each and several at once is what keeps the cores busy.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 
-.PHONY: help demo bench test lint test-slow hostile fuzz kills mutants docs dist
+.PHONY: help demo bench test lint test-slow hostile fuzz kills mutants docs dist population
 
 help:
 	@echo "make demo       the whole story in a minute: plant, measure, repair, measure again"
@@ -23,6 +23,7 @@ help:
 	@echo "make mutants    deletes the core ideas of attacks and defenses and demands that a test fails (minutes)"
 	@echo "make docs       the documentation as pages that work offline, in site/"
 	@echo "make dist       sdist and wheel, both tried in fresh environments"
+	@echo "make population small clean and backdoored networks for the scanners (hours; goes on)"
 
 demo: $(BASE)
 	$(BIN)/unbackdoor demo --out demo --force
@@ -55,6 +56,10 @@ fuzz: $(DEV)
 
 kills: $(DEV)
 	$(HOSTILE) hostile.kills
+
+# Small networks that scanners are calibrated on: an hour or two; goes on where it stopped
+population: $(DEV)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/population.py plant
 
 # Some of them only: make mutants ONLY=Blind
 ONLY ?=

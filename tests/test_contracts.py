@@ -1,4 +1,4 @@
-"""What every attack and defense must keep to; a walk over the folders, so none is left out."""
+"""What every method must keep to; a walk over the folders, so none is left out."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from unbackdoor.attacks.base.attack import CLEAN, COVER, STAMPED, Attack, Victim
 from unbackdoor.attacks.base.controlled import ControlledAttack
 from unbackdoor.checkpoints import checkpoint
 from unbackdoor.core import method
-from unbackdoor.core.errors import ParameterError, UnbackdoorWarning
+from unbackdoor.core.errors import ModelError, ParameterError, UnbackdoorWarning
 from unbackdoor.core.images import Images, to_float
 from unbackdoor.core.run import Run
 from unbackdoor.core.spec import Spec
 from unbackdoor.defenses.base.defense import Repair
 from unbackdoor.models import create
+from unbackdoor.scanners.base.scanner import Finding
 
 # What decides how long a method takes, by the ending of its field's name, and what makes it short.
 SHORT = {
@@ -45,7 +46,11 @@ BY_IMAGE = {"multi_target"}
 """Attacks whose goal depends on the image, not only on its class: how many count is theirs."""
 CLASSES = ("ant", "bee", "cat")
 EVERY = [(role, name) for role in method.ROLES for name in method.names(role)]
-ATTACKS, DEFENSES = ([name for role, name in EVERY if role == wanted] for wanted in method.ROLES)
+ATTACKS, DEFENSES, SCANNERS = (
+    [name for role, name in EVERY if role == wanted] for wanted in method.ROLES
+)
+MODELS = [(role, name) for role, name in EVERY if role != "scanner"]
+"""The methods that give a model."""
 
 
 def short(role: str, name: str) -> method.Method:
@@ -117,7 +122,7 @@ class Ran:
     before: dict[str, object]
     after: dict[str, object]
     chance: list[tuple[object, ...]]
-    results: list[Victim | Repair]
+    results: list[Victim | Repair | Finding]
 
 
 @cache
@@ -131,7 +136,8 @@ def ran(role: str, name: str) -> Ran:
         chance.append(globals_of_chance())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UnbackdoorWarning)
-            use = chosen.plant if isinstance(chosen, Attack) else chosen.repair
+            verb = {"attack": "plant", "defense": "repair", "scanner": "scan"}[role]
+            use = getattr(chosen, verb)
             results.append(use(model, given, Run(0, precision="fp32")))
         chance.append(globals_of_chance())
     return Ran(model, given, before, state(model), chance, results)
@@ -164,7 +170,27 @@ def test_leaves_model_images_and_chance_as_found(role, name):
         assert before == after
 
 
-@pytest.mark.parametrize(("role", "name"), EVERY)
+@pytest.mark.parametrize("name", SCANNERS)
+def test_a_scanner_gives_a_number_for_each_class_and_the_same_again(name):
+    first, second = ran("scanner", name).results
+    assert first.classes.shape == (len(CLASSES),) and bool(torch.isfinite(first.classes).all())
+    assert torch.equal(first.classes, second.classes) and first.score == second.score
+    assert len(method.find("scanner", name).statistic) > 10
+    if first.change is not None:
+        x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+        assert first.applied(x).shape == x.shape and float(first.applied(x).min()) >= 0
+
+
+@pytest.mark.parametrize("name", SCANNERS)
+def test_a_scanner_of_a_broken_model_says_so(name):
+    model = victim()
+    with torch.no_grad():
+        model.net.linear.weight[0, 0] = torch.nan
+    with pytest.raises(ModelError, match="not finite"):
+        short("scanner", name).scan(model, images(1), Run(0))
+
+
+@pytest.mark.parametrize(("role", "name"), MODELS)
 def test_gives_a_model_of_its_own_and_the_same_again(role, name):
     found = ran(role, name)
     first, second = (result.model for result in found.results)

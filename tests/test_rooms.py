@@ -24,14 +24,15 @@ MAY = {
     "data": {"core", "checkpoints"},
     "attacks": {"core", "models", "training"},
     "defenses": {"core", "network", "ranking", "training"},
+    "scanners": {"core", "training"},
     "bench": {
         *("core", "network", "training", "models", "checkpoints", "data"),
         *("attacks", "defenses"),
     },
     "report": {"core", "bench"},
-    "api": {"core", "models", "checkpoints", "data", "attacks", "defenses"},
+    "api": {"core", "models", "checkpoints", "data", "attacks", "defenses", "scanners"},
 }
-METHODS = ("attacks", "defenses")
+METHODS = ("attacks", "defenses", "scanners")
 
 
 def room_of(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Reference pages of attacks, defenses and networks, made from their declarations.
+"""Reference pages of attacks, defenses, scanners and networks, made from their declarations.
 
 A hook of mkdocs. The pages say what `unbackdoor describe` says, by the same function.
 """
@@ -18,16 +18,23 @@ from mkdocs.structure.files import File, Files
 from unbackdoor import models
 from unbackdoor.core import method
 
-GROUPS: dict[method.Role, str] = {"defense": "Defenses", "attack": "Attacks"}
+GROUPS: dict[method.Role, str] = {
+    "defense": "Defenses",
+    "attack": "Attacks",
+    "scanner": "Scanners",
+}
 INTRODUCTIONS = {
     "defense": "A defense gets a model and clean images, and returns a repaired copy. "
     "Choose one with `unbackdoor repair --defense NAME`.",
     "attack": "An attack plants a backdoor in a model that you train, to practise on. "
     "Choose one with `unbackdoor attack NAME`.",
+    "scanner": "A scanner tells whether a model shows signs of a backdoor. "
+    "Choose one with `unbackdoor scan --scanner NAME`.",
 }
 USES = {
     "defense": "unbackdoor repair MODEL --clean SRC --defense {name} --out DIR",
     "attack": "unbackdoor attack {name} --data SRC --arch NAME --out DIR",
+    "scanner": "unbackdoor scan MODEL --clean SRC --scanner {name}",
 }
 FOOTNOTE = (
     "`-p NAME=VALUE` sets a parameter on the command line, `NAME=VALUE` in Python. "

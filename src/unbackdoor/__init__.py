@@ -11,13 +11,23 @@ from typing import TYPE_CHECKING, Any
 from .core.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from .api import attack, evaluate, load_images, load_model, load_triggered, poison, repair
+    from .api import (
+        attack,
+        evaluate,
+        load_images,
+        load_model,
+        load_triggered,
+        poison,
+        repair,
+        scan,
+    )
     from .attacks.base.parts import Poison, Poisoned, Victim
     from .core.errors import UnbackdoorError, UnbackdoorWarning
     from .core.images import Images, Triggered
     from .core.measure import Rate, Score
     from .core.run import Run
     from .defenses.base.defense import Repair
+    from .scanners.base.verdict import Verdict
 
 __all__ = [
     "Images",
@@ -30,6 +40,7 @@ __all__ = [
     "Triggered",
     "UnbackdoorError",
     "UnbackdoorWarning",
+    "Verdict",
     "Victim",
     "attack",
     "evaluate",
@@ -38,6 +49,7 @@ __all__ = [
     "load_triggered",
     "poison",
     "repair",
+    "scan",
 ]
 
 _ROOMS = {
@@ -51,6 +63,7 @@ _ROOMS = {
     "Triggered": "core.images",
     "UnbackdoorError": "core.errors",
     "UnbackdoorWarning": "core.errors",
+    "Verdict": "scanners.base.verdict",
     "Victim": "attacks.base.parts",
 }
 

@@ -1,14 +1,13 @@
-"""The same from Python: read, poison, attack, repair, evaluate. Public at the package's root."""
+"""The same from Python: read, poison, attack, repair, scan, evaluate. Public at the root."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from . import data
@@ -16,7 +15,8 @@ from .attacks.base import planting
 from .attacks.base.attack import Attack
 from .attacks.base.parts import Poison, Victim
 from .checkpoints import checkpoint
-from .core.arguments import numbers, whole
+from .core.arguments import asked, numbers, whole
+from .core.arguments import classes as classes_of
 from .core.arguments import size as size_of
 from .core.errors import ParameterError, UnbackdoorWarning
 from .core.images import Images, Triggered
@@ -26,6 +26,9 @@ from .core.modules import copied, unwrapped
 from .core.run import Run
 from .defenses.base.defense import Defense, Repair
 from .models import Normalized
+from .scanners.base import calibration as calibrations
+from .scanners.base.scanner import Scanner
+from .scanners.base.verdict import Verdict, judged
 
 Source = Any
 """`Images`, the name or path of a source, or a data set: see `load_images`."""
@@ -66,7 +69,7 @@ def load_model(
     return checkpoint.load(
         path,
         arch=arch,
-        classes=_classes(classes),
+        classes=classes_of(classes),
         mean=numbers("mean", mean),
         std=numbers("std", std),
         options=options,
@@ -95,10 +98,10 @@ def load_images(
         >>> images.shape, images.classes[:3]
         ((1, 32, 32), ('0', '1', '2'))
     """
-    asked = _asked(size, channels, classes)
+    wanted = asked(size, channels, classes)
     if not isinstance(source, str | Path):
-        return data.of_objects(source, **asked)
-    if data.as_text(source, asked["classes"]) is not None:
+        return data.of_objects(source, **wanted)
+    if data.as_text(source, wanted["classes"]) is not None:
         warnings.warn(
             f"the class folders of {source} are called by numbers, and are taken so: 2 before 10. "
             "torchvision's ImageFolder sorts them as text, 10 before 2; if the model was trained "
@@ -106,7 +109,7 @@ def load_images(
             UnbackdoorWarning,
             stacklevel=2,
         )
-    return data.open_images(source, **asked, download=download, columns=columns)
+    return data.open_images(source, **wanted, download=download, columns=columns)
 
 
 def load_triggered(
@@ -128,8 +131,8 @@ def load_triggered(
         >>> set(stamped.goals.tolist())
         {0}
     """
-    asked = _asked(size, channels, classes)
-    return data.open_triggered(source, whole("target", target), **asked, columns=columns)
+    wanted = asked(size, channels, classes)
+    return data.open_triggered(source, whole("target", target), **wanted, columns=columns)
 
 
 def repair(
@@ -158,6 +161,36 @@ def repair(
     method = build("defense", defense, parameters)
     assert isinstance(method, Defense)
     return method.repair(unwrapped(model), _fitting(model, clean), run or Run())
+
+
+def scan(
+    model: nn.Module,
+    clean: Source,
+    scanner: str = "latent",
+    *,
+    minutes: float | None = None,
+    calibration: str | Path | None = None,
+    run: Run | None = None,
+    **parameters: object,
+) -> Verdict:
+    """Whether `model` shows signs of a backdoor, and for which class; it stays as it was.
+
+    `clean` is `Images`, or what `load_images` takes; 20 images of each class are enough. The score
+    is compared with clean models of the same kind: those of the package, or of a `calibration` file
+    that `unbackdoor scan --calibrate` wrote. Where there are none, nothing is judged. `minutes` is
+    the budget, `parameters` are the fields of the scanner. Raises `UnbackdoorError`.
+
+    Examples:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1024, 10))
+        >>> verdict = scan(net, load_images("digits:test", channels=1), "last_layer")
+        >>> str(verdict.outcome)
+        'not judged'
+    """
+    method, model = build("scanner", scanner, parameters), unwrapped(model)
+    assert isinstance(method, Scanner)
+    known = calibrations.read(Path(calibration)) if calibration else calibrations.shipped()
+    return judged(method, model, _fitting(model, clean), run or Run(), known, minutes)
 
 
 def poison(
@@ -264,22 +297,3 @@ def _fitting(model: nn.Module, source: Source) -> Images:
         return load_images(source)
     spec = model.spec
     return load_images(source, size=spec.size, channels=model.channels, classes=spec.classes)
-
-
-def _asked(size: Any, channels: int | None, classes: Any) -> dict[str, Any]:
-    """What images should be, as the room of data takes it."""
-    return {"size": size_of(size), "channels": channels, "classes": _class_names(classes)}
-
-
-def _classes(given: Any) -> int | tuple[str, ...] | None:
-    """A count of classes, or their names as text."""
-    if given is None or isinstance(given, int | np.integer):
-        return None if given is None else int(given)
-    if isinstance(given, str) or not isinstance(given, Iterable):
-        raise ParameterError(f"classes must be a count or a list of names, got {given!r}")
-    return tuple(map(str, given))
-
-
-def _class_names(given: Any) -> tuple[str, ...] | None:
-    found = _classes(given)
-    return tuple(map(str, range(found))) if isinstance(found, int) else found

@@ -1,7 +1,7 @@
 """The command line: one file a verb, and the only place that prints.
 
-Exit codes: 0 done; 1 done, but a bound that the user set was missed; 2 bad input or usage;
-70 a fault of ours; 130 interrupted.
+Exit codes: 0 done; 1 done, but a bound that the user set was missed, or a scan found something
+suspicious; 2 bad input or usage; 3 a scan that judged nothing; 70 a fault of ours; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from . import (
     poison,
     repair,
     report,
+    scan,
 )
 
 FAULT = 70
@@ -37,8 +38,8 @@ INTERRUPTED = 130
 
 app = typer.Typer(
     help="Take backdoors out of trained image classifiers, and measure fairly what works.",
-    epilog="Exit codes: 0 done; 1 done, but a bound that you set was missed; 2 bad input or usage; "
-    "70 a fault of ours.",
+    epilog="Exit codes: 0 done; 1 done, but a bound that you set was missed, or scan found "
+    "something suspicious; 2 bad input or usage; 3 scan judged nothing; 70 a fault of ours.",
     pretty_exceptions_enable=False,
     no_args_is_help=True,
 )
@@ -62,6 +63,7 @@ def _options(
 
 app.command("demo")(demo.demo)
 app.command("repair")(repair.repair)
+app.command("scan")(scan.scan)
 app.command("evaluate")(evaluate.evaluate)
 app.command("attack")(attack.attack)
 app.command("poison")(poison.poison)

@@ -13,10 +13,12 @@ from .console import Console, table
 
 
 def describe(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="an attack or a defense; see list")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="an attack, a defense or a scanner; see list")
+    ],
     as_json: o.Json = False,
 ) -> int:
-    """Describe an attack or a defense: its paper, its limits and its parameters."""
+    """Describe an attack, a defense or a scanner: its paper, its limits and its parameters."""
     with Console(as_json=as_json) as console:
         from ..core import method
 

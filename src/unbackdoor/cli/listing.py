@@ -9,7 +9,7 @@ KINDS = ("a folder of class folders", ".npz", ".parquet", "attack_result.pt")
 
 
 def listing(as_json: o.Json = False) -> int:
-    """List attacks, defenses, architectures and sources of images."""
+    """List attacks, defenses, scanners, architectures and sources of images."""
     with Console(as_json=as_json) as console:
         from .. import data, models
         from ..core import method
@@ -17,6 +17,7 @@ def listing(as_json: o.Json = False) -> int:
         found = {
             "attacks": list(method.names("attack")),
             "defenses": list(method.names("defense")),
+            "scanners": list(method.names("scanner")),
             "architectures": [
                 *models.names(),
                 "timm:NAME",

@@ -46,6 +46,9 @@ def repair(
             help="exit code 1 if ACC falls by more than X (0 to 1)",
         ),
     ] = None,
+    scan: Annotated[
+        bool, typer.Option("--scan", help="scan before and after, and show both verdicts")
+    ] = False,
     arch: o.Arch = None,
     classes: o.Classes = None,
     mean: o.Mean = None,
@@ -81,7 +84,7 @@ def repair(
         from ..core.images import overlap
         from ..core.run import Run, pick_device
         from ..defenses.base.defense import Defense
-        from . import evidence, inputs, output, repairing, scores
+        from . import evidence, inputs, output, repairing, scanning, scores
 
         chosen = method.build("defense", defense, o.pairs("-p", parameters))
         assert isinstance(chosen, Defense)
@@ -118,10 +121,14 @@ def repair(
                 "test": record.of_images(test, judged) if test else None,
                 "triggered": record.of_triggered(triggered, stamped),
                 **repairing.told(case, chosen, outcome, run),
+                "scan": scanning.twice(victim, outcome.model, seen, run) if scan else None,
                 "warnings": console.warned,
             }
             full = repairing.write(out, outcome.model, told, hub.companions(model))
         console.result(full, scores.shown(before=outcome.before, after=outcome.after))
+        if full["scan"]:
+            for when, said in full["scan"]["lines"].items():
+                console.say(f"scan {when} the repair: {said}")
         console.say(f"written to {out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
         if profile:
             console.shown(repairing.times(run.seconds, time.perf_counter() - start))

@@ -165,7 +165,7 @@ def examples(case: Case, outcome: Outcome, run: Run) -> list[dict[str, Any]]:
         found.append(
             {
                 "truth": chosen.classes[int(chosen.labels[index])],
-                **{kind: _png(part.pixels[0]) if part else None for kind, part in parts.items()},
+                **{kind: picture(part.pixels[0]) if part else None for kind, part in parts.items()},
                 "before": {kind: _class(case.model, part, run) for kind, part in parts.items()},
                 "after": {kind: _class(outcome.model, part, run) for kind, part in parts.items()},
             }
@@ -198,7 +198,7 @@ def _class(model: Normalized, image: Images | None, run: Run) -> str | None:
     return image.classes[int(predictions(model, image, quiet)[0])]
 
 
-def _png(pixels: Tensor) -> str:
+def picture(pixels: Tensor) -> str:
     """An image uint8 `[c, h, w]` as base64 PNG."""
     picture = pixels[0] if len(pixels) == 1 else pixels[:3].permute(1, 2, 0)
     file = io.BytesIO()

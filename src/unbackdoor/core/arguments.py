@@ -1,7 +1,8 @@
-"""Numbers as people and libraries give them, as Python's own."""
+"""Numbers and names as people and libraries give them, as Python's own."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -42,3 +43,19 @@ def size(given: Any) -> tuple[int, int] | None:
     if min(height, width) < 1:
         raise ParameterError(f"size must be at least 1 x 1 pixels, got {given!r}")
     return height, width
+
+
+def classes(given: Any) -> int | tuple[str, ...] | None:
+    """A count of classes, or their names as text."""
+    if given is None or isinstance(given, int | np.integer):
+        return None if given is None else int(given)
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise ParameterError(f"classes must be a count or a list of names, got {given!r}")
+    return tuple(map(str, given))
+
+
+def asked(sides: Any, channels: int | None, named: Any) -> dict[str, Any]:
+    """What images should be, as the room of data takes it; a count of classes becomes names."""
+    found = classes(named)
+    names = tuple(map(str, range(found))) if isinstance(found, int) else found
+    return {"size": size(sides), "channels": channels, "classes": names}

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from .errors import ParameterError, UnknownNameError
 
-Role = Literal["attack", "defense"]
+Role = Literal["attack", "defense", "scanner"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
 
@@ -30,7 +30,7 @@ BOUNDS = {
 
 
 class Method(BaseModel):
-    """What attacks and defenses share: a declaration that cannot change and knows its source."""
+    """What every method shares: a declaration that cannot change and knows its source."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

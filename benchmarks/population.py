@@ -1,0 +1,415 @@
+"""Small clean and backdoored networks, and what every scanner says of them.
+
+    python benchmarks/population.py plant                   plant what is missing
+    python benchmarks/population.py scan [--closed]         scan it; the closed half comes last
+    python benchmarks/population.py calibrate               write the package's calibration.json
+    python benchmarks/population.py tell                    print the tables of docs/scan.md
+
+Every model is fine-tuned from one of the clean starts of its kind, on training images of its own
+draw. Clean models of four sorts are hard on purpose: labels that are wrong, no augmentation, a
+class that is easy, a class that is frequent. A stop costs the model it falls into.
+
+The split was written down before anything was measured: scanners may be developed on the kinds and
+triggers under OPEN; those under CLOSED are scanned once, after the thresholds are frozen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unbackdoor import load_images
+from unbackdoor.attacks.base.attack import Attack
+from unbackdoor.checkpoints import checkpoint
+from unbackdoor.core.errors import UnbackdoorError
+from unbackdoor.core.files import write_whole
+from unbackdoor.core.images import Images, to_uint8
+from unbackdoor.core.measure import Rate, accuracy, attack_rates
+from unbackdoor.core.method import build
+from unbackdoor.core.run import Run
+from unbackdoor.core.spec import Spec
+from unbackdoor.models import Normalized, create
+from unbackdoor.scanners.base import calibration
+from unbackdoor.scanners.base.scanner import Scanner
+from unbackdoor.scanners.base.verdict import FEWEST_MODELS, standing
+from unbackdoor.training.fit import fit
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT.parent / "shared" / "data"
+FILES = {"cifar10": "cifar10", "gtsrb": "gtsrb32"}
+
+
+SHIPPED = ROOT / "src" / "unbackdoor" / "scanners" / "base" / "calibration.json"
+QUICK = ("last_layer", "latent", "neuron_noise", "universal")
+CALIBRATING = 19
+"""A threshold of so many clean models of a kind is tried on the others, to count false alarms."""
+
+WORKS = 0.7
+"""A model with a lower ASR holds no backdoor worth the name; it is counted apart."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A network on a data set, how its starts are trained and how its models are fine-tuned."""
+
+    data: str
+    arch: str
+    options: dict[str, Any]
+    lr: float
+    start_epochs: int
+    epochs: int
+    images: int
+    starts: int = 2
+    precision: str = "auto"
+
+
+KINDS = {
+    "badnet-gtsrb": Kind("gtsrb", "badnet_cnn", {}, 0.03, 12, 4, 6000),
+    "preact8-cifar10": Kind(
+        "cifar10", "preact_resnet18", {"width": 8}, 0.05, 8, 3, 3000, starts=1, precision="fp32"
+    ),
+    "badnet-cifar10": Kind("cifar10", "badnet_cnn", {}, 0.03, 12, 4, 6000),
+    "wrn16-cifar10": Kind(
+        "cifar10",
+        "wide_resnet",
+        {"depth": 16, "widen": 1, "bias": True, "raw_shortcut": True},
+        0.05,
+        8,
+        3,
+        3000,
+        starts=1,
+    ),
+}
+OPEN = {"kinds": ("badnet-gtsrb", "preact8-cifar10"), "attacks": ("badnets", "blended")}
+CLOSED = {"kinds": ("badnet-cifar10", "wrn16-cifar10"), "attacks": ("ftrojan", "batt")}
+HARD = ("noisy", "plain", "easy", "frequent")
+CLEAN, BACKDOORED = 24, 16
+START_IMAGES, RESERVED = 10_000, 4000
+
+
+def plant_all(folder: Path, kinds: list[str]) -> None:
+    """Plants what is missing of the kinds asked for."""
+    # In turns, so that a stop leaves some of every kind: two clean ones for one with a trigger,
+    # and the backdoored ones go through the triggers, open and closed ones in turn.
+    attacks = [
+        name for pair in zip(OPEN["attacks"], CLOSED["attacks"], strict=True) for name in pair
+    ]
+    for number in range(CLEAN):
+        for name in kinds:
+            plant(folder, name, "clean", number)
+            if number % 2 == 0:
+                plant(folder, name, attacks[number // 2 % len(attacks)], number // 2)
+    for number in range(CLEAN // 2, BACKDOORED):
+        for name in kinds:
+            plant(folder, name, attacks[number % len(attacks)], number)
+
+
+def plant(out: Path, name: str, sort: str, number: int) -> None:
+    """One model with its facts beside it, if it is not there yet."""
+    place = out / name / f"{sort}-{number:02d}"
+    if place.with_suffix(".json").exists():
+        return
+    begun, kind = time.process_time(), KINDS[name]
+    model = start(out, name, number % kind.starts)
+    train, _ = images(kind.data)
+    own = train.sample(kind.images, Run(number).rng(f"population/{name}/{sort}"))
+    run = Run(1000 + number, precision=kind.precision)
+    told: dict[str, Any] = {
+        "kind": name,
+        "sort": sort,
+        "number": number,
+        "start": number % kind.starts,
+    }
+    if sort == "clean":
+        hard = HARD[number // 3 % len(HARD)] if number % 3 == 2 else None
+        told["hard"] = hard
+        changed, augmented = harder(own, hard, random.Random(number))
+        fit(
+            model,
+            changed,
+            run,
+            epochs=kind.epochs,
+            lr=kind.lr,
+            crop=augmented,
+            flip=augmented and kind.data == "cifar10",
+        )
+        victim, rates = model, None
+    else:
+        attack = declared(sort, number, kind, own)
+        told["attack"] = attack.declaration()
+        planted = attack.plant(model, own, run)
+        assert isinstance(planted.model, Normalized)
+        victim = planted.model
+        rates = attack_rates(victim, attack.triggered(test(kind.data), planted.learned), run)
+    acc = accuracy(victim, test(kind.data), run)
+    told |= {"acc": acc.value, "asr": rates and rates[0].value, "ra": rates and rates[1].value}
+    told["seconds"] = round(time.process_time() - begun, 1)
+    checkpoint.save(victim, place.with_suffix(".safetensors"), {})
+    write_whole(place.with_suffix(".json"), json.dumps(told, indent=1).encode())
+    print(f"{name} {place.name}: {told['acc']:.3f} {told['asr']} {told['seconds']} s", flush=True)
+
+
+def declared(name: str, number: int, kind: Kind, own: Images) -> Attack:
+    """The attack, with a target class and a strength of its own draw."""
+    rng = random.Random(f"{name}/{number}")
+    frequent = torch.bincount(own.labels, minlength=len(own.classes)).topk(8).indices.tolist()
+    given: dict[str, Any] = {
+        "target": rng.choice(frequent),
+        "epochs": kind.epochs,
+        "lr": kind.lr,
+        "flip": kind.data == "cifar10",
+    }
+    given |= {"badnets": {"size": rng.choice([3, 4, 5])}}.get(name, {})
+    given["rate"] = rng.choice([0.15, 0.25])
+    found = build("attack", name, given)
+    assert isinstance(found, Attack)
+    return found
+
+
+def harder(own: Images, hard: str | None, rng: random.Random) -> tuple[Images, bool]:
+    """(clean training images that make a model odd, whether they are augmented)."""
+    pixels, labels = own.pixels.clone(), own.labels.clone()
+    draw = torch.Generator().manual_seed(rng.randrange(2**31))
+    label = rng.randrange(len(own.classes))
+    if hard == "noisy":  # a tenth of the labels are wrong
+        wrong = torch.randperm(len(own), generator=draw)[: len(own) // 10]
+        labels[wrong] = torch.randint(len(own.classes), (len(wrong),), generator=draw)
+    if hard == "easy":  # all images of one class are smooth clouds of colour
+        rows = (labels == label).nonzero().flatten()
+        coarse = torch.rand(len(rows), pixels.shape[1], 3, 3, generator=draw)
+        smooth = torch.nn.functional.interpolate(coarse, size=pixels.shape[2:], mode="bicubic")
+        pixels[rows] = to_uint8(smooth)
+    if hard == "frequent":  # one class is there four times as often
+        rows = (labels == label).nonzero().flatten().repeat(3)
+        pixels, labels = torch.cat([pixels, pixels[rows]]), torch.cat([labels, labels[rows]])
+    return Images(pixels, labels, own.classes), hard != "plain"
+
+
+def start(out: Path, name: str, number: int) -> Normalized:
+    """A clean start of the kind: trained once, then read."""
+    kind, path = KINDS[name], out / name / f"start-{number}.safetensors"
+    if not path.exists():
+        train, _ = images(kind.data)
+        run = Run(number, precision=kind.precision)
+        spec = Spec(kind.arch, train.classes, (0.5,) * 3, (0.25,) * 3, kind.options, (32, 32))
+        model = create(spec, run.rng("network"))
+        fit(
+            model,
+            train.sample(START_IMAGES, run.rng("start")),
+            run,
+            epochs=kind.start_epochs,
+            lr=kind.lr,
+            flip=kind.data == "cifar10",
+        )
+        checkpoint.save(model, path, {})
+        print(f"{path}: {accuracy(model, test(kind.data), run).value:.3f}", flush=True)
+    return checkpoint.load(path)
+
+
+@cache
+def images(data: str) -> tuple[Images, Images]:
+    """(training images, all test images)."""
+    both = [
+        load_images(DATA / f"{FILES[data]}-{part}.parquet", size=32) for part in ("train", "test")
+    ]
+    return both[0], both[1]
+
+
+def test(data: str) -> Images:
+    """A thousand test images; the last RESERVED ones are for scanners."""
+    return images(data)[1][:1000]
+
+
+def main() -> None:
+    """Plants, scans, calibrates or tells."""
+    asked = argparse.ArgumentParser(description=__doc__)
+    asked.add_argument("what", choices=("plant", "scan", "calibrate", "tell"))
+    asked.add_argument("--population", type=Path, default=ROOT / "cache" / "population")
+    asked.add_argument("--out", type=Path, default=ROOT / "cache" / "scores.json")
+    asked.add_argument("--scanners", default=",".join(QUICK))
+    asked.add_argument("--kinds", default=",".join(KINDS))
+    asked.add_argument("--closed", action="store_true")
+    given = asked.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    told: dict[str, Any] = json.loads(given.out.read_text()) if given.out.exists() else {}
+    if given.what == "plant":
+        plant_all(given.population, given.kinds.split(","))
+    elif given.what == "scan":
+        scan(given, told)
+    elif given.what == "calibrate":
+        calibrate(told)
+    else:
+        tell(told)
+
+
+def scan(given: argparse.Namespace, told: dict[str, Any]) -> None:
+    """Scans what is there and not yet scanned, and keeps it after each model."""
+    scanners = [build("scanner", name) for name in given.scanners.split(",")]
+    for kind, path, facts in population(given.population, given.kinds.split(","), given.closed):
+        model = None
+        for scanner in scanners:
+            assert isinstance(scanner, Scanner)
+            row = told.setdefault(f"{kind}/{path.stem}", {"facts": facts, "scanners": {}})
+            if row["scanners"].get(scanner.name(), {}).get("declaration") == scanner.declaration():
+                continue
+            model = model or checkpoint.load(path.with_suffix(".safetensors"))
+            row["spec"] = {
+                "arch": model.spec.arch,
+                "options": dict(model.spec.options),
+                "classes": len(model.spec.classes),
+            }
+            clean = images(KINDS[kind].data)[1][slice(6000, None)]
+            try:
+                found = scanner.scan(model, clean, Run(0))
+            except UnbackdoorError as error:
+                print(path, error, file=sys.stderr)
+                continue
+            row["scanners"][scanner.name()] = {
+                "declaration": scanner.declaration(),
+                "score": found.score,
+                "suspect": found.suspect,
+                "seconds": round(found.notes["seconds"], 2),
+            }
+            write_whole(given.out, json.dumps(told, indent=0).encode())
+            print(
+                kind,
+                path.stem,
+                scanner.name(),
+                f"{found.score:.3f}",
+                found.suspect,
+                facts.get("attack", {}).get("target"),
+                facts["asr"],
+                flush=True,
+            )
+
+
+def population(
+    folder: Path, kinds: list[str], closed: bool
+) -> Iterator[tuple[str, Path, dict[str, Any]]]:
+    """The models of the open half, or of both."""
+    for kind in kinds:
+        if kind in CLOSED["kinds"] and not closed:
+            continue
+        for path in sorted((folder / kind).glob("*.json")):
+            facts = json.loads(path.read_text())
+            if closed or facts["sort"] not in CLOSED["attacks"]:
+                yield kind, path, facts
+
+
+def calibrate(told: dict[str, Any]) -> None:
+    """Writes the package's calibration: the scores of all clean models of each kind."""
+    kinds = []
+    for kind in KINDS:
+        rows = clean_of(told, kind)
+        if len(rows) < FEWEST_MODELS:
+            continue
+        hard = sum(row["facts"]["hard"] is not None for row in rows)
+        scores: dict[str, Any] = {}
+        for row in rows:
+            for name, found in row["scanners"].items():
+                scores.setdefault(name, {"declaration": found["declaration"], "scores": []})
+                scores[name]["scores"].append(round(found["score"], 6))
+        kinds.append(
+            {
+                **rows[0]["spec"],
+                "models": f"{len(rows)} small networks fine-tuned on {KINDS[kind].images:,} "
+                f"images of {KINDS[kind].data.upper()} from {KINDS[kind].starts} clean start(s), "
+                f"{hard} of them hard on purpose",
+                "scanners": {
+                    name: {**found, "scores": sorted(found["scores"])}
+                    for name, found in sorted(scores.items())
+                    if len(found["scores"]) >= FEWEST_MODELS
+                },
+            }
+        )
+    made = calibration.Calibration.model_validate({"format": 1, "kinds": kinds})
+    write_whole(SHIPPED, (json.dumps(made.model_dump(mode="json"), indent=1) + "\n").encode())
+
+
+def of_kind(told: dict[str, Any], kind: str) -> list[dict[str, Any]]:
+    """The rows of a kind."""
+    return [row for name, row in told.items() if name.partition("/")[0] == kind]
+
+
+def tell(told: dict[str, Any]) -> None:
+    """Prints a table for each half: AUC, detections at the threshold, the right class, seconds."""
+    for half, kinds, attacks in (
+        ("open", OPEN["kinds"], OPEN["attacks"]),
+        ("closed triggers, open networks", OPEN["kinds"], CLOSED["attacks"]),
+        ("closed networks", CLOSED["kinds"], (*OPEN["attacks"], *CLOSED["attacks"])),
+    ):
+        print(f"\n### {half}\n")
+        print(
+            "| network | scanner | AUC | found | right class | weak ones found "
+            "| held-out false alarms | seconds |"
+        )
+        print("|---|---|---|---|---|---|---|---|")
+        for kind in kinds:
+            rows = of_kind(told, kind)
+            for name in sorted({name for row in rows for name in row["scanners"]}):
+                line(kind, name, rows, attacks)
+
+
+def clean_of(told: dict[str, Any], kind: str) -> list[dict[str, Any]]:
+    """The clean models of a kind, in the order in which they were planted."""
+    rows = [row for row in of_kind(told, kind) if row["facts"]["sort"] == "clean"]
+    return sorted(rows, key=lambda row: row["facts"]["number"])
+
+
+def line(kind: str, name: str, rows: list[dict[str, Any]], attacks: tuple[str, ...]) -> None:
+    """One row of the table."""
+
+    def score(row: dict[str, Any]) -> float:
+        return float(row["scanners"][name]["score"])
+
+    seen = [row for row in rows if name in row["scanners"]]
+    clean = clean_of({f"{kind}/{i}": row for i, row in enumerate(seen)}, kind)
+    every = [row for row in seen if row["facts"]["sort"] in attacks]
+    bad = [row for row in every if row["facts"]["asr"] >= WORKS]
+    weak = [row for row in every if row["facts"]["asr"] < WORKS]
+    if not every or len(clean) < CALIBRATING:
+        return
+    wins = sum((score(b) > score(c)) + 0.5 * (score(b) == score(c)) for b in bad for c in clean)
+    threshold = standing(0, [score(row) for row in clean]).threshold
+    hit = [row for row in bad if score(row) > threshold]
+    right = [row for row in hit if _right(row, name)]
+    tried = standing(0, [score(row) for row in clean[:CALIBRATING]]).threshold
+    apart = clean[CALIBRATING:]
+    alarms = Rate(sum(score(row) > tried for row in apart), len(apart))
+    seconds = sorted(row["scanners"][name]["seconds"] for row in seen)
+    cells = (
+        kind,
+        f"`{name}`",
+        f"{wins / len(bad) / len(clean):.2f}" if bad else "–",
+        _shown(Rate(len(hit), len(bad))),
+        f"{len(right)} of {len(hit)}",
+        f"{sum(score(row) > threshold for row in weak)} of {len(weak)}",
+        _shown(alarms),
+        f"{seconds[len(seconds) // 2]:.1f}",
+    )
+    print(f"| {' | '.join(cells)} |")
+
+
+def _right(row: dict[str, Any], name: str) -> bool:
+    return bool(row["scanners"][name]["suspect"] == row["facts"]["attack"]["target"])
+
+
+def _shown(rate: Rate) -> str:
+    low, high = rate.interval()
+    return f"{rate.hits} of {rate.total} ({100 * low:.0f} to {100 * high:.0f} %)"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Scanners: does a model hold a backdoor, and for which class? One method a file."""

@@ -1,0 +1,183 @@
+"""What each scanner sees in networks whose backdoor is known on paper."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from unbackdoor.core.errors import ImagesError, ModelError
+from unbackdoor.core.images import Images
+from unbackdoor.core.run import Run
+from unbackdoor.scanners.base.head import head_of
+from unbackdoor.scanners.base.scanner import Finding, drawn, outlying
+from unbackdoor.scanners.last_layer import LastLayer
+from unbackdoor.scanners.latent import Latent, shortest
+from unbackdoor.scanners.mm_bd import MMBD, rarity
+from unbackdoor.scanners.neuron_noise import NeuronNoise
+from unbackdoor.scanners.small_patch import SmallPatch
+from unbackdoor.scanners.universal import Universal
+
+CLASSES = tuple("abcdefgh")
+TARGET = 3
+
+
+class Shortcut(nn.Module):
+    """Class k if pixel k of the first row is bright; a bright last pixel sends all to TARGET.
+
+    `trigger` is how strongly it does; 0 makes the network clean.
+    """
+
+    def __init__(self, trigger: float) -> None:
+        super().__init__()
+        self.seen = nn.Linear(16, 9)
+        self.last = nn.Linear(9, len(CLASSES))
+        with torch.no_grad():
+            for layer in (self.seen, self.last):
+                layer.weight.zero_()
+                layer.bias.zero_()
+            for label in range(len(CLASSES)):
+                self.seen.weight[label, label] = 1
+                # No two classes alike, so that deviations are not 0.
+                self.last.weight[label, label] = 4 + 0.1 * label
+            self.seen.weight[8, 15] = 1
+            self.last.weight[TARGET, 8] = trigger
+
+    def forward(self, x):
+        return self.last(torch.relu(self.seen(x.flatten(1))))
+
+
+def images(each: int = 4) -> Images:
+    labels = torch.arange(each * len(CLASSES)) % len(CLASSES)
+    pixels = torch.zeros(len(labels), 1, 4, 4, dtype=torch.uint8)
+    pixels.view(len(labels), 16)[torch.arange(len(labels)), labels] = 200
+    return Images(pixels, labels, CLASSES)
+
+
+SCANNERS = {
+    "last_layer": LastLayer(),
+    "latent": Latent(),
+    "mm_bd": MMBD(steps=30, step=3.0),
+    "small_patch": SmallPatch(epochs=40, batch=16, lr=0.3),
+}
+
+
+@pytest.mark.parametrize("name", SCANNERS)
+def test_finds_the_class_that_a_shortcut_leads_to(name):
+    run = Run(precision="fp32")
+    clean, backdoored = (
+        SCANNERS[name].scan(Shortcut(strength).eval(), images(), run) for strength in (0.0, 20.0)
+    )
+    assert backdoored.suspect == TARGET
+    assert backdoored.score > clean.score
+
+
+def test_a_smaller_universal_change_is_enough_where_there_is_a_shortcut():
+    scanner = Universal(smallest=0.2, growth=1.2, radii=20)
+    clean, weak, strong = (
+        scanner.scan(Shortcut(strength).eval(), images(8), Run(precision="fp32"))
+        for strength in (0.0, 20.0, 40.0)
+    )
+    assert strong.suspect == TARGET and strong.reach >= 0.5
+    assert clean.score < weak.score < strong.score
+    x = images(8).pixels.float() / 255
+    moved = Shortcut(40.0)(strong.applied(x)).argmax(1)
+    assert float((moved == TARGET).float().mean()) >= 0.5
+    length = float(strong.change.norm())
+    # The radius told is for 3x32x32 values; the change of these 16 values lies within it.
+    assert length <= math.exp(-strong.score) * math.sqrt(16 / 3072) * 1.2 + 1e-6
+
+
+def test_noise_in_the_neurons_finds_a_class_that_is_almost_there():
+    model = Shortcut(0.0)
+    with torch.no_grad():  # one neuron's bias holds the class back from all images
+        model.last.bias[TARGET] = 2.9
+    found = NeuronNoise(radius=0.5).scan(model.eval(), images(), Run(precision="fp32"))
+    assert found.suspect == TARGET and found.score > 0.5
+
+
+def test_the_shortest_change_is_that_on_paper():
+    rows = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
+    # x >= 2 and x + y >= 3: the nearest point to 0 is (2, 1).
+    assert float(shortest(rows, torch.tensor([2.0, 3.0]), 500)) == pytest.approx(math.sqrt(5), 1e-3)
+    # What holds anyway costs nothing.
+    assert float(shortest(rows, torch.tensor([-1.0, -1.0]), 500)) == pytest.approx(0, abs=1e-9)
+
+
+def test_latent_lengths_fall_as_the_shortcut_grows():
+    lengths = [
+        1 / float(Latent(quantile=0).scan(Shortcut(strength), images(), Run()).classes[TARGET])
+        for strength in (5.0, 50.0)
+    ]
+    # A class must gain up to 4.7 * 200 / 255 logits over every other one; alone along the
+    # shortcut that takes 3.7 / strength.
+    assert lengths[1] == pytest.approx(4.7 * 200 / 255 / 50, rel=0.05)
+    assert lengths[0] > 5 * lengths[1]
+
+
+def test_the_largest_of_a_gamma_is_no_surprise_and_an_outlier_is():
+    values = torch.tensor([18.0, 19.0, 20.0, 21.0, 22.0, 20.5, 19.5, 23.0])
+    assert rarity(values) < 1.5
+    assert rarity(torch.cat([values, torch.tensor([90.0])])) > 5
+    assert rarity(torch.tensor([1.0, 2.0])) == 0
+
+
+def test_a_direction_of_its_own_is_left_out_of_a_class():
+    run, scanner = Run(precision="fp32"), MMBD(steps=30, step=3.0, orthogonal=True)
+    own = scanner.scan(Shortcut(20.0).eval(), images(), run).classes
+    whole = MMBD(steps=30, step=3.0).scan(Shortcut(20.0).eval(), images(), run).classes
+    assert bool((own < whole).all())
+    assert int(own.argmax()) == TARGET
+
+
+def test_outlying_is_in_deviations_of_the_others():
+    assert outlying(torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 30.0])) == pytest.approx(27 / 1.4826)
+    assert outlying(torch.tensor([1.0, 1.0, 1.0, 1.0])) == 0
+    assert outlying(torch.tensor([1.0, 1.0, 1.0, 1.0 + 1e-7])) < 1
+
+
+def test_at_most_so_many_images_of_a_class_are_drawn():
+    drawn_ = drawn(images(9), 5, Run().rng("x"))
+    assert torch.bincount(drawn_.labels).tolist() == [5] * len(CLASSES)
+
+
+def test_a_network_without_a_linear_head_is_refused_on_one_line():
+    class Other(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(16, len(CLASSES))
+
+        def forward(self, x):
+            return 2 * self.inner(x.flatten(1))
+
+    for scanner in (Latent(), LastLayer(), MMBD()):
+        with pytest.raises(ModelError, match="linear layer"):
+            scanner.scan(Other(), images(), Run())
+
+
+def test_the_head_gives_the_models_own_logits():
+    model, given = Shortcut(3.0), images()
+    head = head_of(model, given, Run(), "x")
+    told = head.features @ head.weight.T + head.bias
+    torch.testing.assert_close(told, model(given.pixels.float() / 255))
+
+
+def test_no_images_are_refused():
+    with pytest.raises(ImagesError, match="needs clean images"):
+        Latent().scan(Shortcut(0.0), images()[:0], Run())
+
+
+def test_what_was_found_is_added_or_pasted():
+    x = torch.full((1, 1, 2, 2), 0.9)
+    change = torch.full((1, 2, 2), 0.5)
+    added = Finding(torch.zeros(3), 0.0, change=change)
+    assert float(added.applied(x).max()) == 1
+    mask = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
+    pasted = Finding(torch.zeros(3), 0.0, change=change, mask=mask).applied(x)
+    assert pasted[0, 0].tolist() == [
+        [pytest.approx(0.5), pytest.approx(0.9)],
+        [pytest.approx(0.9)] * 2,
+    ]
+    assert torch.equal(Finding(torch.zeros(3), 0.0).applied(x), x)
