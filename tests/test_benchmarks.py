@@ -14,7 +14,7 @@ from unbackdoor.core.spec import Spec
 from unbackdoor.models import create
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
-SCRIPTS = sorted(BENCHMARKS.glob("*.py"))
+SCRIPTS = [p for p in sorted(BENCHMARKS.glob("*.py")) if "__main__" in p.read_text("utf-8")]
 
 
 def imported(script: Path) -> set[str]:
