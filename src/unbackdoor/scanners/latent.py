@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..core.images import Images
+from ..core.method import source
 from ..core.run import Run
 from .base.head import Head, head_of
 from .base.scanner import Finding, Scanner, outlying
@@ -33,9 +34,18 @@ class Latent(Scanner):
     statistic: ClassVar[str] = "1 / length of the change of the features that sends images there"
 
     quantile: float = Field(
-        0.05, ge=0, lt=1, description="share of the images that the change may miss"
+        0.05,
+        ge=0,
+        lt=1,
+        description="share of the images that the change may miss",
+        json_schema_extra=source("ours: a few images may hold out"),
     )
-    rounds: int = Field(500, ge=1, description="rounds of the solver")
+    rounds: int = Field(
+        500,
+        ge=1,
+        description="rounds of the solver",
+        json_schema_extra=source("ours: enough for the solver to settle"),
+    )
 
     def look(self, model: nn.Module, clean: Images, run: Run) -> Finding:
         """The length of the shortest change for each class."""

@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..core.images import Images
+from ..core.method import source
 from ..core.run import Run
 from .base.head import Features, last_inputs
 from .base.scanner import Finding, Scanner
@@ -39,11 +40,28 @@ class MMBD(Scanner):
     statistic: ClassVar[str] = "largest margin found, in logits"
     needs_images: ClassVar[bool] = False
 
-    starts: int = Field(6, ge=1, description="images of noise that the ascent starts from")
-    steps: int = Field(60, ge=1, description="steps of the ascent")
-    step: float = Field(1.0, gt=0, description="length of a step, L2, for images of 3x32x32")
+    starts: int = Field(
+        6,
+        ge=1,
+        description="images of noise that the ascent starts from",
+        json_schema_extra=source("ours: 6, for time, where the paper takes 30"),
+    )
+    steps: int = Field(
+        60,
+        ge=1,
+        description="steps of the ascent",
+        json_schema_extra=source("ours: 60, for time, where the paper takes 300"),
+    )
+    step: float = Field(
+        1.0,
+        gt=0,
+        description="length of a step, L2, for images of 3x32x32",
+        json_schema_extra=source("ours: relative to the size of the image"),
+    )
     orthogonal: bool = Field(
-        False, description="leave out the features that the class's own images have in common"
+        False,
+        description="leave out the features that the class's own images have in common",
+        json_schema_extra=source("ours: off; CSO takes these features out"),
     )
 
     def look(self, model: nn.Module, clean: Images, run: Run) -> Finding:

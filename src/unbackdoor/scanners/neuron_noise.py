@@ -11,6 +11,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from ..core.images import Images, to_float
+from ..core.method import source
 from ..core.run import Run
 from .base.scanner import Finding, Scanner
 
@@ -35,10 +36,30 @@ class NeuronNoise(Scanner):
     )
     statistic: ClassVar[str] = "share of the other classes' images that the noise sends here"
 
-    images: int = Field(128, ge=1, description="largest number of clean images in all")
-    radius: float = Field(0.3, gt=0, description="largest noise, as a share of the value")
-    step: float = Field(0.02, gt=0, description="size of a step, as a share of the value")
-    steps: int = Field(20, ge=1, description="steps of the search")
+    images: int = Field(
+        128,
+        ge=1,
+        description="largest number of clean images in all",
+        json_schema_extra=source("ours: enough for the share of one class"),
+    )
+    radius: float = Field(
+        0.3,
+        gt=0,
+        description="largest noise, as a share of the value",
+        json_schema_extra=source("BAN: noise of 0.3"),
+    )
+    step: float = Field(
+        0.02,
+        gt=0,
+        description="size of a step, as a share of the value",
+        json_schema_extra=source("ours: 15 steps reach the radius"),
+    )
+    steps: int = Field(
+        20,
+        ge=1,
+        description="steps of the search",
+        json_schema_extra=source("ours: as many as reach the radius and settle"),
+    )
 
     def look(self, model: nn.Module, clean: Images, run: Run) -> Finding:
         """Where the images go under the noise."""

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import nn
 
 from ..core.images import Images
+from ..core.method import source
 from ..core.run import Run
 from ..training.inversion import Search, invert
 from .base.scanner import Finding, Scanner, outlying
@@ -35,12 +36,43 @@ class SmallPatch(Scanner):
     )
     statistic: ClassVar[str] = "1 / size of the smallest patch that leads here, pixels"
 
-    images: int = Field(96, ge=1, description="largest number of clean images in all")
-    epochs: int = Field(30, ge=1, description="passes over them for each class")
-    batch: int = Field(32, ge=1, description="images a step")
-    lr: float = Field(0.1, gt=0, description="learning rate of Adam")
-    cost: float = Field(0.01, gt=0, description="weight of the patch's size at the start")
-    success: float = Field(0.9, gt=0, le=1, description="share of the images that must follow it")
+    images: int = Field(
+        96,
+        ge=1,
+        description="largest number of clean images in all",
+        json_schema_extra=source("ours: for time"),
+    )
+    epochs: int = Field(
+        30,
+        ge=1,
+        description="passes over them for each class",
+        json_schema_extra=source("ours: for time"),
+    )
+    batch: int = Field(
+        32,
+        ge=1,
+        description="images a step",
+        json_schema_extra=source("ours: small, since the images are few"),
+    )
+    lr: float = Field(
+        0.1,
+        gt=0,
+        description="learning rate of Adam",
+        json_schema_extra=source("released code: 0.1"),
+    )
+    cost: float = Field(
+        0.01,
+        gt=0,
+        description="weight of the patch's size at the start",
+        json_schema_extra=source("paper: the price changes by itself from here"),
+    )
+    success: float = Field(
+        0.9,
+        gt=0,
+        le=1,
+        description="share of the images that must follow it",
+        json_schema_extra=source("paper: 0.99; ours: 0.9, for time"),
+    )
 
     def look(self, model: nn.Module, clean: Images, run: Run) -> Finding:
         """The smallest patch of each class."""

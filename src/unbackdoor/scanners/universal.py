@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import nn
 
 from ..core.images import Images, to_float
+from ..core.method import source
 from ..core.run import Run
 from .base.scanner import Finding, Scanner
 from .base.small_change import Ladder, smallest_change
@@ -39,14 +40,48 @@ class Universal(Scanner):
     )
     statistic: ClassVar[str] = "share of the other classes' images that the change sends here"
 
-    images: int = Field(192, ge=3, description="largest number of clean images in all")
-    starts: int = Field(3, ge=1, description="searches, each on its own part of the images")
-    smallest: float = Field(0.35, gt=0, description="first radius, L2, pixels in [0, 1]")
-    growth: float = Field(math.sqrt(2), gt=1, description="factor from one radius to the next")
-    radii: int = Field(9, ge=1, description="number of radii that are tried")
-    steps: int = Field(8, ge=1, description="steps of gradient ascent at each radius")
+    images: int = Field(
+        192,
+        ge=3,
+        description="largest number of clean images in all",
+        json_schema_extra=source("ours: a part for each search"),
+    )
+    starts: int = Field(
+        3,
+        ge=1,
+        description="searches, each on its own part of the images",
+        json_schema_extra=source("ours: one search can end at another class"),
+    )
+    smallest: float = Field(
+        0.35,
+        gt=0,
+        description="first radius, L2, pixels in [0, 1]",
+        json_schema_extra=source("ours: below any change that a clean model obeys"),
+    )
+    growth: float = Field(
+        math.sqrt(2),
+        gt=1,
+        description="factor from one radius to the next",
+        json_schema_extra=source("ours: a score to within a factor of the root of 2"),
+    )
+    radii: int = Field(
+        9,
+        ge=1,
+        description="number of radii that are tried",
+        json_schema_extra=source("ours: up to a length that any model obeys"),
+    )
+    steps: int = Field(
+        8,
+        ge=1,
+        description="steps of gradient ascent at each radius",
+        json_schema_extra=source("ours: few, for time; each radius goes on from the last one"),
+    )
     reach: float = Field(
-        0.5, gt=0, le=1, description="share of the other classes' images that counts as found"
+        0.5,
+        gt=0,
+        le=1,
+        description="share of the other classes' images that counts as found",
+        json_schema_extra=source("ours: half of the images"),
     )
 
     def look(self, model: nn.Module, clean: Images, run: Run) -> Finding:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ...core.errors import ImagesError, ModelError
 from ...core.images import Images
 from ...core.measure import check
-from ...core.method import Method
+from ...core.method import Method, source
 from ...core.modules import copied
 from ...core.run import Run
 
@@ -68,7 +68,10 @@ class Scanner(Method):
     """Whether it works on clean images; if not, only their size counts."""
 
     per_class: int = Field(
-        20, ge=1, description="largest number of clean images of each class that are used"
+        20,
+        ge=1,
+        description="largest number of clean images of each class that are used",
+        json_schema_extra=source("ours: what a person can label in an hour"),
     )
 
     def scan(self, model: nn.Module, clean: Images, run: Run) -> Finding:
