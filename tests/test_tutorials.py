@@ -119,7 +119,7 @@ def test_the_comparison(tmp_path, monkeypatch, capsys):
             Path("compare.toml").write_text(quick, encoding="utf-8")
         else:
             assert main(shlex.split(line)) == 0
-    assert "| fine\\_tuning |" in next(Path("results/site/tables").glob("*.md")).read_text()
+    assert "| fine\\_tuning |" in next(Path("results/site/tables").glob("data-*.md")).read_text()
 
     Path("someone").mkdir()
     digits = tuple(map(str, range(10)))

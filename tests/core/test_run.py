@@ -83,3 +83,7 @@ def test_devices():
     if not torch.cuda.is_available():
         with pytest.raises(ParameterError, match="no usable cuda"):
             pick_device("cuda:1")
+
+
+def test_a_device_may_be_named():
+    assert Run(device="cpu").device == torch.device("cpu")

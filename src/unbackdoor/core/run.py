@@ -72,6 +72,9 @@ class Run:
     seconds: dict[str, float] = field(default_factory=dict, compare=False)
     cache: Path | None = field(default=None, compare=False)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "device", torch.device(self.device))  # or the name of one
+
     def _seed(self, name: str) -> int:
         digest = hashlib.blake2b(f"{self.seed}/{name}".encode(), digest_size=7).digest()
         return int.from_bytes(digest, "big")
