@@ -19,7 +19,7 @@ from .watch import PROBLEMS, Outcome
 
 MODULES = (
     *("gadgets", "structures", "scripts", "headers", "arrays", "tables", "pictures", "hubs"),
-    *("grids", "records"),
+    *("grids", "records", "calibrations"),
 )
 SEED = 26
 

@@ -77,6 +77,12 @@ VERBS = (
         "out",
         ("record.json", "model.safetensors", "report.html", "model_card.md"),
     ),
+    Verb(
+        "scan",
+        ["scan", "victim.safetensors", "--clean", "digits:test", "--fail-on", "never", *OUT],
+        "out",
+        ("record.json", "report.html", "scan.sarif", "model.cdx.json"),
+    ),
     Verb("bench", ["bench", "grid.toml", *OUT], "out", ()),
     Verb("report", ["report", "results", "--out", "out"], "out", ("index.html", "groups.csv")),
     Verb("convert", ["convert", "victim.safetensors", "out.safetensors"], "out.safetensors", ("",)),

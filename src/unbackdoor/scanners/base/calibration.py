@@ -86,6 +86,8 @@ def known(kind: Kind | None, scanner: Method) -> list[float] | None:
 def read(path: Path) -> Calibration:
     """The calibration in a file; raises `ParameterError` where it is none."""
     try:
+        if path.exists() and not path.is_file():  # a pipe or a device has no end
+            raise ParameterError(f"{path} cannot be read: it is not a file")
         if path.stat().st_size > LARGEST:
             raise ParameterError(f"{path} is too large for a calibration")
         data = path.read_bytes()
