@@ -43,7 +43,7 @@ def test_there_are_enough_inputs_of_every_reader():
     assert len(readers) >= 300
     assert set(readers) == {
         *("torch", "module", "torchscript", "safetensors", "npz", "parquet", "image", "folder"),
-        *("backdoorbench", "hub", "grid", "results"),
+        *("backdoorbench", "hub", "grid", "results", "calibration"),
     }
 
 
