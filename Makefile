@@ -19,7 +19,7 @@ help:
 	@echo "make test-slow  the tests with trained victims, too"
 	@echo "make hostile    over a thousand hostile files, each opened as you would, and what came of them"
 	@echo "make fuzz       damaged copies of good files for MINUTES=5, with another seed each time"
-	@echo "make kills      ends attack, repair, bench, report and convert at ten moments each; minutes"
+	@echo "make kills      ends attack, repair, scan, bench, report and convert at ten moments each; minutes"
 	@echo "make mutants    deletes the core ideas of attacks and defenses and demands that a test fails (minutes)"
 	@echo "make docs       the documentation as pages that work offline, in site/"
 	@echo "make dist       sdist and wheel, both tried in fresh environments"
