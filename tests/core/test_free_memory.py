@@ -104,6 +104,7 @@ def test_a_repair_that_does_not_fit_is_refused_at_once(monkeypatch: pytest.Monke
     fixed = 4 * 4 * (192 * 2 + 2)
     monkeypatch.setattr(memory, "free_bytes", lambda _: fixed + 40 * each)
     FineTuning(epochs=1, batch=40).repair(model, images(40), RUN)
+    FineTuning(epochs=1, batch=256).repair(model, images(40), RUN)  # no step has more than 40
     with pytest.raises(ModelError, match=r"41 images of 8x8 .* smaller batch \(-p batch=32\)"):
         FineTuning(epochs=1, batch=41).repair(model, images(41), RUN)
     monkeypatch.setattr(memory, "free_bytes", lambda _: 0)

@@ -107,7 +107,8 @@ class Attack(Poisoning):
         """A copy of `model` trained on the poisoned `train`; `resume` as in `fit`."""
         self.check(train)
         learned = self.recalled(model, train, run)
-        check_step(model, to_float(train.pixels[:1]).to(device_of(model)), self.batch, run)
+        batch = min(self.batch, len(train))
+        check_step(model, to_float(train.pixels[:1]).to(device_of(model)), batch, run)
         poisoned = self.poison(train, run, learned)
         victim = copy.deepcopy(model)
         fit(victim, poisoned.images, run, resume=resume, **self.settings())

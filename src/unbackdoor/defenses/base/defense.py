@@ -90,7 +90,7 @@ class Defense(Method):
         used, judges = self.divided(clean, run, "judging")
         start = time.perf_counter()
         own = copied(model).to(run.device)
-        batch: int = getattr(self, "batch", 1)
+        batch = min(getattr(self, "batch", 1), len(clean))
         check_step(own, to_float(clean.pixels[:1]).to(run.device), batch, run)
         with _images_through(own) as seen:
             repaired = self.mend(own, used, run)
