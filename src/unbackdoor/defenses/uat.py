@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable
+from itertools import accumulate
 from typing import ClassVar
 
 import torch
@@ -17,6 +18,7 @@ from ..core.images import Images
 from ..core.method import source
 from ..core.modules import in_mode
 from ..core.run import Run
+from ..training import disturbance
 from ..training.fit import fit, follow_norms_
 from ..training.patches import Patches
 from ..training.universal import Universal
@@ -117,6 +119,13 @@ class UAT(Defense):
         description="share of a batch that gets an adversarial patch",
         json_schema_extra=source("ours: docs/uat.md tells what was tried"),
     )
+    disturbed: float = Field(
+        0.3,
+        ge=0,
+        lt=1,
+        description="share of a batch that is disturbed at random",
+        json_schema_extra=source("ours: docs/uat.md tells what was tried"),
+    )
     radius: float = Field(
         6.0,
         gt=0,
@@ -206,11 +215,19 @@ class UAT(Defense):
             lr=self.settling_lr,
             batch=self.batch,
             crop=False,
-            objective=_steady,
+            objective=self._steady,
             optimizer=lambda parameters: _relative(parameters, self.settling_lr),
             resume=self.state_file(model, clean, run),
         )
         return Repair(model)
+
+    def _steady(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """The cross-entropy of `model` in eval mode, some images disturbed."""
+        first = int(self.disturbed * len(x))
+        if first:
+            x = torch.cat([disturbance.disturbed(x[:first]), x[first:]])
+        with in_mode(model, train=False):
+            return F.cross_entropy(model(x).float(), y)
 
 
 class Lesson:
@@ -258,19 +275,15 @@ class Lesson:
         return torch.lerp(kept, F.cross_entropy(told, y), method.labels)
 
     def _harmed(self, x: Tensor) -> Tensor:
-        """`x`, the first ones moved by the perturbation, the next ones with a patch."""
-        moved = max(1, int(self.method.share * len(x)))
-        patched = moved + int(self.method.patched * len(x))
-        parts = [self.universal.added(x[:moved]), x[moved:patched], x[patched:]]
-        if len(parts[1]):
-            parts[1] = self.patches.put(parts[1])
-        return torch.cat(parts)
-
-
-def _steady(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """The cross-entropy of `model` in eval mode."""
-    with in_mode(model, train=False):
-        return F.cross_entropy(model(x).float(), y)
+        """`x`, the first ones moved by the perturbation, others with a patch, others disturbed."""
+        shares = (self.method.patched, self.method.disturbed)
+        sizes = [max(1, int(self.method.share * len(x))), *(int(s * len(x)) for s in shares)]
+        moved, patched, disturbed, plain = x.tensor_split(list(accumulate(sizes)))
+        if len(patched):
+            patched = self.patches.put(patched)
+        if len(disturbed):
+            disturbed = disturbance.disturbed(disturbed)
+        return torch.cat([self.universal.added(moved), patched, disturbed, plain])
 
 
 def _relative(parameters: Iterable[nn.Parameter], rate: float) -> Optimizer:
