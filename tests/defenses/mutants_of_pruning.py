@@ -128,8 +128,8 @@ MUTANTS = (
     Mutant(
         "FMP prunes the lowest",
         D + "fmp.py",
-        "rankings[layer.name].suspects(layer.channels // self.p)",
-        "~rankings[layer.name].suspects(layer.channels - layer.channels // self.p)",
+        "return ranking.suspects(self._count(layer))",
+        "return ~ranking.suspects(layer.channels - self._count(layer))",
         T + "fmp.py",
     ),
     Mutant(
