@@ -163,11 +163,13 @@ class Ranker:
     def _unseen(self, layer: Layer) -> _Outcome:
         blank = torch.full((4, layer.channels, len(self.x)), torch.nan, device=self.x.device)
         calm = torch.zeros(len(self.x), device=self.x.device)
+        everything = torch.arange(len(self.x), device=self.x.device)
         if self.kind == "margin":
-            for places in torch.arange(len(self.x), device=self.x.device).split(self.rows):
+            for places in torch.split(everything, self.rows):
                 x, y = self.x[places][None], self.y[places][None]
                 calm[places] = verdicts(self.model, x, y, _exact(self.run))[0, 0]
-        return _Outcome(*blank, calm)
+        margin, loss, rival, push = blank.unbind()
+        return _Outcome(margin, loss, rival, push, calm)
 
     def _see(
         self,
