@@ -18,7 +18,7 @@ from ..core.images import Images
 from ..core.method import source
 from ..core.modules import in_mode
 from ..core.run import Run
-from ..training import disturbance
+from ..training.disturbance import disturbed
 from ..training.fit import fit, follow_norms_
 from ..training.patches import Patches
 from ..training.universal import Universal
@@ -215,19 +215,11 @@ class UAT(Defense):
             lr=self.settling_lr,
             batch=self.batch,
             crop=False,
-            objective=self._steady,
+            objective=lesson.settle,
             optimizer=lambda parameters: _relative(parameters, self.settling_lr),
             resume=self.state_file(model, clean, run),
         )
         return Repair(model)
-
-    def _steady(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        """The cross-entropy of `model` in eval mode, some images disturbed."""
-        first = int(self.disturbed * len(x))
-        if first:
-            x = torch.cat([disturbance.disturbed(x[:first]), x[first:]])
-        with in_mode(model, train=False):
-            return F.cross_entropy(model(x).float(), y)
 
 
 class Lesson:
@@ -267,23 +259,34 @@ class Lesson:
                 universal.search(model, x, y)
                 if method.patched:
                     patches.search(model, x, y)
-            told = model(self._harmed(x)).float()
-            with torch.no_grad():
-                old = F.softmax(self.teacher(x).float() / method.temperature, dim=1)
-        soft = F.log_softmax(told / method.temperature, dim=1)
-        kept = F.kl_div(soft, old, reduction="batchmean") * method.temperature**2
-        return torch.lerp(kept, F.cross_entropy(told, y), method.labels)
+            moved = max(1, int(method.share * len(x)))
+            changed = [universal.added(x[:moved]), *self._changed(x[moved:])]
+            return self._loss(model(torch.cat(changed)), x, y)
 
-    def _harmed(self, x: Tensor) -> Tensor:
-        """`x`, the first ones moved by the perturbation, others with a patch, others disturbed."""
-        shares = (self.method.patched, self.method.disturbed)
-        sizes = [max(1, int(self.method.share * len(x))), *(int(s * len(x)) for s in shares)]
-        moved, patched, disturbed, plain = x.tensor_split(list(accumulate(sizes)))
-        if len(patched):
-            patched = self.patches.put(patched)
-        if len(disturbed):
-            disturbed = disturbance.disturbed(disturbed)
-        return torch.cat([self.universal.added(moved), patched, disturbed, plain])
+    def settle(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """The loss of a step of settling: without searches, and without the perturbation."""
+        self.patches.state = self.adam.param_groups[0]["patches"]
+        with in_mode(model, train=False), in_mode(self.teacher, train=False):
+            return self._loss(model(torch.cat(self._changed(x))), x, y)
+
+    def _loss(self, logits: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        temperature, told = self.method.temperature, logits.float()
+        with torch.no_grad():
+            old = F.softmax(self.teacher(x).float() / temperature, dim=1)
+        soft = F.log_softmax(told / temperature, dim=1)
+        kept = F.kl_div(soft, old, reduction="batchmean") * temperature**2
+        return torch.lerp(kept, F.cross_entropy(told, y), self.method.labels)
+
+    def _changed(self, x: Tensor) -> list[Tensor]:
+        """`x` in order: some with a patch, some disturbed, some as they are."""
+        share = self.method.patched if self.patches.state["found"] else 0
+        sizes = (int(share * len(x)) for share in (share, self.method.disturbed))
+        patched, shaken, plain = x.tensor_split(list(accumulate(sizes)))
+        return [
+            self.patches.put(patched) if len(patched) else patched,
+            disturbed(shaken) if len(shaken) else shaken,
+            plain,
+        ]
 
 
 def _relative(parameters: Iterable[nn.Parameter], rate: float) -> Optimizer:
