@@ -27,7 +27,7 @@ MAY = {
     "scanners": {"core", "training"},
     "bench": {
         *("core", "network", "training", "models", "checkpoints", "data"),
-        *("attacks", "defenses"),
+        *("attacks", "defenses", "scanners"),
     },
     "report": {"core", "bench"},
     "api": {"core", "models", "checkpoints", "data", "attacks", "defenses", "scanners"},
