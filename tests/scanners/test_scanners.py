@@ -18,6 +18,7 @@ from unbackdoor.scanners.latent import Latent, shortest
 from unbackdoor.scanners.mm_bd import MMBD, rarity
 from unbackdoor.scanners.neuron_noise import NeuronNoise
 from unbackdoor.scanners.small_patch import SmallPatch
+from unbackdoor.scanners.targeted import Targeted
 from unbackdoor.scanners.universal import Universal
 
 CLASSES = tuple("abcdefgh")
@@ -88,6 +89,50 @@ def test_a_smaller_universal_change_is_enough_where_there_is_a_shortcut():
     length = float(strong.change.norm())
     # The radius told is for 3x32x32 values; the change of these 16 values lies within it.
     assert length <= math.exp(-strong.score) * math.sqrt(16 / 3072) * 1.2 + 1e-6
+
+
+def lit() -> Images:
+    """Images whose last pixel is not quite dark, so that the shortcut has a gradient."""
+    found = images(8)
+    found.pixels[:, 0, 3, 3] = 2
+    return found
+
+
+def test_the_lead_of_the_target_grows_with_the_shortcut():
+    scanner, run = Targeted(growth=1.1, radii=40), Run(precision="fp32")
+    clean, weak, strong = (
+        scanner.scan(Shortcut(strength).eval(), lit(), run) for strength in (0.0, 20.0, 40.0)
+    )
+    assert strong.suspect == weak.suspect == TARGET and strong.reach >= 0.5
+    assert clean.score < 0.3 < weak.score < strong.score
+    # The score is the logarithm of the ratio of the two smallest radii.
+    first, second = (-strong.classes).exp().sort().values[:2].tolist()
+    assert strong.score == pytest.approx(math.log(second / first), abs=1e-4)
+    assert strong.notes["radius"] == pytest.approx(first, rel=1e-4)
+    moved = Shortcut(40.0)(strong.applied(lit().pixels.float() / 255)).argmax(1)
+    assert float((moved == TARGET).float().mean()) >= 0.5
+
+
+def test_a_network_whose_inputs_are_scaled_has_the_same_lead():
+    class Stretched(Shortcut):
+        def forward(self, x):
+            return super().forward(2 * x)
+
+    scanner, run = Targeted(growth=1.1, radii=40), Run(precision="fp32")
+    plain, stretched = (scanner.scan(net(20.0).eval(), lit(), run) for net in (Shortcut, Stretched))
+    assert stretched.suspect == TARGET
+    assert stretched.score == pytest.approx(plain.score, abs=0.25)
+
+
+def test_of_many_classes_only_the_likeliest_are_tried():
+    model = Shortcut(20.0)
+    with torch.no_grad():
+        model.last.bias[TARGET] = 0.3
+    found = Targeted(most_classes=2, radii=30, growth=1.2).scan(
+        model.eval(), lit(), Run(precision="fp32")
+    )
+    tried = found.classes > found.classes.min()
+    assert found.suspect == TARGET and int(tried.sum()) <= 2
 
 
 def test_noise_in_the_neurons_finds_a_class_that_is_almost_there():

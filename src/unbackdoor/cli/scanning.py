@@ -151,6 +151,8 @@ def brief(one: Scanned) -> str:
         parts.append(verdict.reason)
     if verdict.alarms:
         parts.append(f"p = {verdict.alarms.p_value:.3f}")
+        if verdict.alarms.other_kinds:
+            parts.append("calibrated on other networks")
     return ", ".join(parts)
 
 
@@ -190,6 +192,7 @@ def told(one: Scanned, run: Run) -> dict[str, Any]:
             "false_alarms": alarms.false_alarms.as_json(),
             "interval": list(alarms.false_alarms.interval()),
             "expected": alarms.expected,
+            "other_kinds": alarms.other_kinds,
         },
         "calibration": kind and kind.model_dump(include={"arch", "options", "classes", "models"}),
         "accuracy": verdict.accuracy and verdict.accuracy.as_json(),
@@ -261,7 +264,9 @@ def shown(one: Scanned) -> Table:
             ("threshold", f"{alarms.threshold:.4g}"),
             ("p-value", f"{alarms.p_value:.3f}"),
             (
-                "clean models above the threshold",
+                "false alarms, each kind of network held out in turn"
+                if alarms.other_kinds
+                else "clean models above the threshold",
                 f"{alarms.false_alarms.hits} of {alarms.false_alarms.total} "
                 f"({100 * low:.1f} to {100 * high:.1f} %)",
             ),
