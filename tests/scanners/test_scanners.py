@@ -144,11 +144,30 @@ def test_noise_in_the_neurons_finds_a_class_that_is_almost_there():
 
 
 def test_the_shortest_change_is_that_on_paper():
-    rows = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
-    # x >= 2 and x + y >= 3: the nearest point to 0 is (2, 1).
-    assert float(shortest(rows, torch.tensor([2.0, 3.0]), 500)) == pytest.approx(math.sqrt(5), 1e-3)
-    # What holds anyway costs nothing.
-    assert float(shortest(rows, torch.tensor([-1.0, -1.0]), 500)) == pytest.approx(0, abs=1e-9)
+    # Class 0 must gain 2 on class 1 along x, and 3 on class 2 along x + y: the nearest point to 0
+    # is (2, 1). Class 1 leads anyway, and no image is left for class 2.
+    weight = torch.tensor([[0.0, 0.0], [-1.0, 0.0], [-1.0, -1.0]])
+    needed = torch.tensor([[0.0, 2.0, 3.0], [-1.0, 0.0, -1.0], [torch.inf] * 3])
+    found = shortest(weight, needed, 500)
+    assert float(found[0]) == pytest.approx(math.sqrt(5), 1e-3)
+    assert float(found[1]) == pytest.approx(0, abs=1e-9)
+    assert float(found[2]) == math.inf
+
+
+def test_many_classes_are_solved_at_once_as_each_would_be():
+    rng = torch.Generator().manual_seed(0)
+    weight, needed = torch.randn(7, 5, generator=rng), torch.randn(7, 7, generator=rng)
+    found = shortest(weight, needed, 3000)
+    for label in range(7):
+        others = [other for other in range(7) if other != label]
+        rows = (weight[label] - weight[others]).double()
+        wanted = needed[label, others].double()
+        force = torch.zeros(6, dtype=torch.float64)
+        for _ in range(20000):  # plain projected gradient
+            slope = rows @ (rows.T @ force) - wanted
+            force = (force - slope / torch.linalg.matrix_norm(rows, 2) ** 2).clamp_min(0)
+        length = float((rows.T @ force).norm())
+        assert float(found[label]) == pytest.approx(length, rel=2e-2, abs=1e-3)
 
 
 def test_latent_lengths_fall_as_the_shortcut_grows():
