@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from unbackdoor.bench import grid
@@ -84,3 +86,9 @@ def test_the_report_reads_scans_and_misses_those_that_were_planned(bench, tiny):
     assert sorted(look.status for look in looks) == ["done"] * 3 + ["missing"] * 3
     assert {look.attacked for look in looks} == {True, False}
     assert set(found.methods["scanner"]) == {"last_layer", "latent"}
+
+
+def test_the_grid_of_scanners_can_be_read():
+    path = Path(__file__).parents[2] / "grids" / "scanners.toml"
+    cells = grid.cells(grid.read(path), path.parent)
+    assert len(cells) == 10 * 3 * 3 and len({cell.victim.id for cell in cells}) == 30

@@ -48,7 +48,8 @@ class Targeted(Scanner):
     limits: ClassVar[str] = (
         "blind to a small patch of high contrast, whose L2 length is as large as that of natural "
         "changes, to triggers that are no added change, such as warps, to two targets that are as "
-        "easy as each other, and to backdoors with a target for every class"
+        "easy as each other, to backdoors with a target for every class, and, with more than "
+        "`most_classes` classes, to a target that is unlikely on images of other classes"
     )
     statistic: ClassVar[str] = "minus the logarithm of the radius of the change that leads here"
     compares_classes: ClassVar[bool] = True
@@ -97,7 +98,7 @@ class Targeted(Scanner):
         json_schema_extra=source("ours: half of the images"),
     )
     most_classes: int = Field(
-        50,
+        20,
         ge=2,
         description="classes that are tried, at most",
         json_schema_extra=source("ours: for time"),
