@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..checkpoints import hub
 from ..core import record
-from ..core.errors import ParameterError
+from ..core.errors import ModelError, ParameterError
 from ..core.images import Images, to_float, to_uint8
 from ..core.method import build
 from ..core.run import Run
@@ -21,13 +21,13 @@ from ..models import Normalized
 from ..report import cyclonedx, sarif, scan_page
 from ..scanners.base.calibration import Calibration, shipped
 from ..scanners.base.scanner import Finding, Scanner
-from ..scanners.base.verdict import Verdict, judged
+from ..scanners.base.verdict import QUICK, Verdict, judged
 from . import inputs, output
 from .console import Console, table
 from .repairing import picture
 
 REPORT, SARIF, BOM = "report.html", "scan.sarif", "model.cdx.json"
-FIRST = "latent"
+FIRST = QUICK
 """The scanner that gives a first answer within seconds."""
 EXAMPLES = 4
 
@@ -134,7 +134,13 @@ def scanned(
     for scanner in asked:
         if not real and scanner.needs_images:
             continue
-        verdict = judged(scanner, model, clean, run, known, minutes, real=real)
+        try:
+            verdict = judged(scanner, model, clean, run, known, minutes, real=real)
+        except ModelError as error:
+            if scanner is asked[-1]:
+                raise
+            say(f"{scanner.name()}: {error}")  # a first look is not worth an end
+            continue
         found.append(Scanned(model, clean, scanner, verdict))
         if len(asked) > 1:
             say(f"{scanner.name()}: {brief(found[-1])}")

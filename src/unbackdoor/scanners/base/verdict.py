@@ -12,12 +12,16 @@ from torch import nn
 
 from ...core.images import Images, to_float
 from ...core.measure import Rate, accuracy
+from ...core.method import build
 from ...core.modules import copied
 from ...core.run import Run
 from . import calibration
 from .calibration import Calibration
 from .scanner import Finding, Scanner, drawn
 from .small_change import Ladder, smallest_change
+
+QUICK, WIDE = "latent", "targeted"
+"""The scanner of networks of a known kind, and that of others, where nobody names one."""
 
 LEVEL = 0.05
 """The share of clean models that may be called suspicious."""
@@ -95,6 +99,16 @@ class Verdict:
 
 class OutOfTimeError(Exception):
     """The budget was used up."""
+
+
+def usual(model: nn.Module, known: Calibration) -> str:
+    """The scanner for `model` where nobody names one: the quick one, if its scores are `known`.
+
+    Else the one that can judge a network of a kind that is not known.
+    """
+    quick = build("scanner", QUICK)
+    scores = calibration.known(known.kind_of(model), quick)
+    return QUICK if scores and len(scores) >= FEWEST_MODELS else WIDE
 
 
 def judged(
