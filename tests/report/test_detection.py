@@ -39,7 +39,7 @@ def test_the_interval_of_the_auc_is_newcombes():
 
 
 def test_detections_are_counted_above_all_but_one_in_a_hundred_clean_models():
-    few = detected([2.5, 3.5, 1.0], [1.0, 2.0, 3.0])
+    few = detected([3.0, 3.5, 1.0], [1.0, 2.0, 3.0])  # as high as a clean one is not above it
     assert few.threshold == 3.0 and (few.found.hits, few.found.total) == (1, 3)
     many = detected([98.5, 97.5], [float(i) for i in range(100)])
     assert many.threshold == 98.0 and many.found.hits == 1
