@@ -24,7 +24,7 @@ MAY = {
     "data": {"core", "checkpoints"},
     "attacks": {"core", "models", "training"},
     "defenses": {"core", "network", "ranking", "training"},
-    "scanners": {"core", "training"},
+    "scanners": {"core", "defenses", "training"},
     "bench": {
         *("core", "network", "training", "models", "checkpoints", "data"),
         *("attacks", "defenses", "scanners"),

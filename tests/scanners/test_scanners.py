@@ -11,12 +11,15 @@ from torch import nn
 from unbackdoor.core.errors import ImagesError, ModelError
 from unbackdoor.core.images import Images
 from unbackdoor.core.run import Run
+from unbackdoor.defenses.base.defense import Repair
+from unbackdoor.defenses.uat import UAT
 from unbackdoor.scanners.base.head import head_of
 from unbackdoor.scanners.base.scanner import Finding, drawn, outlying
 from unbackdoor.scanners.last_layer import LastLayer
 from unbackdoor.scanners.latent import Latent, shortest
 from unbackdoor.scanners.mm_bd import MMBD, rarity
 from unbackdoor.scanners.neuron_noise import NeuronNoise
+from unbackdoor.scanners.own_repair import OwnRepair
 from unbackdoor.scanners.small_patch import SmallPatch
 from unbackdoor.scanners.targeted import Targeted
 from unbackdoor.scanners.universal import Universal
@@ -122,6 +125,30 @@ def test_a_network_whose_inputs_are_scaled_has_the_same_lead():
     plain, stretched = (scanner.scan(net(20.0).eval(), lit(), run) for net in (Shortcut, Stretched))
     assert stretched.suspect == TARGET
     assert stretched.score == pytest.approx(plain.score, abs=0.25)
+
+
+def test_what_the_repair_took_away_from_the_first_class_alone_counts(monkeypatch):
+    run, scanner = Run(precision="fp32"), OwnRepair()
+    monkeypatch.setattr(OwnRepair, "_repaired", lambda *_: Shortcut(0.0).eval())
+    mended = scanner.scan(Shortcut(40.0).eval(), lit(), run)
+    assert mended.suspect == TARGET and mended.score > 0.5
+    assert mended.notes["lost"] == pytest.approx(1.0)
+    monkeypatch.setattr(OwnRepair, "_repaired", lambda *_: Shortcut(40.0).eval())
+    kept = scanner.scan(Shortcut(40.0).eval(), lit(), run)
+    assert kept.suspect == TARGET and kept.score == pytest.approx(0.0, abs=1e-6)
+
+
+def test_the_repair_is_of_a_copy_that_can_learn(monkeypatch):
+    seen = []
+
+    def watched(self, model, clean, run):
+        seen.append(model)
+        assert all(parameter.requires_grad for parameter in model.parameters())
+        return Repair(model)
+
+    monkeypatch.setattr(UAT, "repair", watched)
+    OwnRepair().scan(Shortcut(40.0).eval(), lit(), Run(precision="fp32"))
+    assert len(seen) == 1
 
 
 @pytest.mark.parametrize(("bias", "tried"), [(0.3, True), (-0.3, False)])
