@@ -31,7 +31,10 @@ class OwnRepair(Scanner):
     universal adversarial training (`uat`) on the same images, shortened.
     """
 
-    paper: ClassVar[str] = "this project's own"
+    paper: ClassVar[str] = (
+        "this project's own; it repairs by universal adversarial training (Shafahi et al., "
+        "AAAI 2020, arXiv 1811.11304)"
+    )
     limits: ClassVar[str] = (
         "in development: tried on few small networks; blind where the repair leaves the backdoor, "
         "and where the first class by the length of its change is not the target"
