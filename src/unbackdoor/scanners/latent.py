@@ -91,7 +91,8 @@ def shortest(
         """What the matrix of each class makes of its row of `force`."""
         whole, mixed = force.sum(1, keepdim=True), force @ products
         own = whole * products.diagonal()[:, None] - mixed.diagonal()[:, None]
-        return (own - whole * products + mixed).fill_diagonal_(0)
+        found: Tensor = (own - whole * products + mixed).fill_diagonal_(0)
+        return found
 
     step = 1 / _norms(pulled, wanted)
     force = ahead = torch.zeros_like(wanted)
@@ -102,8 +103,8 @@ def shortest(
         ahead, force = moved + (pace - 1) / faster * (moved - force), moved
         pace = faster
         advance(1)
-    squared = (force * pulled(force)).sum(1).clamp_min(0)
-    return squared.sqrt().where(possible, torch.inf).float()
+    lengths: Tensor = (force * pulled(force)).sum(1).clamp_min(0).sqrt()
+    return lengths.where(possible, torch.inf).float()
 
 
 def _norms(pulled: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
@@ -111,4 +112,5 @@ def _norms(pulled: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
     vector = torch.ones_like(like).fill_diagonal_(0)
     for _ in range(POWER):
         vector = pulled(vector / vector.norm(dim=1, keepdim=True).clamp_min(1e-30))
-    return (SAFE * vector.norm(dim=1, keepdim=True)).clamp_min(1e-12)
+    largest: Tensor = SAFE * vector.norm(dim=1, keepdim=True)
+    return largest.clamp_min(1e-12)
