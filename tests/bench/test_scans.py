@@ -11,7 +11,7 @@ from unbackdoor.bench.cell import Scan
 from unbackdoor.bench.engines import local
 from unbackdoor.bench.plan import Plan
 from unbackdoor.core.errors import ParameterError, UnknownNameError
-from unbackdoor.report import results
+from unbackdoor.report import results, site
 from unbackdoor.scanners.last_layer import LastLayer
 
 ONLY_SCANS = {"defenses": [], "scanners": ["last_layer", {"name": "latent", "rounds": [5, 6]}]}
@@ -86,6 +86,17 @@ def test_the_report_reads_scans_and_misses_those_that_were_planned(bench, tiny):
     assert sorted(look.status for look in looks) == ["done"] * 3 + ["missing"] * 3
     assert {look.attacked for look in looks} == {True, False}
     assert set(found.methods["scanner"]) == {"last_layer", "latent"}
+
+
+def test_a_bench_of_scanners_alone_is_drawn(bench, tiny, tmp_path):
+    cells = grid.cells(tiny(**ONLY_SCANS))
+    Plan(cells, bench.store).write()
+    worked(bench, cells)
+    written = site.write(results.read(bench.folder), tmp_path / "site")
+    assert "tables/scanners.md" in written and "tables/victims.md" in written
+    page = (tmp_path / "site" / "scanners.html").read_text()
+    assert "badnets" in page and "clean model" in page and "latent rounds=5" in page
+    assert (tmp_path / "site" / "methods" / "scanner-latent.html").is_file()
 
 
 def test_the_grid_of_scanners_can_be_read():
