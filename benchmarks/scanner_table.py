@@ -19,7 +19,7 @@ SHIPPED = ROOT / "src" / "unbackdoor" / "scanners" / "base" / "calibration.json"
 CALIBRATING = 19
 """A threshold of so many clean models of a kind is tried on the others, to count false alarms."""
 
-FEW = 4
+FEW = 2
 """Of a scanner that compares the classes of a model, so few models of a kind are worth keeping:
 kinds are pooled to judge one that is not known."""
 
