@@ -100,9 +100,9 @@ def agreement(layers: Sequence[Layer], truth: Tally, other: Tally) -> float:
     for layer in layers:
         count = max(1, layer.channels // P)
         ranking = truth.rankings[layer.name]
-        cut = ranking.accuracy[ranking.suspects(count)].max()
+        cut = ranking.score[ranking.suspects(count)].max()
         chosen = other.rankings[layer.name].suspects(count)
-        good += int((ranking.accuracy[chosen] <= cut + 1e-6).sum())
+        good += int((ranking.score[chosen] <= cut + 1e-6).sum())
         total += count
     return good / total
 

@@ -46,6 +46,17 @@ DEFENSES: list[dict[str, Any]] = [
     *({"name": name} for name in ("fmp_plus", "fine_tuning", "ft_sam", "fmp")),
     *({"name": name} for name in ("clp", "unit", "i_bau", "nad")),
     {"name": "anp"},
+    # Readings of FMP, beside as many channels at random: `grids/fmp-readings.toml` has more.
+    {"name": "fmp", "p": 8},
+    {"name": "fmp", "share": "cluster"},
+    {
+        **{"name": "fmp", "share": "cluster", "sizes": 2, "step": 0.02, "batch_norms": True},
+        **{"ranking_images": 128, "weight_decay": 0.0, "final_lr": 1e-4},
+    },
+]
+CONTROLS: list[dict[str, Any]] = [
+    {"name": "random_pruning", "p": 8},
+    {"name": "random_pruning", "like": "fmp share=cluster"},
 ]
 
 
@@ -61,6 +72,7 @@ def declared(data: dict[str, str], *, rehearse: bool, epochs: int) -> grids.Grid
             "architectures": [{"name": "preact_resnet18", "width": 8 if rehearse else 64}],
             "attacks": ATTACKS,
             "defenses": DEFENSES,
+            "controls": CONTROLS,
             "rates": [0.1],
             "budgets": [FEW // 20 if rehearse else 5000],
             "seeds": [0],

@@ -33,6 +33,7 @@ def cells(tmp_path, full_width):
         "architectures": [{"name": "preact_resnet18", "width": 2}],
         "attacks": [{"name": "badnets", "size": 2}],
         "defenses": ["fine_tuning", "clp"],
+        "controls": [],
         "budgets": [4],
     }
     return full_width.ordered(grid.Grid.model_validate(small))
@@ -48,7 +49,9 @@ def test_it_plants_the_fields_network_with_four_attacks_and_repairs_each(full_wi
     ]
     assert {v.architecture["options"]["width"] for v in victims} == {64}
     assert {v.attack["epochs"] for v in victims if v.attack} == {12}
-    assert len(every) == 5 * len(full_width.DEFENSES) and {cell.budget for cell in every} == {5000}
+    assert len(every) == 5 * len(full_width.DEFENSES + full_width.CONTROLS)
+    assert {cell.budget for cell in every} == {5000}
+    assert [cell.follows is not None for cell in every[len(full_width.DEFENSES) :]][:2] == [0, 1]
     first = [cell.defense["name"] for cell in every][: len(full_width.DEFENSES)]
     assert first[:4] == ["fmp_plus", "fine_tuning", "ft_sam", "fmp"]
 

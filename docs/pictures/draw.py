@@ -51,7 +51,7 @@ def main() -> None:
     ranking = rankings[layer.name]
 
     digits = torch.cat([test[test.labels == number].pixels[:1] for number in range(1, 1 + DIGITS)])
-    order = ranking.accuracy.argsort()
+    order = ranking.score.argsort()
     rows = {"clean": digits, "with the trigger": to_uint8(attack.stamp(to_float(digits)))}
     for word, channel in (("worst", int(order[0])), ("best", int(order[-1]))):
         moved = made(model, layer, digits, channel, defense)
@@ -78,7 +78,7 @@ def made(
     x = to_float(digits)
     rng = torch.Generator().manual_seed(0)
     signs = torch.randint(0, 2, x.shape, generator=rng).to(x) * 2 - 1
-    nudge = defense.nudge()
+    (nudge,) = defense.nudges()
     reversal = Reversal(model, model, layer, x, signs, nudge, Run(seed=0, precision="fp32"))
     return to_uint8(reversal.images(torch.tensor([channel]))[0].detach())
 
@@ -125,7 +125,7 @@ def contact_sheet(rows: dict[str, Tensor], clean: Tensor, model: torch.nn.Module
 def record(layer: Layer, ranking: Ranking, p: int) -> dict[str, Any]:
     """A layer as in the record of a repair."""
     silenced = ranking.suspects(layer.channels // p).nonzero().flatten().tolist()
-    scores = ranking.accuracy.tolist()
+    scores = ranking.score.tolist()
     return {
         "name": layer.name,
         "channels": layer.channels,

@@ -138,7 +138,7 @@ def load_triggered(
 def repair(
     model: nn.Module,
     clean: Source,
-    defense: str = "fmp_plus",
+    defense: str = "uat",
     *,
     run: Run | None = None,
     **parameters: object,

@@ -46,6 +46,16 @@ def test_random_pruning_takes_as_many_channels_of_each_layer(bench, tiny):
     assert ran["random_pruning"]["measures"]["coverage"]["total"] > 0
 
 
+def test_a_control_follows_one_setting_of_a_defense_by_its_label(tiny):
+    asked = tiny(defenses=[{"name": "fmp", "p": [2, 4]}], controls=[{**FOLLOWING[0]}])
+    both = [cell.method for cell in grid.cells(asked) if cell.follows]
+    told = {"name": "random_pruning", "like": "fmp p=4"}
+    asked = tiny(defenses=[{"name": "fmp", "p": [2, 4]}], controls=[told])
+    one = [cell.method for cell in grid.cells(asked) if cell.follows]
+    assert sorted({*both}) == ["random_pruning like=fmp p=2", "random_pruning like=fmp p=4"]
+    assert {*one} == {"random_pruning like=fmp p=4"}
+
+
 def _of(cell):
     return "cells", cell.follows.id
 

@@ -9,13 +9,12 @@ from unbackdoor.cli import demo
 
 def test_the_defender_never_saw_what_the_victim_learned(run, tmp_path, monkeypatch):
     from unbackdoor.attacks.badnets import BadNets
-    from unbackdoor.defenses.fmp import FMP
+    from unbackdoor.defenses.uat import UAT
 
     monkeypatch.setattr(demo, "WIDTH", 2)
     monkeypatch.setattr(demo, "ATTACK", {**demo.ATTACK, "epochs": 1})
-    monkeypatch.setattr(demo, "REPAIR", {**demo.REPAIR, "epochs": 1, "ranking_images": 2})
     seen = {}
-    plant, repair = BadNets.plant, FMP.repair
+    plant, repair = BadNets.plant, UAT.repair
 
     def planting(self, model, train, run, resume=None):
         seen["victim"] = train
@@ -23,10 +22,11 @@ def test_the_defender_never_saw_what_the_victim_learned(run, tmp_path, monkeypat
 
     def repairing(self, model, clean, run):
         seen["defender"] = clean
-        return repair(self, model, clean, run)
+        few = {"epochs": 1, "enough_images": 1, "settling": 0}
+        return repair(self.model_copy(update=few), model, clean, run)
 
     monkeypatch.setattr(BadNets, "plant", planting)
-    monkeypatch.setattr(FMP, "repair", repairing)
+    monkeypatch.setattr(UAT, "repair", repairing)
     done = run("demo", "--out", tmp_path / "demo", "--json", "--device", "cpu")
     assert done.code == 0, done.err
     assert len(seen["victim"]) == 896 and len(seen["defender"]) == 448

@@ -55,10 +55,10 @@ def test_writes_a_model_a_record_a_report_and_a_card(run, repair, tiny, tmp_path
     assert checkpoint.provenance(written)["defense"]["name"] == "fmp"
 
 
-def test_fmp_plus_repairs_unless_told_otherwise(run, tiny, tmp_path):
+def test_uat_repairs_unless_told_otherwise(run, tiny, tmp_path):
     given = ("repair", tiny.model, "--clean", tiny.clean, "--device", "cpu", "--json")
     few = ("-p", "epochs=1", "-p", "enough_images=1", "--out", tmp_path / "out")
-    assert run(*given, *few).json["defense"]["name"] == "fmp_plus"
+    assert run(*given, *few).json["defense"]["name"] == "uat"
 
 
 def test_the_written_model_scores_what_the_record_says(run, repair, tiny, tmp_path):

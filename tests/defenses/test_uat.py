@@ -57,16 +57,21 @@ def test_it_follows_the_gradient_of_a_training_step():
     assert not torch.equal(lesson.universal.state["away"], first)
 
 
-def test_it_takes_the_backdoor_out_and_keeps_the_accuracy():
+RADIUS = 2.0 / math.sqrt(64 / 3072)
+
+
+@pytest.mark.parametrize(
+    ("radius", "patched", "least", "most"),
+    [(RADIUS, 0, 0, 0), (1e-6, 0.4, 0, 0.4), (RADIUS, 0.2, 0, 0), (1e-6, 0, 1, 1)],
+)
+def test_it_takes_the_backdoor_out_and_keeps_the_accuracy(radius, patched, least, most):
+    """By perturbations, by patches (of one pixel or two) or both; without either it stays."""
     clean, net = backdoored()
     assert rate(net, stamped(clean), 1) == 1
-    method = UAT(**SMALL, epochs=40, lr=0.05, radius=2.0 / math.sqrt(64 / 3072))
+    method = UAT(**SMALL, epochs=40, lr=0.05, radius=radius, patched=patched)
     repaired = method.repair(net, clean, Run()).model
-    assert rate(repaired, stamped(clean), 1) == 0
+    assert least <= rate(repaired, stamped(clean), 1) <= most
     assert rate(repaired, clean) == 1
-    # Without the perturbation it stays: the same steps on the same images do not find it.
-    blind = method.model_copy(update={"radius": 1e-6}).repair(net, clean, Run()).model
-    assert rate(blind, stamped(clean), 1) == 1
 
 
 @pytest.mark.parametrize(("momentum", "moved"), [(0.0, False), (0.5, True)])
@@ -134,7 +139,7 @@ def test_the_old_answers_and_the_labels_share_the_loss():
     x, y = clean.pixels / 255, clean.labels
     told = []
     for share in (0, 0.5, 1):
-        lesson = Lesson(UAT(labels=share, radius=1e-6, norm_momentum=0), net, 4)
+        lesson = Lesson(UAT(labels=share, radius=1e-6, patched=0, norm_momentum=0), net, 4)
         lesson.optimized(net.parameters())
         told.append(lesson(net, x, y).item())
     assert told[0] == pytest.approx(0, abs=1e-4)  # it still answers as it did
@@ -146,7 +151,7 @@ def test_the_old_answers_and_the_labels_share_the_loss():
 def test_few_images_are_passed_over_more_often():
     clean, net = task()
     passes = [
-        UAT(batch=20, epochs=1, settling=0, enough_images=n)
+        UAT(batch=20, epochs=1, patched=0, settling=0, enough_images=n)
         .repair(net, clean, Run())
         .notes["passes"]
         for n in (80, 240)

@@ -64,7 +64,7 @@ def test_rank_is_the_plain_loop_over_channels_in_blocks_of_any_size():
             ranker.rows = rows
             told: list[int] = []
             found = ranker.rank(layer, 2, told.append)
-            torch.testing.assert_close(found.accuracy, expected[:, 0])
+            torch.testing.assert_close(found.score, expected[:, 0])
             torch.testing.assert_close(found.loss, expected[:, 1])
             assert sum(told) == layer.channels
 
@@ -131,11 +131,11 @@ def test_a_race_finds_whom_the_ranking_finds_and_leaves_nan_for_the_others(decis
     whole, race = ranker.rank(layer, 1, lambda _: None), ranker.race(layer, 1, told.append)
     assert whole.suspects(1).nonzero().flatten().tolist() == [decisive]
     assert torch.equal(race.suspects(1), whole.suspects(1))
-    assert not whole.accuracy.isnan().any()
-    stayed = ~race.accuracy.isnan()
+    assert not whole.score.isnan().any()
+    stayed = ~race.score.isnan()
     # One in fifteen stays, beside the two that told which images are worth the while.
     assert 4 <= stayed.sum() <= 4 + 2 and torch.equal(stayed, ~race.loss.isnan())
-    assert torch.equal(race.accuracy[stayed], whole.accuracy[stayed])
+    assert torch.equal(race.score[stayed], whole.score[stayed])
     assert sum(told) == 64
 
 
@@ -163,8 +163,8 @@ def test_settling_repairs_what_bfloat16_got_wrong_near_the_last_place(monkeypatc
     # Wrong by up to 0.3, in turn to both sides: channels 8 to 15 lose all of their images.
     error = torch.tensor([-0.1, 0.1]).repeat(8).expand(64, 16).clone()
     error[8:16] = -0.3
-    outcome = _Outcome(truth + error, torch.zeros(64, 16))
-    assert outcome.ranking().accuracy[8:16].eq(0).all()
+    outcome = _Outcome(truth + error, *torch.zeros(3, 64, 16), torch.zeros(16))
+    assert outcome.ranking().score[8:16].eq(0).all()
     redone: list[int] = []
     redo = Ranker._redo
     monkeypatch.setattr(
@@ -172,7 +172,7 @@ def test_settling_repairs_what_bfloat16_got_wrong_near_the_last_place(monkeypatc
     )
     ranker._settle(outcome, layer, 1)
     settled = outcome.ranking()
-    assert torch.equal(settled.accuracy, exact.accuracy)
+    assert torch.equal(settled.score, exact.score)
     assert settled.suspects(1).nonzero().flatten().tolist() == [5]
     assert sum(redone) < 64 * 16 / 2  # not all over again
 
@@ -188,5 +188,5 @@ def test_few_images_are_enough_for_a_race_and_a_pass_is_never_empty(images, prec
     ranker = Ranker(model, x, y, signs, NUDGE, Run(precision=precision))
     for layer in find_layers(model, x):
         for found in (ranker.race(layer, 1, print), ranker.rank(layer, 1, print)):
-            assert int(found.suspects(1).sum()) == 1 and not found.accuracy.isnan().all()
+            assert int(found.suspects(1).sum()) == 1 and not found.score.isnan().all()
     assert min(sizes) > 0

@@ -74,7 +74,7 @@ def _controls(
             continue
         followed: list[tuple[str, Table | None]] = [("", None)]
         if "like" in table:
-            followed = [pair for pair in defenses if pair[1]["name"] == table["like"]]
+            followed = [pair for pair in defenses if table["like"] in (pair[0], pair[1]["name"])]
         if not followed:
             known = [told["name"] for _, told in defenses]
             raise UnknownNameError.of("defense to prune like", str(table["like"]), known)

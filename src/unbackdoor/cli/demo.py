@@ -22,15 +22,6 @@ ATTACK: dict[str, Any] = {
     "batch": BATCH,
     "flip": False,
 }
-REPAIR: dict[str, Any] = {
-    "p": 4,
-    "ranking_images": 16,
-    "epochs": 12,
-    "lr": 0.1,
-    "batch": BATCH // 2,
-    "flip": False,
-}
-"""A small network on few images: more channels go, and steps are fewer but longer."""
 
 
 def demo(
@@ -65,7 +56,7 @@ def demo(
 
         attack, defense = (
             method.build("attack", "badnets", ATTACK),
-            method.build("defense", "fmp", REPAIR),
+            method.build("defense", "uat", {}),
         )
         assert isinstance(attack, Attack) and isinstance(defense, Defense)
         console.hold(alone(out))

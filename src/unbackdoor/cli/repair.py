@@ -23,7 +23,7 @@ def repair(
     out: o.Out,
     defense: Annotated[
         str, typer.Option(metavar="NAME", help="the defense; see `unbackdoor list`")
-    ] = "fmp_plus",
+    ] = "uat",
     parameters: o.Parameters = None,
     test: o.Test = None,
     triggered: o.Triggered = None,

@@ -2,26 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import ClassVar
+from functools import partial
+from typing import ClassVar, Literal, Self
 
 import torch
-from pydantic import Field
-from torch import nn
+from pydantic import Field, model_validator
+from torch import Tensor, nn
 
-from ..core.errors import ParameterError, listed
+from ..core.errors import ImagesError, ParameterError, listed
 from ..core.images import Images, to_float
 from ..core.method import source
+from ..core.modules import batch_statistics
 from ..core.recall import kept_of
 from ..core.run import Run
 from ..network.channels import silence_
 from ..network.layers import Layer, find_layers
-from ..ranking.ranking import Ranker, Ranking
+from ..ranking.ranking import Kind, Ranker, Ranking
 from ..ranking.reverse import Nudge
+from ..ranking.shares import outliers, smaller_cluster
+from ..training.fit import cosine
 from .base.defense import Repair, Tuning
 
-SCORE = "accuracy on the images made for a channel; the lowest are pruned"
+SCORES: dict[Kind, str] = {
+    "accuracy": "accuracy on the images made for a channel",
+    "one_class": "1 less the share of a channel's images that one wrong class draws",
+    "margin": "rise of the margin on a channel's images for each unit that its map is moved",
+}
+PRUNED = {
+    "lowest": "the lowest are pruned",
+    "cluster": "the smaller of two clusters is pruned",
+    "outliers": "the tenth furthest from the median is pruned",
+}
+
+
+RANKING = {
+    *("p", "eps", "alpha", "steps", "step", "projected", "fast"),
+    *("share", "score", "sizes", "batch_norms"),
+}
+"""The fields that a ranking hangs on."""
 
 
 class FMP(Tuning):
@@ -94,6 +114,36 @@ class FMP(Tuning):
         description="number of clean images used to rank the channels",
         json_schema_extra=source("authors' released code: one batch of 32"),
     )
+    share: Literal["lowest", "cluster", "outliers"] = Field(
+        "lowest",
+        description="which channels of a layer go: the N / p of lowest score, the smaller of two "
+        "clusters of the scores (2-means), or the tenth furthest from the median, on either side",
+        json_schema_extra=source(
+            "paper and released code (FGSM): the N / p lowest; the released code (PGD): clusters, "
+            "or 10 % outliers"
+        ),
+    )
+    score: Kind = Field(
+        "accuracy",
+        description="what a channel is scored by on its images: the accuracy, 1 less the share of "
+        "them that one wrong class draws, or how little the margin falls for each unit that the "
+        "map is moved",
+        json_schema_extra=source("paper: accuracy; the other two are ours, to compare"),
+    )
+    sizes: int = Field(
+        1,
+        ge=1,
+        le=16,
+        description="step sizes scored together: step, 2 step, ... ; a score is the mean over them",
+        json_schema_extra=source("paper: one; the released code (PGD): alpha and 2 alpha"),
+    )
+    batch_norms: bool = Field(
+        False,
+        description="while ranking, batch norms use the statistics of the channel's own images",
+        json_schema_extra=source(
+            "paper does not say; released code: no in the FGSM script, yes in the PGD script"
+        ),
+    )
     fast: bool = Field(
         False,
         description="stop early on channels that cannot be among the most suspect",
@@ -104,6 +154,12 @@ class FMP(Tuning):
         ge=0,
         description="epochs of fine-tuning (the paper: 100)",
         json_schema_extra=source("ours: 20, for time, where the paper takes 100"),
+    )
+    final_lr: float = Field(
+        0.0,
+        ge=0,
+        description="learning rate at the end of the cosine schedule",
+        json_schema_extra=source("ours: 0, as BackdoorBench; the released code: 1e-4"),
     )
     hold: bool = Field(
         True,
@@ -117,41 +173,70 @@ class FMP(Tuning):
         layers = find_layers(model, to_float(chosen.pixels[:2]))
         spared = self._spared(layers)
         rankings = self.rankings(model, layers, chosen, run)
-        mask = {
-            layer.name: rankings[layer.name].suspects(layer.channels // self.p) for layer in layers
-        }
-        scores = {name: ranking.accuracy for name, ranking in rankings.items()}
+        mask = {layer.name: self.suspects(layer, rankings[layer.name]) for layer in layers}
+        if self.share == "cluster":
+            spared = self._say([layer for layer in layers if not mask[layer.name].any()], layers)
+        scores = {name: ranking.score for name, ranking in rankings.items()}
         notes = {"layers": float(len(layers)), "layers_spared": float(spared)}
+        told = f"{SCORES[self.score]}; {PRUNED[self.share]}"
         if self.hold:
             silence_(model, layers, mask)
-            state = self.state_file(model, clean, run)
-            self.tune(model, clean, run, lambda tuned: silence_(tuned, layers, mask), resume=state)
-            return Repair(model, mask, scores, notes, SCORE)
+            self._tune(model, clean, run, lambda tuned: silence_(tuned, layers, mask))
+            return Repair(model, mask, scores, notes, told)
         bare = [replace(layer, norm=None, other_norms=()) for layer in layers]
         silence_(model, bare, mask)
-        self.tune(model, clean, run, resume=self.state_file(model, clean, run))
-        return Repair(model, {}, scores, notes, SCORE)
+        self._tune(model, clean, run)
+        return Repair(model, {}, scores, notes, told)
 
-    def nudge(self) -> Nudge:
-        """How the images of a channel are made."""
-        return Nudge(self.eps, self.alpha, self.steps, self.step, self.projected)
+    def suspects(self, layer: Layer, ranking: Ranking) -> Tensor:
+        """Bool `[channels]`, True for the channels of `layer` that are pruned."""
+        if self.share == "cluster":
+            return smaller_cluster(ranking.score)
+        if self.share == "outliers":
+            return outliers(ranking.score, self._count(layer))
+        return ranking.suspects(self._count(layer))
+
+    def nudges(self) -> tuple[Nudge, ...]:
+        """How the images of a channel are made: one for each step size."""
+        first = Nudge(self.eps, self.alpha, self.steps, self.step, self.projected)
+        return tuple(replace(first, step=m * first.stride) for m in range(1, 1 + self.sizes))
+
+    def _count(self, layer: Layer) -> int:
+        return layer.channels // (self.p if self.share == "lowest" else 10)
 
     def _spared(self, layers: Sequence[Layer]) -> int:
-        """How many `layers` lose no channel, said aloud; raises where none loses any."""
-        spared = [layer for layer in layers if layer.channels < self.p]
+        """How many `layers` are too narrow to lose a channel."""
+        if self.share == "cluster":
+            return 0
+        return self._say([layer for layer in layers if not self._count(layer)], layers)
+
+    def _say(self, spared: Sequence[Layer], layers: Sequence[Layer]) -> int:
+        """How many layers are `spared`, said aloud; raises where all are."""
         if not spared:
             return 0
-        widest = max(layer.channels for layer in layers)
+        why = "where no few channels stand apart"
+        if self.share == "lowest":
+            why = f"which have fewer than p = {self.p} channels"
+        what = f"prunes nothing from {len(spared)} of {len(layers)} layers, {why}"
         if len(spared) == len(layers):
-            raise ParameterError(
-                f"fmp with p = {self.p} prunes nothing: the widest layer has {widest} channels; "
-                f"take a smaller p"
-            )
-        self._warn(
-            f"prunes nothing from {len(spared)} of {len(layers)} layers, which have fewer than "
-            f"p = {self.p} channels ({listed(layer.name for layer in spared)})"
-        )
+            widest = max(layer.channels for layer in layers)
+            raise ParameterError(f"fmp {what}: the widest layer has {widest} channels")
+        self._warn(f"{what} ({listed(layer.name for layer in spared)})")
         return len(spared)
+
+    def _tune(
+        self,
+        model: nn.Module,
+        clean: Images,
+        run: Run,
+        after_step: Callable[[nn.Module], object] | None = None,
+    ) -> None:
+        state, end = self.state_file(model, clean, run), self.final_lr / self.lr
+
+        def schedule(step: int, steps: int) -> float:
+            return end + (1 - end) * cosine(step, steps)
+
+        self.tune(model, clean, run, after_step, schedule=schedule, resume=state)
 
     def rankings(
         self, model: nn.Module, layers: Sequence[Layer], chosen: Images, run: Run
@@ -163,15 +248,51 @@ class FMP(Tuning):
         x = to_float(chosen.pixels)
         signs = torch.randint(0, 2, x.shape, generator=run.rng("start")).to(x) * 2 - 1
         x, signs, y = (tensor.to(run.device) for tensor in (x, signs, chosen.labels))
-        ranker = Ranker(model, x, y, signs, self.nudge(), run)
-        rank = ranker.race if self.fast else ranker.rank
-        asked = self.model_dump(include={"p", "eps", "alpha", "steps", "step", "projected", "fast"})
-        kept = kept_of(model, run, "ranking", asked, chosen)
+        rankers = self._rankers(model, x, y, signs, run)
+        kept = kept_of(model, run, "ranking", self.model_dump(include=RANKING), chosen)
         known = sum(layer.channels for layer in layers if layer.name in kept.tensors)
-        with run.stage("ranking", sum(layer.channels for layer in layers), known) as advance:
+        channels, times = sum(layer.channels for layer in layers), len(rankers)
+        with run.stage("ranking", times * channels, times * known) as advance:
             for layer in layers:
                 if layer.name not in kept.tensors:
                     run.part("ranking", layer.name)
-                    found = rank(layer, layer.channels // self.p, advance)
-                    kept.add({layer.name: torch.stack([found.accuracy, found.loss])})
+                    found = [self._ranked(ranker, layer, advance) for ranker in rankers]
+                    kept.add({layer.name: torch.stack(found).mean(0)})
         return {layer.name: Ranking(*kept.tensors[layer.name]) for layer in layers}
+
+    def _rankers(
+        self, model: nn.Module, x: Tensor, y: Tensor, signs: Tensor, run: Run
+    ) -> list[Ranker]:
+        """One for each step size."""
+        if self.batch_norms:
+            if len(x) < 2:
+                raise ImagesError("fmp with batch_norms needs two ranking images or more, got one")
+            # What a pass in bfloat16 leaves open is done again image by image: not so here.
+            model, run = batch_statistics(model), replace(run, precision="fp32")
+        make = partial(Ranker, model, x, y, signs)
+        return [make(nudge, run, self.score, together=self.batch_norms) for nudge in self.nudges()]
+
+    def _ranked(self, ranker: Ranker, layer: Layer, advance: Callable[[int], None]) -> Tensor:
+        """Scores and losses `[2, channels]` of a layer."""
+        if self.fast:
+            found = ranker.race(layer, self._count(layer), advance)
+        else:
+            # Where more than who comes first counts, every score is to be right.
+            found = ranker.rank(layer, self._count(layer) if self.racing() else None, advance)
+        return torch.stack([found.score, found.loss])
+
+    def racing(self) -> bool:
+        """Whether only the lowest accuracies count, as a race and its early stop have it."""
+        plain = self.share == "lowest" and self.score == "accuracy"
+        return plain and self.sizes == 1 and not self.batch_norms
+
+    @model_validator(mode="after")
+    def _can_be(self) -> Self:
+        if self.fast and not self.racing():
+            raise ValueError(
+                "fast stops early on channels that are not of the lowest accuracy, so it goes with "
+                "no other share, score, sizes or batch_norms"
+            )
+        if self.final_lr > self.lr:
+            raise ValueError("final_lr is the end of the schedule, so it cannot be above lr")
+        return self

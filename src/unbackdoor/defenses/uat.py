@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable
+from itertools import accumulate
 from typing import ClassVar
 
 import torch
@@ -17,7 +18,9 @@ from ..core.images import Images
 from ..core.method import source
 from ..core.modules import in_mode
 from ..core.run import Run
+from ..training import disturbance
 from ..training.fit import fit, follow_norms_
+from ..training.patches import Patches
 from ..training.universal import Universal
 from .base.defense import Defense, Repair
 
@@ -34,13 +37,20 @@ class UAT(Defense):
 
     A backdoor is such a change: one trigger sends all images to one class, and no other change
     of its size does so much. So the model itself shows where it is weak, without a guess of what
-    the trigger looks like. In every batch a `share` of the images is moved by a universal
-    perturbation from an L2 ball of `radius`. Every `every` steps another one is found, in turn one
-    that raises the loss and one that sends images to one class; in between it follows the gradients
-    of the training steps (Shafahi et al.; `training/universal`). All images keep two answers: their
-    label and, with weight `1 - labels`, what the model said before the repair of the image as it
-    was (Hinton et al.), which spares its accuracy. Images `[n, c, h, w]` are in [0, 1], and are
-    neither cropped nor mirrored.
+    the trigger looks like. Two kinds of changes are found in every `every` steps:
+
+    * A universal perturbation from an L2 ball of `radius`: in turn one that raises the loss and
+      one that sends images to one class. A `share` of each batch is moved by it; between searches
+      it follows the gradients of the training steps (Shafahi et al.; `training/universal`).
+    * A patch that sends images to one class: the square in which the gradient pulls most towards
+      it, in colours that the gradient chooses (`training/patches`). Another share of each batch,
+      `patched`, gets one of the patches found so far. Perturbations alone unlearned a white square
+      within 30 steps, but 200 steps later the model obeyed it again; since patches stay in the
+      batches, it does not.
+
+    All images keep two answers: their label and, with weight `1 - labels`, what the model said
+    before the repair of the image as it was (Hinton et al.), which spares its accuracy. Images
+    `[n, c, h, w]` are in [0, 1], and are neither cropped nor mirrored.
 
     Then `settling` epochs of plain fine-tuning on the labels win back accuracy.
 
@@ -56,7 +66,7 @@ class UAT(Defense):
       10 % of those in the last layers of a PreActResNet18, which it destroyed (ACC 36).
 
     What differs from I-BAU: the perturbation lives on, is aimed at classes, too, and has no
-    implicit gradient; the old answers beside the labels; the relative rate.
+    implicit gradient; the patches; the old answers beside the labels; the relative rate.
     """
 
     paper: ClassVar[str] = (
@@ -101,6 +111,20 @@ class UAT(Defense):
         le=1,
         description="share of a batch that is moved, 1 at least",
         json_schema_extra=source("ours: a tenth, where I-BAU takes 0.01"),
+    )
+    patched: float = Field(
+        0.15,
+        ge=0,
+        lt=1,
+        description="share of a batch that gets an adversarial patch",
+        json_schema_extra=source("ours: docs/uat.md tells what was tried"),
+    )
+    disturbed: float = Field(
+        0.3,
+        ge=0,
+        lt=1,
+        description="share of a batch that is disturbed at random",
+        json_schema_extra=source("ours: docs/uat.md tells what was tried"),
     )
     radius: float = Field(
         6.0,
@@ -158,7 +182,8 @@ class UAT(Defense):
 
     def work(self, images: int) -> float | None:
         """Each image once, old answers and norms without a gradient, the searches; and settling."""
-        each = 1 + 2 / 3 + self.ascent_steps / self.every
+        patches = self.ascent_steps + 1 if self.patched else 0
+        each = 1 + 2 / 3 + (self.ascent_steps + patches) / self.every
         epochs = self._epochs(images, self.epochs) * each + self._epochs(images, self.settling)
         return epochs * images
 
@@ -190,11 +215,19 @@ class UAT(Defense):
             lr=self.settling_lr,
             batch=self.batch,
             crop=False,
-            objective=_steady,
+            objective=self._steady,
             optimizer=lambda parameters: _relative(parameters, self.settling_lr),
             resume=self.state_file(model, clean, run),
         )
         return Repair(model)
+
+    def _steady(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """The cross-entropy of `model` in eval mode, some images disturbed."""
+        first = int(self.disturbed * len(x))
+        if first:
+            x = torch.cat([disturbance.disturbed(x[:first]), x[first:]])
+        with in_mode(model, train=False):
+            return F.cross_entropy(model(x).float(), y)
 
 
 class Lesson:
@@ -208,16 +241,18 @@ class Lesson:
         self.method, self.per_epoch, self.steps = method, per_epoch, 0
         self.teacher = copy.deepcopy(teacher)
         self.universal = Universal(method.radius, method.ascent_steps)
+        self.patches = Patches(method.ascent_steps)
 
     def optimized(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
         """Adam with a learning rate for each tensor."""
         self.adam = _relative(parameters, self.method.lr)
-        self.adam.param_groups[0]["perturbation"] = self.universal.state
+        group = self.adam.param_groups[0]
+        group["perturbation"], group["patches"] = self.universal.state, self.patches.state
         return self.adam
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """The loss on the images `x` `[n, c, h, w]` with labels `y` `[n]`, a scalar."""
-        method, universal = self.method, self.universal
+        method, universal, patches = self.method, self.universal, self.patches
         step = self.steps % self.per_epoch
         self.steps += 1
         if method.norm_momentum:
@@ -226,22 +261,29 @@ class Lesson:
             if step:
                 universal.follow()
             else:  # of an epoch's last step there is no gradient where a training goes on
-                universal.state = self.adam.param_groups[0]["perturbation"]
+                group = self.adam.param_groups[0]
+                universal.state, patches.state = group["perturbation"], group["patches"]
             if step % method.every == 0:
                 universal.search(model, x, y)
-            moved = max(1, int(method.share * len(x)))
-            told = model(torch.cat([universal.added(x[:moved]), x[moved:]])).float()
+                if method.patched:
+                    patches.search(model, x, y)
+            told = model(self._harmed(x)).float()
             with torch.no_grad():
                 old = F.softmax(self.teacher(x).float() / method.temperature, dim=1)
         soft = F.log_softmax(told / method.temperature, dim=1)
         kept = F.kl_div(soft, old, reduction="batchmean") * method.temperature**2
         return torch.lerp(kept, F.cross_entropy(told, y), method.labels)
 
-
-def _steady(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """The cross-entropy of `model` in eval mode."""
-    with in_mode(model, train=False):
-        return F.cross_entropy(model(x).float(), y)
+    def _harmed(self, x: Tensor) -> Tensor:
+        """`x`, the first ones moved by the perturbation, others with a patch, others disturbed."""
+        shares = (self.method.patched, self.method.disturbed)
+        sizes = [max(1, int(self.method.share * len(x))), *(int(s * len(x)) for s in shares)]
+        moved, patched, disturbed, plain = x.tensor_split(list(accumulate(sizes)))
+        if len(patched):
+            patched = self.patches.put(patched)
+        if len(disturbed):
+            disturbed = disturbance.disturbed(disturbed)
+        return torch.cat([self.universal.added(moved), patched, disturbed, plain])
 
 
 def _relative(parameters: Iterable[nn.Parameter], rate: float) -> Optimizer:

@@ -101,7 +101,8 @@ class Reversal:
         nudge: Nudge,
         run: Run,
     ) -> None:
-        self.fast, self.layer, self.x, self.nudge, self.run = fast, layer, x, nudge, run
+        self.exact, self.fast, self.layer = exact, fast, layer
+        self.x, self.nudge, self.run = x, nudge, run
         module = fast.get_submodule(layer.name)
         self.module = module.plain if isinstance(module, Fused) else module
         self.start = nudge.within(x + nudge.alpha * signs, x)
@@ -120,6 +121,15 @@ class Reversal:
         for _ in range(1, self.nudge.steps):
             moved = self._step(moved, self._gradients(channels, moved))
         return moved
+
+    def push(self, channels: Tensor, moved: Tensor) -> Tensor:
+        """How far each channel's map is moved by its images (RMS of the change): `[k, n]`."""
+        own = channels.repeat_interleave(moved.shape[1])
+        with torch.no_grad():
+            _, maps = at_layer(self.exact, self.layer, moved.flatten(0, 1))
+        maps = maps[torch.arange(len(own), device=own.device), own]
+        change = maps - self.calm[:, channels].movedim(1, 0).flatten(0, 1)
+        return change.flatten(1).square().mean(1).sqrt().view(moved.shape[:2])
 
     def _step(self, moved: Tensor, gradients: Tensor) -> Tensor:
         return self.nudge.within(moved + self.nudge.stride * gradients.sign(), self.x)
