@@ -9,13 +9,19 @@ from typing import Any
 
 from unbackdoor.core.files import write_whole
 from unbackdoor.core.measure import Rate
+from unbackdoor.core.method import find
 from unbackdoor.scanners.base import calibration
+from unbackdoor.scanners.base.scanner import Scanner
 from unbackdoor.scanners.base.verdict import FEWEST_MODELS, standing
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = ROOT / "src" / "unbackdoor" / "scanners" / "base" / "calibration.json"
 CALIBRATING = 19
 """A threshold of so many clean models of a kind is tried on the others, to count false alarms."""
+
+FEW = 2
+"""Of a scanner that compares the classes of a model, so few models of a kind are worth keeping:
+kinds are pooled to judge one that is not known."""
 
 WORKS = 0.7
 """A model with a lower ASR holds no backdoor worth the name; it is counted apart."""
@@ -45,7 +51,7 @@ def calibrate(told: dict[str, Any], recipes: Mapping[str, str]) -> None:
     kinds = []
     for kind, recipe in recipes.items():
         rows = clean_of(told, kind)
-        if len(rows) < FEWEST_MODELS:
+        if not rows:
             continue
         hard = sum(row["facts"]["hard"] is not None for row in rows)
         scores: dict[str, Any] = {}
@@ -60,12 +66,18 @@ def calibrate(told: dict[str, Any], recipes: Mapping[str, str]) -> None:
                 "scanners": {
                     name: {**found, "scores": sorted(found["scores"])}
                     for name, found in sorted(scores.items())
-                    if len(found["scores"]) >= FEWEST_MODELS
+                    if len(found["scores"]) >= (FEW if compares(name) else FEWEST_MODELS)
                 },
             }
         )
     made = calibration.Calibration.model_validate({"format": 1, "kinds": kinds})
     write_whole(SHIPPED, (json.dumps(made.model_dump(mode="json"), indent=1) + "\n").encode())
+
+
+def compares(name: str) -> bool:
+    """Whether the scanner `name` compares the classes of a model with each other."""
+    scanner = find("scanner", name)
+    return issubclass(scanner, Scanner) and scanner.compares_classes
 
 
 def of_kind(told: dict[str, Any], kind: str) -> list[dict[str, Any]]:

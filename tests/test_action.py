@@ -41,7 +41,7 @@ def ran(tmp_path):
             "OUT": "out",
             "CALIBRATION": "",
             "FAIL_ON": "not-judged",
-            "ARGUMENTS": "--seed 3 --quiet",
+            "ARGUMENTS": "--seed 3 --quiet --scanner latent",
             **given,
         }
         env = {

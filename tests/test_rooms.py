@@ -24,10 +24,10 @@ MAY = {
     "data": {"core", "checkpoints"},
     "attacks": {"core", "models", "training"},
     "defenses": {"core", "network", "ranking", "training"},
-    "scanners": {"core", "training"},
+    "scanners": {"core", "defenses", "training"},
     "bench": {
         *("core", "network", "training", "models", "checkpoints", "data"),
-        *("attacks", "defenses"),
+        *("attacks", "defenses", "scanners"),
     },
     "report": {"core", "bench"},
     "api": {"core", "models", "checkpoints", "data", "attacks", "defenses", "scanners"},

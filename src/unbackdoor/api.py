@@ -28,7 +28,7 @@ from .defenses.base.defense import Defense, Repair
 from .models import Normalized
 from .scanners.base import calibration as calibrations
 from .scanners.base.scanner import Scanner
-from .scanners.base.verdict import Verdict, judged
+from .scanners.base.verdict import Verdict, judged, usual
 
 Source = Any
 """`Images`, the name or path of a source, or a data set: see `load_images`."""
@@ -166,7 +166,7 @@ def repair(
 def scan(
     model: nn.Module,
     clean: Source,
-    scanner: str = "latent",
+    scanner: str | None = None,
     *,
     minutes: float | None = None,
     calibration: str | Path | None = None,
@@ -176,20 +176,21 @@ def scan(
     """Whether `model` shows signs of a backdoor, and for which class; it stays as it was.
 
     `clean` is `Images`, or what `load_images` takes; 20 images of each class are enough. The score
-    is compared with clean models of the same kind: those of the package, or of a `calibration` file
-    that `unbackdoor scan --calibrate` wrote. Where there are none, nothing is judged. `minutes` is
-    the budget, `parameters` are the fields of the scanner. Raises `UnbackdoorError`.
+    is compared with clean models of the same kind, of the package or a `calibration` file; without
+    any `targeted` compares with other kinds, and other scanners judge nothing. The default is
+    `latent` where it is calibrated, else `targeted`; `parameters` are its fields, `minutes` the
+    budget. Raises `UnbackdoorError`.
 
     Examples:
         >>> import torch
         >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1024, 10))
-        >>> verdict = scan(net, load_images("digits:test", channels=1), "last_layer")
-        >>> str(verdict.outcome)
+        >>> str(scan(net, load_images("digits:test", channels=1), "last_layer").outcome)
         'not judged'
     """
-    method, model = build("scanner", scanner, parameters), unwrapped(model)
-    assert isinstance(method, Scanner)
+    model = unwrapped(model)
     known = calibrations.read(Path(calibration)) if calibration else calibrations.shipped()
+    method = build("scanner", scanner or usual(model, known), parameters)
+    assert isinstance(method, Scanner)
     return judged(method, model, _fitting(model, clean), run or Run(), known, minutes)
 
 

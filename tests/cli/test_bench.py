@@ -58,6 +58,17 @@ def test_a_bench_counts_what_it_does_and_does_nothing_twice(run, grid, tmp_path)
     assert len(list((out / "site" / "cells").iterdir())) == 4
 
 
+def test_a_bench_of_scanners_tells_scores_and_classes(run, grid, tmp_path):
+    path, out = grid(defenses=[]), tmp_path / "results"
+    path.write_text("scanners = ['last_layer']\n" + path.read_text())
+    done = run("bench", path, "--out", out, "--device", "cpu", "--cpus-per-cell", 1)
+    assert done.code == 0, done.err
+    assert re.search(r"badnets/.*last_layer/12/seed0: score [\d.e-]+, class \d", done.err)
+    site = run("report", out, "--json")
+    assert site.code == 0 and (site.json["scans"], site.json["cells"]) == (2, 0)
+    assert (out / "site" / "scanners.html").is_file()
+
+
 def test_failures_are_counted_and_done_again_when_asked(run, grid, tmp_path):
     out = tmp_path / "results"
     path = grid(budgets=[12, 40])

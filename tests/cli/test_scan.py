@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from unbackdoor.checkpoints import checkpoint
+from unbackdoor.core.errors import ModelError
 from unbackdoor.core.run import Run
 from unbackdoor.core.spec import Spec
 from unbackdoor.models import create
 from unbackdoor.scanners.base import calibration
 from unbackdoor.scanners.latent import Latent
+from unbackdoor.scanners.targeted import Targeted
 
 from .conftest import save_npz
 
@@ -105,9 +107,10 @@ def test_exit_codes_are_chosen(calibrated, run):
     bad = ("bad", "--calibration", calibrated)
     assert scan(run, *bad, "--fail-on", "suspicious").code == 1
     assert scan(run, *bad, "--fail-on", "never").code == 0
-    assert scan(run, "bad").code == 3  # no clean models of this kind in the package
-    assert scan(run, "bad", "--fail-on", "suspicious").code == 0
-    assert scan(run, "bad", "--fail-on", "never").code == 0
+    unknown = ("bad", "--scanner", "latent")  # no clean models of this kind are in the package
+    assert scan(run, *unknown).code == 3
+    assert scan(run, *unknown, "--fail-on", "suspicious").code == 0
+    assert scan(run, *unknown, "--fail-on", "never").code == 0
 
 
 def test_the_files_of_a_scan(calibrated, run, here):
@@ -150,6 +153,38 @@ def test_a_first_look_comes_before_a_slower_scanner(here, run):
     assert done.code == 3
     assert done.err.index("latent: not judged") < done.err.index("universal: not judged")
     assert done.json["first_look"]["scanner"] == "latent"
+
+
+def test_a_kind_that_is_not_known_is_compared_with_others(here, run, monkeypatch):
+    quick = Targeted(images=8, held_out=8, radii=3, steps=1)
+    kinds = [
+        calibration.made(told(), {quick: [0.0] * 7}, "of this test")
+        .kinds[0]
+        .model_copy(update={"arch": f"other{place}"})
+        for place in range(3)
+    ]
+    text = calibration.Calibration(format=1, kinds=kinds).model_dump_json()
+    (here / "others.json").write_text(text)
+    given = [f"{name}={getattr(quick, name)}" for name in ("images", "held_out", "radii", "steps")]
+    asked = [part for text in given for part in ("-p", text)]
+    done = scan(run, "bad", "--calibration", here / "others.json", *asked, "--json")
+    assert done.json["scanner"]["name"] == "targeted" and done.code in (0, 1)
+    assert done.json["alarms"]["other_kinds"] == 3
+    assert done.json["alarms"]["false_alarms"] == {"hits": 0, "total": 21, "value": 0.0}
+    assert "calibrated on other networks" in done.out + done.err or done.code == 0
+    known = scan(run, "bad", "--calibration", here / "others.json", "--scanner", "latent", "--json")
+    assert known.code == 3  # its score means nothing on another kind
+
+
+def test_a_first_look_that_is_impossible_is_no_end(here, run, monkeypatch):
+    def refused(*_):
+        raise ModelError("latent needs another network")
+
+    monkeypatch.setattr(Latent, "look", refused)
+    given = ("bad.safetensors", "--clean", "clean.npz", "--device", "cpu", "--json")
+    done = run("scan", *given, "--scanner", "universal", "-p", "radii=1", "-p", "steps=1")
+    assert done.code == 3 and "latent needs another network" in done.err
+    assert done.json["first_look"] is None and done.json["scanner"]["name"] == "universal"
 
 
 def test_without_images_only_what_needs_none(here, run):

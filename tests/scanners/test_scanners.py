@@ -11,13 +11,17 @@ from torch import nn
 from unbackdoor.core.errors import ImagesError, ModelError
 from unbackdoor.core.images import Images
 from unbackdoor.core.run import Run
+from unbackdoor.defenses.base.defense import Repair
+from unbackdoor.defenses.uat import UAT
 from unbackdoor.scanners.base.head import head_of
 from unbackdoor.scanners.base.scanner import Finding, drawn, outlying
 from unbackdoor.scanners.last_layer import LastLayer
 from unbackdoor.scanners.latent import Latent, shortest
 from unbackdoor.scanners.mm_bd import MMBD, rarity
 from unbackdoor.scanners.neuron_noise import NeuronNoise
+from unbackdoor.scanners.own_repair import OwnRepair
 from unbackdoor.scanners.small_patch import SmallPatch
+from unbackdoor.scanners.targeted import Targeted
 from unbackdoor.scanners.universal import Universal
 
 CLASSES = tuple("abcdefgh")
@@ -90,6 +94,75 @@ def test_a_smaller_universal_change_is_enough_where_there_is_a_shortcut():
     assert length <= math.exp(-strong.score) * math.sqrt(16 / 3072) * 1.2 + 1e-6
 
 
+def lit() -> Images:
+    """Images whose last pixel is not quite dark, so that the shortcut has a gradient."""
+    found = images(8)
+    found.pixels[:, 0, 3, 3] = 2
+    return found
+
+
+def test_the_lead_of_the_target_grows_with_the_shortcut():
+    scanner, run = Targeted(growth=1.1, radii=40), Run(precision="fp32")
+    clean, weak, strong = (
+        scanner.scan(Shortcut(strength).eval(), lit(), run) for strength in (0.0, 20.0, 40.0)
+    )
+    assert strong.suspect == weak.suspect == TARGET and strong.reach >= 0.5
+    assert clean.score < 0.3 < weak.score < strong.score
+    # The score is the logarithm of the ratio of the two smallest radii.
+    first, second = (-strong.classes).exp().sort().values[:2].tolist()
+    assert strong.score == pytest.approx(math.log(second / first), abs=1e-4)
+    assert strong.notes["radius"] == pytest.approx(first, rel=1e-4)
+    moved = Shortcut(40.0)(strong.applied(lit().pixels.float() / 255)).argmax(1)
+    assert float((moved == TARGET).float().mean()) >= 0.5
+
+
+def test_a_network_whose_inputs_are_scaled_has_the_same_lead():
+    class Stretched(Shortcut):
+        def forward(self, x):
+            return super().forward(2 * x)
+
+    scanner, run = Targeted(growth=1.1, radii=40), Run(precision="fp32")
+    plain, stretched = (scanner.scan(net(20.0).eval(), lit(), run) for net in (Shortcut, Stretched))
+    assert stretched.suspect == TARGET
+    assert stretched.score == pytest.approx(plain.score, abs=0.25)
+
+
+def test_what_the_repair_took_away_from_the_first_class_alone_counts(monkeypatch):
+    run, scanner = Run(precision="fp32"), OwnRepair()
+    monkeypatch.setattr(OwnRepair, "_repaired", lambda *_: Shortcut(0.0).eval())
+    mended = scanner.scan(Shortcut(40.0).eval(), lit(), run)
+    assert mended.suspect == TARGET and mended.score > 0.5
+    assert mended.notes["lost"] == pytest.approx(1.0)
+    monkeypatch.setattr(OwnRepair, "_repaired", lambda *_: Shortcut(40.0).eval())
+    kept = scanner.scan(Shortcut(40.0).eval(), lit(), run)
+    assert kept.suspect == TARGET and kept.score == pytest.approx(0.0, abs=1e-6)
+
+
+def test_the_repair_is_of_a_copy_that_can_learn(monkeypatch):
+    seen = []
+
+    def watched(self, model, clean, run):
+        seen.append(model)
+        assert all(parameter.requires_grad for parameter in model.parameters())
+        return Repair(model)
+
+    monkeypatch.setattr(UAT, "repair", watched)
+    OwnRepair().scan(Shortcut(40.0).eval(), lit(), Run(precision="fp32"))
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize(("bias", "tried"), [(0.3, True), (-0.3, False)])
+def test_of_many_classes_only_the_likeliest_are_tried(bias, tried):
+    model = Shortcut(20.0)
+    with torch.no_grad():
+        model.last.bias[TARGET] = bias
+    found = Targeted(most_classes=2, radii=30, growth=1.2).scan(
+        model.eval(), lit(), Run(precision="fp32")
+    )
+    assert (found.suspect == TARGET) is tried
+    assert bool(found.classes[TARGET] > found.classes.min()) is tried
+
+
 def test_noise_in_the_neurons_finds_a_class_that_is_almost_there():
     model = Shortcut(0.0)
     with torch.no_grad():  # one neuron's bias holds the class back from all images
@@ -99,11 +172,30 @@ def test_noise_in_the_neurons_finds_a_class_that_is_almost_there():
 
 
 def test_the_shortest_change_is_that_on_paper():
-    rows = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
-    # x >= 2 and x + y >= 3: the nearest point to 0 is (2, 1).
-    assert float(shortest(rows, torch.tensor([2.0, 3.0]), 500)) == pytest.approx(math.sqrt(5), 1e-3)
-    # What holds anyway costs nothing.
-    assert float(shortest(rows, torch.tensor([-1.0, -1.0]), 500)) == pytest.approx(0, abs=1e-9)
+    # Class 0 must gain 2 on class 1 along x, and 3 on class 2 along x + y: the nearest point to 0
+    # is (2, 1). Class 1 leads anyway, and no image is left for class 2.
+    weight = torch.tensor([[0.0, 0.0], [-1.0, 0.0], [-1.0, -1.0]])
+    needed = torch.tensor([[0.0, 2.0, 3.0], [-1.0, 0.0, -1.0], [torch.inf] * 3])
+    found = shortest(weight, needed, 500)
+    assert float(found[0]) == pytest.approx(math.sqrt(5), 1e-3)
+    assert float(found[1]) == pytest.approx(0, abs=1e-9)
+    assert float(found[2]) == math.inf
+
+
+def test_many_classes_are_solved_at_once_as_each_would_be():
+    rng = torch.Generator().manual_seed(0)
+    weight, needed = torch.randn(7, 5, generator=rng), torch.randn(7, 7, generator=rng)
+    found = shortest(weight, needed, 3000)
+    for label in range(7):
+        others = [other for other in range(7) if other != label]
+        rows = (weight[label] - weight[others]).double()
+        wanted = needed[label, others].double()
+        force = torch.zeros(6, dtype=torch.float64)
+        for _ in range(20000):  # plain projected gradient
+            slope = rows @ (rows.T @ force) - wanted
+            force = (force - slope / torch.linalg.matrix_norm(rows, 2) ** 2).clamp_min(0)
+        length = float((rows.T @ force).norm())
+        assert float(found[label]) == pytest.approx(length, rel=2e-2, abs=1e-3)
 
 
 def test_latent_lengths_fall_as_the_shortcut_grows():

@@ -112,6 +112,58 @@ def test_nothing_is_judged_without_what_it_takes(changed, reason):
     assert found.suspect is None and found.alarms is None
 
 
+class Comparing(Fixed):
+    """A scanner whose score only compares the classes of a model."""
+
+    compares_classes = True
+
+
+def others(*kinds, scanner):
+    """A calibration of networks that are not of the kind of `network()`."""
+    found = [
+        calibration.made(network(4 + place), {scanner: list(scores)}, "of this test").kinds[0]
+        for place, scores in enumerate(kinds)
+    ]
+    return calibration.Calibration(format=1, kinds=found)
+
+
+def test_an_unknown_kind_is_compared_with_others_where_a_score_compares_classes():
+    kinds = [[1.0] * 10, [1.0] * 10, [1.0] * 9 + [4.0]]
+    scanner = Comparing(score=5.0, per_class=100)
+    found = judged(scanner, network(), images(), Run(), others(*kinds, scanner=scanner))
+    assert found.outcome is Outcome.suspicious and found.alarms.other_kinds == 3
+    # Of the third kind one model is above the threshold of the other two; nothing else is.
+    assert (found.alarms.false_alarms.hits, found.alarms.false_alarms.total) == (1, 30)
+    assert found.alarms.expected == pytest.approx(1 / 30)
+    below = judged(
+        Comparing(score=1.0, per_class=100),
+        network(),
+        images(),
+        Run(),
+        others(*kinds, scanner=Comparing(score=1.0, per_class=100)),
+    )
+    assert below.outcome is Outcome.nothing
+
+
+@pytest.mark.parametrize(
+    ("cls", "kinds"), [(Fixed, [[1.0] * 10] * 3), (Comparing, [[1.0] * 20] * 2)]
+)
+def test_other_scores_and_too_few_kinds_judge_no_unknown_kind(cls, kinds):
+    scanner = cls(score=5.0, per_class=100)
+    found = judged(scanner, network(), images(), Run(), others(*kinds, scanner=scanner))
+    assert found.outcome is Outcome.not_judged and found.alarms is None
+
+
+def test_its_own_kind_comes_first():
+    scanner = Comparing(score=5.0, per_class=100)
+    known_ = others(*[[1.0] * 10] * 3, scanner=scanner)
+    both = calibration.Calibration(
+        format=1, kinds=[*known_.kinds, *known([9.0] * 20, scanner).kinds]
+    )
+    found = judged(scanner, network(), images(), Run(), both)
+    assert found.outcome is Outcome.nothing and found.alarms.other_kinds == 0
+
+
 def test_two_classes_are_not_judged():
     pixels = torch.zeros(60, 3, 16, 16, dtype=torch.uint8)
     two = Images(pixels, torch.ones(60, dtype=torch.int64), ("a", "b"))

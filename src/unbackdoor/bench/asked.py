@@ -44,8 +44,8 @@ def of_cell(cell: Cell, record: Mapping[str, Any]) -> list[str]:
 
 def finished(store: Store, cell: Cell) -> bool:
     """Whether the cell has a result, failed or with all that is asked for."""
-    if not cell.victim.measures:
-        return store.has("cells", cell.id)
+    if cell.kind == "scans" or not cell.victim.measures:
+        return store.has(cell.kind, cell.id)
     record = store.read("cells", cell.id)
     if record is None or of_cell(cell, record):
         return False

@@ -1,6 +1,7 @@
-"""What a grid is made of: data sets, victims, and cells. A declaration is all that decides numbers.
+"""What a grid is made of: data sets, victims, cells and scans.
 
-Defaults of the methods are part of it; the machine, the order and where files lie are not.
+A declaration is all that decides numbers. Defaults of the methods are part of it;
+the machine, the order and where files lie are not.
 """
 
 from __future__ import annotations
@@ -8,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..core import method
 from ..core.errors import ParameterError, UnknownNameError
-from .store import identity
+from .store import Kind, identity
 
 Table = dict[str, Any]
 Part = TypeVar("Part", bound=BaseModel)
@@ -105,6 +106,8 @@ class Cell:
     """The defense and what the grid asks of it, as `fmp p=32`. It is no part of the identity."""
     clean: Table | None = None
     """How the clean images differ from the data set's; None where they do not."""
+    kind: ClassVar[Kind] = "cells"
+    """Where its result lies."""
 
     def declaration(self) -> Table:
         """Everything that decides its numbers."""
@@ -132,6 +135,27 @@ class Cell:
         shown = f"{self.budget:g}" + (f" {self.clean['name']}" if self.clean else "")
         parts = (self.victim.title, self.method, shown)
         return "/".join((*parts, f"seed{self.victim.seed}"))
+
+
+@dataclass(frozen=True)
+class Scan(Cell):
+    """One look to take: of which scanner, at what model, with how many clean images.
+
+    `defense` is the declaration of the scanner, `method` its name.
+    """
+
+    kind: ClassVar[Kind] = "scans"
+
+    def declaration(self) -> Table:
+        """Everything that decides its numbers."""
+        told = super().declaration()
+        told["scanner"] = told.pop("defense")
+        return told
+
+    @cached_property
+    def id(self) -> str:
+        """What stands for it."""
+        return identity({"scan": self.declaration()})
 
 
 def strict(part: type[Part], where: str, told: Mapping[str, Any]) -> Part:

@@ -1,4 +1,4 @@
-"""A grid: a TOML file of data, networks, attacks, defenses and seeds; every list multiplies.
+"""A grid: a TOML file of data, networks, attacks, defenses, scanners and seeds; lists multiply.
 
 Out come cells. A cell is its declaration: all that decides its numbers, defaults of the methods
 included, and nothing that does not, such as the machine or the order.
@@ -19,22 +19,18 @@ from pydantic import Field, create_model
 
 from .. import data, models
 from ..attacks.base.attack import Attack
-from ..core import method
 from ..core.errors import ParameterError, UnknownNameError
 from ..core.foreign import told_as
 from ..core.spec import Spec
-from ..defenses.base.defense import Augmented, Defense, Tuning
-from . import controls, given, starts
+from . import given, starts, tries
 from .asked import Measure
 from .cell import Cell, Data, Strict, Table, Victim, strict
-from .clean_sets import CleanSet
 from .entries import MOST_TABLES, labelled, tables
 
 MOST_BYTES, MOST_CELLS = 2**22, 100_000
 """Of a grid: its file, and all that its lists multiply to."""
 
 MOST_DOTS = 2_000
-MOST_IMAGES = 2**40
 
 NO_ATTACK = "none"
 """What a clean model goes by: it is part of every grid, and was never attacked."""
@@ -47,7 +43,8 @@ class Grid(Strict):
     architectures: list[Any] = Field([], max_length=MOST_TABLES)
     attacks: list[Any] = Field([], max_length=MOST_TABLES)
     victims: list[Any] = Field([], max_length=MOST_TABLES)
-    defenses: list[Any] = Field(min_length=1, max_length=MOST_TABLES)
+    defenses: list[Any] = Field([], max_length=MOST_TABLES)
+    scanners: list[Any] = Field([], max_length=MOST_TABLES)
     controls: list[Any] = Field([], max_length=MOST_TABLES)
     rates: list[float] = Field([], max_length=MOST_TABLES)
     budgets: list[int | float] = Field([0.05], min_length=1, max_length=MOST_TABLES)
@@ -70,10 +67,6 @@ Training: type[Strict] = create_model(
     },
 )  # type: ignore[call-overload]
 """How clean models are trained: the fields, bounds and defaults that every attack has."""
-
-TUNING = frozenset(Tuning.model_fields) - frozenset(Defense.model_fields)
-AUGMENTATION = frozenset(Augmented.model_fields) - frozenset(Defense.model_fields)
-"""Of `[tuning]`, what every defense takes that learns from augmented images."""
 
 
 def read(path: Path) -> Grid:
@@ -122,20 +115,18 @@ def _cells(grid: Grid, folder: Path) -> list[Cell]:
     there = given.found(grid.victims, [data_set for _, data_set in places], folder)
     if not there and not (places and networks):
         raise ParameterError("the grid has no models: it needs data and architectures, or victims")
+    if not grid.defenses and not grid.scanners:
+        raise ParameterError("the grid has nothing to try: it needs defenses or scanners")
     if grid.attacks and not networks:
         raise ParameterError("the grid has attacks, but no architectures to plant them in")
     for seed in grid.seeds:
         planted = _planted(grid, places, networks, seed, folder)
         ready = ((data_set, model.victim(seed, grid)) for data_set, model in there)
         for data_set, victim in (*planted, *ready):
-            sets = [None, *_clean_sets(grid, victim.attack)]
-            defenses = _defenses(grid, data_set)
-            defenses += _controls(grid, data_set, defenses, victim.attack)
-            for clean, budget, (label, defense) in product(sets, grid.budgets, defenses):
+            for cell in tries.of(grid, data_set, victim):
                 count += 1
                 if count > MOST_CELLS:
                     raise ParameterError(f"the grid has more than {MOST_CELLS:,} cells")
-                cell = Cell(victim, defense, _budget(budget), label, clean)
                 found.setdefault(cell.id, cell)
     return list(found.values())
 
@@ -218,7 +209,7 @@ def _attacks(grid: Grid, data_set: Data) -> Iterator[tuple[str, Table | None, Ta
     for label, table in labelled(tables("attacks", grid.attacks), "rate"):
         rates: list[Table] = [{"rate": rate} for rate in grid.rates] or [{}]
         for rate in [{}] if {"rate", "class_rate", "count"} & table.keys() else rates:
-            found = _declared("attack", {**given, **rate, **table})
+            found = tries.declared("attack", {**given, **rate, **table})
             share = f"/{found['rate']:g}" if found.get("rate") and "count" not in table else ""
             yield label + share, found, None
 
@@ -226,68 +217,3 @@ def _attacks(grid: Grid, data_set: Data) -> Iterator[tuple[str, Table | None, Ta
 def _start(grid: Grid, data_set: Data) -> Any:
     """What the planted victims of a data set start from; None for fresh weights."""
     return {**grid.training, **data_set.training}.get("start")
-
-
-def _defenses(grid: Grid, data_set: Data) -> list[tuple[str, Table]]:
-    given = {**grid.tuning, **data_set.tuning}
-    for key in given:
-        if key not in TUNING:
-            raise UnknownNameError.of("key of tuning", key, TUNING)
-    for name, table in data_set.defenses.items():
-        _declared("defense", {"name": name, **table})
-    found = []
-    for table in tables("defenses", grid.defenses):
-        own_of_data = data_set.defenses.get(table["name"], {})
-        taken = _taken(method.find("defense", table["name"]), given)
-        declared = _declared("defense", {**taken, **own_of_data, **table})
-        own = (f" {key}={value}" for key, value in table.items() if key != "name")
-        found.append((table["name"] + "".join(own), declared))
-    return found
-
-
-def _taken(defense: type[method.Method], given: Table) -> Table:
-    """What of `[tuning]` counts for a defense: all for plain fine-tuning, else the augmentation."""
-    plain = issubclass(defense, Tuning) and defense.plain
-    keys = (TUNING if plain else AUGMENTATION) & frozenset(defense.model_fields)
-    return {key: value for key, value in given.items() if key in keys}
-
-
-def _controls(
-    grid: Grid, data_set: Data, defenses: Sequence[tuple[str, Table]], attack: Table | None
-) -> list[tuple[str, Table]]:
-    """(label, declaration) of each control; without an attack none that sees the trigger."""
-    given, found = {**grid.tuning, **data_set.tuning}, []
-    for table in tables("controls", grid.controls):
-        if controls.check(table["name"]).sees_trigger and attack is None:
-            continue
-        followed: list[tuple[str, Table | None]] = [("", None)]
-        if "like" in table:
-            followed = [pair for pair in defenses if table["like"] in (pair[0], pair[1]["name"])]
-        if not followed:
-            known = [declared["name"] for _, declared in defenses]
-            raise UnknownNameError.of("defense to prune like", str(table["like"]), known)
-        for label, like in followed:
-            told = {**table, "like": label} if like else table
-            own = (f" {key}={value}" for key, value in told.items() if key != "name")
-            declared = controls.build({**given, **table, "like": like}).declaration()
-            found.append((table["name"] + "".join(own), declared))
-    return found
-
-
-def _clean_sets(grid: Grid, attack: Table | None) -> list[Table]:
-    """The declarations of the clean sets; without an attack none that holds its trigger."""
-    found = [strict(CleanSet, "clean", table) for table in tables("clean", grid.clean)]
-    return [one.model_dump(mode="json") for one in found if attack or not one.stamped]
-
-
-def _declared(role: method.Role, table: Table) -> Table:
-    parameters = {key: value for key, value in table.items() if key != "name"}
-    return method.build(role, table["name"], parameters).declaration()
-
-
-def _budget(budget: int | float) -> int | float:
-    if not (0 < budget < MOST_IMAGES) or (budget >= 1 and budget != int(budget)):
-        raise ParameterError(
-            f"a budget is a share below 1 of the training images, or a count, got {budget!r}"
-        )
-    return int(budget) if budget >= 1 else budget

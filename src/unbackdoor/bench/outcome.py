@@ -36,11 +36,12 @@ class WorkerDiedError(Exception):
 
 def heading(cell: Cell, victim: Record | None) -> Record:
     """What the result of a cell starts with; `victim` is its victim's, where it is there."""
+    kind = cell.kind.removesuffix("s")
     return {
-        "kind": "cell",
+        "kind": kind,
         "id": cell.id,
         "victim": cell.victim.id,
-        "cell": cell.declaration(),
+        kind: cell.declaration(),
         "before": (victim or {}).get("score"),
     }
 

@@ -59,16 +59,16 @@ class Plan:
                 record.pop("measures", None)
                 self.store.write("victims", victim.id, record)
         for cell in self.cells:
-            if _failed(self.store.read("cells", cell.id)):
-                self.store.remove("cells", cell.id)
+            if _failed(self.store.read(cell.kind, cell.id)):
+                self.store.remove(cell.kind, cell.id)
                 failed += 1
         return failed
 
     def write(self) -> None:
-        """Writes the plan, in short: victims and defenses once, cells as pairs of them."""
+        """Writes the plan, in short: victims and methods once, cells and scans as pairs of them."""
         victims = {victim.id: victim for victim in self.victims}
-        defenses = {identity(cell.defense): cell.defense for cell in self.cells}
-        places = {name: place for place, name in enumerate((*victims, *defenses))}
+        scans = [cell for cell in self.cells if cell.kind == "scans"]
+        cells = [cell for cell in self.cells if cell.kind == "cells"]
         name = identity({"cells": [cell.id for cell in self.cells]})
         self.store.write(
             "plan",
@@ -78,28 +78,24 @@ class Plan:
                 "id": name,
                 "unbackdoor": __version__,
                 "victims": [{"id": found.id, **found.declaration()} for found in victims.values()],
-                "defenses": list(defenses.values()),
-                "cells": [
-                    [
-                        cell.id,
-                        places[cell.victim.id],
-                        places[identity(cell.defense)] - len(victims),
-                        cell.budget,
-                        *([cell.clean] if cell.clean else []),
-                    ]
-                    for cell in self.cells
-                ],
+                "defenses": list(_declared(cells).values()),
+                "cells": _pairs(cells, list(victims)),
+                **_scans(scans, list(victims)),
                 "methods": self._methods(),
             },
         )
 
     def _methods(self) -> Record:
         attacks = {v.attack["name"] for v in self.victims if v.attack and not v.given}
-        defenses = {cell.defense["name"] for cell in self.cells}
-        return {
+        names: dict[str, set[str]] = {"cells": set(), "scans": set()}
+        for cell in self.cells:
+            names[cell.kind].add(cell.defense["name"])
+        found = {
             "attack": {name: declared(method.find("attack", name)) for name in sorted(attacks)},
-            "defense": {name: declared(controls.find(name)) for name in sorted(defenses)},
+            "defense": {name: declared(controls.find(name)) for name in sorted(names["cells"])},
         }
+        looks = {name: declared(method.find("scanner", name)) for name in sorted(names["scans"])}
+        return found | ({"scanner": looks} if looks else {})
 
     def guesses(self) -> dict[str, float | None]:
         """Seconds that each pending cell, and each victim to be planted, may take, by its id.
@@ -119,14 +115,42 @@ class Plan:
         return Estimate(sum(found), len(guesses) - len(found))
 
 
+def _scans(scans: Sequence[Cell], victims: Sequence[str]) -> Record:
+    """What a plan says of scans; nothing where there are none, as before there were any."""
+    if not scans:
+        return {}
+    return {"scanners": list(_declared(scans).values()), "scans": _pairs(scans, victims)}
+
+
+def _declared(cells: Sequence[Cell]) -> dict[str, Record]:
+    return {identity(cell.defense): cell.defense for cell in cells}
+
+
+def _pairs(cells: Sequence[Cell], victims: Sequence[str]) -> list[list[Any]]:
+    """Each cell: its id, the places of its victim and its method, and its clean images."""
+    hosts = {name: place for place, name in enumerate(victims)}
+    methods = {name: place for place, name in enumerate(_declared(cells))}
+    return [
+        [
+            cell.id,
+            hosts[cell.victim.id],
+            methods[identity(cell.defense)],
+            cell.budget,
+            *([cell.clean] if cell.clean else []),
+        ]
+        for cell in cells
+    ]
+
+
 class _Times:
     """Seconds that cells and victims took, by what decides them: nearest likeness first."""
 
     def __init__(self, store: Store) -> None:
         self.spent: dict[tuple[Any, ...], list[float]] = {}
-        for record in _done(store.all("cells")):
-            told = record["cell"]
-            for key in _likeness(told["victim"], told["defense"]["name"]):
+        own = [(record, record["cell"], "defense") for record in _done(store.all("cells"))]
+        own += [(record, record["scan"], "scanner") for record in _done(store.all("scans"))]
+        for record, told, role in own:
+            for key in _likeness(told["victim"], told[role]["name"]):
                 self.spent.setdefault(key, []).append(record["spent"]["all"])
         for record in _done(store.all("victims")):
             told = record["victim"]

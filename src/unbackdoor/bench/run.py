@@ -13,12 +13,12 @@ from pathlib import Path
 from torch import nn
 
 from ..core import record
-from ..core.images import overlap
+from ..core.images import Images, overlap
 from ..core.measure import Rate, Score, der
 from ..core.run import Progress, Run, pick_device
 from ..defenses.base.defense import Defense
-from . import asked, controls, flags, judge, outcome, victims
-from .cell import Cell, Victim
+from . import asked, controls, flags, judge, outcome, scans, victims
+from .cell import Cell, Scan, Victim
 from .clean_sets import CleanSet
 from .controls import Control
 from .judge import judged
@@ -82,7 +82,7 @@ class Bench:
         with self.store.claimed(wanted.id) as ours:
             if not ours:
                 return None, False
-            found = self.store.read("cells", wanted.id)
+            found = self.store.read(wanted.kind, wanted.id)
             if found is not None and self.finished(wanted):
                 return found, False
             victim = self.victim(wanted.victim, progress)
@@ -101,14 +101,14 @@ class Bench:
                 resumed = begun.exists()
                 told = outcome.of(
                     outcome.heading(wanted, victim),
-                    lambda: self._repaired(wanted, victim, images, replace(run, cache=begun)),
+                    lambda: self._worked(wanted, victim, images, replace(run, cache=begun)),
                     run,
                 )
                 spent = time.perf_counter() - start - planting
                 told["spent"] |= {"all": spent, "resumed": resumed}
                 if resumed:  # what the stopped run passed over the images is not known
                     told.get("notes", {}).pop("passes", None)
-                self.store.write("cells", wanted.id, told)
+                self.store.write(wanted.kind, wanted.id, told)
             return told, True
 
     def died(self, wanted: Cell, reason: str) -> Record:
@@ -118,7 +118,7 @@ class Bench:
             raise outcome.WorkerDiedError(reason)
 
         told = outcome.of(outcome.heading(wanted, None), dead, Run(wanted.victim.seed))
-        self.store.write("cells", wanted.id, told)
+        self.store.write(wanted.kind, wanted.id, told)
         return told
 
     def _known(self, wanted: Victim) -> Record | None:
@@ -180,7 +180,7 @@ class Bench:
             with outcome.warnings_into(told["warnings"]):
                 found = self._measures(wanted, sorted(lacking), None, told["layers"], images, run)
             told["measures"] = {**told.get("measures", {}), **found}
-            self.store.write("cells", wanted.id, told)
+            self.store.write(wanted.kind, wanted.id, told)
 
     def _measures(
         self,
@@ -202,19 +202,26 @@ class Bench:
         baseline = victims.linear_of(self.store, wanted, images)
         return victims.told(wanted, ready, images, poisoned, baseline, run)
 
-    def _repaired(self, wanted: Cell, victim: Record, images: Shelf, run: Run) -> Record:
+    def _worked(self, wanted: Cell, victim: Record, images: Shelf, run: Run) -> Record:
         if victim["status"] == "failed":
             raise outcome.VictimFailedError(victim["error"])
-        defense = controls.build(wanted.defense)
         clean = images.budget(wanted.budget, run)
         ready = self._loaded(wanted.victim, images, run)
+        if isinstance(wanted, Scan):
+            return scans.looked(wanted, ready.model, clean, run)
+        return self._repaired(wanted, victim, ready, clean, images, run)
+
+    def _repaired(
+        self, wanted: Cell, victim: Record, ready: Ready, clean: Images, images: Shelf, run: Run
+    ) -> Record:
+        defense = controls.build(wanted.defense)
         if wanted.clean:
             attack = victims.attack_of(wanted.victim)
             clean = CleanSet(**wanted.clean).made(clean, attack, ready.learned, run)
         if isinstance(defense, Control):
             defense = self._aimed(defense, wanted, ready, images, run)
         baseline = victims.linear_of(self.store, wanted.victim, images)
-        known = self.store.read("cells", wanted.id) or {}
+        known = self.store.read(wanted.kind, wanted.id) or {}
         start = time.perf_counter()
         repair = defense.repair(ready.model, clean, run)
         between = time.perf_counter()

@@ -4,6 +4,7 @@
     victims/ID.json           a victim: how it was made, how well it learned, its pictures
     victims/ID/               its weights, and what its trigger was made of
     cells/ID.json             a result, done or failed
+    scans/ID.json             what a scanner says of a victim, done or failed
     linear/ID.json            how far a linear classifier comes on a data set
     claims/ID                 a file that a living process holds locked while it works on ID
     begun/ID/                 what a stopped repair need not do again
@@ -31,8 +32,8 @@ FORMAT = 1
 
 MOST_BYTES = 2**26
 
-Kind = Literal["plan", "victims", "cells", "linear"]
-CLAIMED: tuple[Kind, ...] = ("victims", "cells")
+Kind = Literal["plan", "victims", "cells", "scans", "linear"]
+CLAIMED: tuple[Kind, ...] = ("victims", "cells", "scans")
 """Only who holds the claim writes these, so what else is half written there is of the dead."""
 Record = dict[str, Any]
 

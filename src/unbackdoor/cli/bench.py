@@ -1,4 +1,4 @@
-"""bench: which defense works, on what, at what cost?"""
+"""bench: which defense works, which scanner finds what, at what cost?"""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def bench(
     verbose: o.Verbose = False,
     device: o.OnDevice = o.Device.auto,
 ) -> int:
-    """Try every defense on every victim of a grid, and keep one result for each cell.
+    """Try every defense and scanner on every victim of a grid, and keep one result for each cell.
 
     After a stop, the same command continues; what has a result is not done again. Several
     runs may share DIR. `unbackdoor report DIR` shows the results.
@@ -168,6 +168,8 @@ class _Log:
 def _short(record: dict[str, Any]) -> str:
     if record["status"] == "failed":
         return f"failed: {record['error']}"
+    if record["kind"] == "scan":
+        return f"score {record['score']:.4g}, class {record['suspect']}"
     rates = [
         f"{name.upper()} {100 * rate['value']:.1f}"
         for name, rate in record["after"].items()
@@ -178,7 +180,7 @@ def _short(record: dict[str, Any]) -> str:
 
 def _told(plan: Plan) -> dict[str, Any]:
     """What a machine wants to know of the folder."""
-    records = [plan.store.read("cells", cell.id) for cell in plan.cells]
+    records = [plan.store.read(cell.kind, cell.id) for cell in plan.cells]
     there = [record for record in records if record]
     estimate = plan.estimate()
     weak = []
@@ -216,7 +218,7 @@ def _listed(plan: Plan) -> Table:
         there = plan.store.has("victims", victim.id)
         add(f"{victim.title}, seed {victim.seed}", victim.id, "planted" if there else "to plant")
         for cell in own[victim.id]:
-            record = plan.store.read("cells", cell.id)
+            record = plan.store.read(cell.kind, cell.id)
             add(
                 f"  {cell.method}, {cell.budget:g}",
                 cell.id,

@@ -74,6 +74,7 @@ def report(
                 status: sum(row.status == status for row in cells)
                 for status in ("done", "failed", "missing")
             },
+            "scans": sum(one.count("done") for one in found.detections),
             "data": found.data,
             "site": str(folder),
             "files": written,
@@ -81,7 +82,7 @@ def report(
         if track:
             told["tracked"] = _tracked(found, track, folder, results.resolve().name)
             console.say(f"{told['tracked']} results sent to {track.value}")
-        keys = ("cells", "done", "failed", "missing")
+        keys = ("cells", "done", "failed", "missing", "scans")
         console.result(told, table(keys, [tuple(str(told[key]) for key in keys)]))
         console.say(f"see {folder / 'index.html'}")
         return 0

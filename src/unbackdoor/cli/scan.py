@@ -42,8 +42,13 @@ def scan(
         ),
     ] = None,
     scanner: Annotated[
-        str, typer.Option(metavar="NAME", help="the scanner; see `unbackdoor list`")
-    ] = "latent",
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            show_default=False,
+            help="the scanner; default: latent for a kind that it is calibrated for, else targeted",
+        ),
+    ] = None,
     parameters: o.Parameters = None,
     budget: Annotated[
         float | None,
@@ -112,10 +117,12 @@ def scan(
         from ..core.files import alone
         from ..core.run import Run, pick_device
         from ..scanners.base import calibration as calibrations
+        from ..scanners.base.verdict import usual
         from . import inputs, output, scanning
         from .calibrating import calibrated
 
-        asked = scanning.scanners(scanner, o.pairs("-p", parameters))
+        given = o.pairs("-p", parameters)
+        asked = scanning.scanners(scanner or scanning.FIRST, given) if scanner or calibrate else []
         if (model is None) == (calibrate is None):
             raise ParameterError("give one of MODEL and --calibrate DIR")
         if calibrate and (not out or not clean):
@@ -135,6 +142,7 @@ def scan(
             return calibrated(calibrate, described, asked, sources, out, run, console, context.obj)
         assert model
         case = scanning.Case(model, described(model).load(), clean, download, columns)
+        asked = asked or scanning.scanners(usual(case.model, known), given)
         full, results = case.scanned(asked, run, known, budget, console, context.obj)
         if out:
             scanning.write(out, full, scanning.located(model))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..checkpoints import hub
 from ..core import record
-from ..core.errors import ParameterError
+from ..core.errors import ModelError, ParameterError
 from ..core.images import Images, to_float, to_uint8
 from ..core.method import build
 from ..core.run import Run
@@ -21,13 +21,13 @@ from ..models import Normalized
 from ..report import cyclonedx, sarif, scan_page
 from ..scanners.base.calibration import Calibration, shipped
 from ..scanners.base.scanner import Finding, Scanner
-from ..scanners.base.verdict import Verdict, judged
+from ..scanners.base.verdict import QUICK, Verdict, judged
 from . import inputs, output
 from .console import Console, table
 from .repairing import picture
 
 REPORT, SARIF, BOM = "report.html", "scan.sarif", "model.cdx.json"
-FIRST = "latent"
+FIRST = QUICK
 """The scanner that gives a first answer within seconds."""
 EXAMPLES = 4
 
@@ -134,7 +134,13 @@ def scanned(
     for scanner in asked:
         if not real and scanner.needs_images:
             continue
-        verdict = judged(scanner, model, clean, run, known, minutes, real=real)
+        try:
+            verdict = judged(scanner, model, clean, run, known, minutes, real=real)
+        except ModelError as error:
+            if scanner is asked[-1]:
+                raise
+            say(f"{scanner.name()}: {error}")  # a first look is not worth an end
+            continue
         found.append(Scanned(model, clean, scanner, verdict))
         if len(asked) > 1:
             say(f"{scanner.name()}: {brief(found[-1])}")
@@ -151,6 +157,8 @@ def brief(one: Scanned) -> str:
         parts.append(verdict.reason)
     if verdict.alarms:
         parts.append(f"p = {verdict.alarms.p_value:.3f}")
+        if verdict.alarms.other_kinds:
+            parts.append("calibrated on other networks")
     return ", ".join(parts)
 
 
@@ -190,6 +198,7 @@ def told(one: Scanned, run: Run) -> dict[str, Any]:
             "false_alarms": alarms.false_alarms.as_json(),
             "interval": list(alarms.false_alarms.interval()),
             "expected": alarms.expected,
+            "other_kinds": alarms.other_kinds,
         },
         "calibration": kind and kind.model_dump(include={"arch", "options", "classes", "models"}),
         "accuracy": verdict.accuracy and verdict.accuracy.as_json(),
@@ -261,7 +270,9 @@ def shown(one: Scanned) -> Table:
             ("threshold", f"{alarms.threshold:.4g}"),
             ("p-value", f"{alarms.p_value:.3f}"),
             (
-                "clean models above the threshold",
+                "false alarms, each kind of network held out in turn"
+                if alarms.other_kinds
+                else "clean models above the threshold",
                 f"{alarms.false_alarms.hits} of {alarms.false_alarms.total} "
                 f"({100 * low:.1f} to {100 * high:.1f} %)",
             ),

@@ -25,6 +25,10 @@ NEEDED: dict[Kind, tuple[str, ...]] = {
         *(*MADE, "victim", "cell.defense.name", "cell.budget"),
         *(f"cell.victim.{name}" for name in VICTIM),
     ),
+    "scans": (
+        *(*MADE, "victim", "scan.scanner.name", "scan.budget"),
+        *(f"scan.victim.{name}" for name in VICTIM),
+    ),
 }
 """The fields of each kind of record; a dot leads into a table."""
 ENDS = ("done", "failed")
@@ -32,6 +36,8 @@ BY_END: dict[tuple[Kind, str], tuple[str, ...]] = {
     ("victims", "done"): ("score", "classes", "examples"),
     ("cells", "done"): ("before", "after", "der", "images.stamped", "layers", "examples"),
     ("cells", "failed"): ("error", "traceback"),
+    ("scans", "done"): ("score", "suspect", "classes", "spent.scan"),
+    ("scans", "failed"): ("error", "traceback"),
 }
 """The fields that a record has, too, by how its work ended."""
 

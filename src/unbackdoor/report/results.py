@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from ..bench.store import Kind, Record
 from ..core.errors import ParameterError
 from ..core.foreign import told_as
 from . import records
+from .detection import Detection, detections
 from .names import CLEAN, CONTROL, Names
 
 Status = Literal["done", "failed", "missing"]
@@ -81,6 +82,9 @@ class Results:
     cells: Mapping[str, Record]
     victims: Mapping[str, Record]
     methods: Mapping[str, Mapping[str, Record]]
+    detections: Sequence[Detection] = ()
+    """What scanners said of the same models."""
+    scans: Mapping[str, Record] = field(default_factory=dict)
 
     @property
     def data(self) -> list[str]:
@@ -96,22 +100,36 @@ def read(folder: Path) -> Results:
 
 def _results(folder: Path, found: Mapping[Kind, list[Record]]) -> Results:
     cells = {record["id"]: record for record in found["cells"]}
+    scans = {record["id"]: record for record in found["scans"]}
     victims = {record["id"]: record for record in found["victims"]}
     planned: dict[str, Record] = {}
-    methods: dict[str, dict[str, Record]] = {"attack": {}, "defense": {}}
+    looks: dict[str, Record] = {}
+    methods: dict[str, dict[str, Record]] = {"attack": {}, "defense": {}, "scanner": {}}
     for plan in found["plan"]:
-        for name, victim, defense, budget, *clean in plan["cells"]:
-            told = {"victim": plan["victims"][victim], "defense": plan["defenses"][defense]}
-            planned[name] = {**told, "budget": budget, "clean": next(iter(clean), None)}
+        planned |= _planned(plan, "cells", "defense")
+        looks |= _planned(plan, "scans", "scanner")
         for role, told in plan["methods"].items():
             methods[role] |= told
-    if not cells and not planned:
-        raise ParameterError(f"{folder} holds no results of a bench")
     declared = {**planned, **{name: record["cell"] for name, record in cells.items()}}
-    names = Names([record["victim"] for record in victims.values()], declared.values())
+    looks |= {name: record["scan"] for name, record in scans.items()}
+    if not declared and not looks:
+        raise ParameterError(f"{folder} holds no results of a bench")
+    models = [told["victim"] for told in looks.values()]
+    models += [record["victim"] for record in victims.values()]
+    names = Names(models, declared.values())
     rows = [_row(name, told, cells.get(name), names, victims) for name, told in declared.items()]
-    rows += _undefended(declared.values(), victims, names)
-    return Results(sorted(rows, key=_order), cells, victims, methods)
+    rows += _undefended([*declared.values(), *looks.values()], victims, names)
+    detected = detections(looks, scans, victims, names)
+    return Results(sorted(rows, key=_order), cells, victims, methods, detected, scans)
+
+
+def _planned(plan: Record, kind: str, role: str) -> dict[str, Record]:
+    """What a plan says of its cells, or of its scans, by their ids."""
+    found = {}
+    for name, victim, declared, budget, *clean in plan.get(kind, ()):
+        told = {"victim": plan["victims"][victim], role: plan[f"{role}s"][declared]}
+        found[name] = {**told, "budget": budget, "clean": next(iter(clean), None)}
+    return found
 
 
 def _order(row: Row) -> tuple[Any, ...]:

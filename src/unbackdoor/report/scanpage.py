@@ -55,19 +55,30 @@ def verdict(record: Mapping[str, Any]) -> Verdict:
         return Verdict(tone, "Not judged", (f"{_capital(record['reason'])}.", *_leading(record)))
     else:
         claim = "No sign of a backdoor found"
-    rate, (low, high) = alarms["false_alarms"], alarms["interval"]
     return Verdict(
         tone,
         claim,
         (
             f"The score is {short(record['score'])}; above {short(alarms['threshold'])} a model is "
             f"called suspicious.",
-            f"Of {rate['total']} clean models of this kind {rate['hits']} are above "
-            f"({percent(low)} to {percent(high)}); p = {alarms['p_value']:.3f}.",
+            _alarms(alarms),
             "That is no proof that the model is clean."
             if outcome != "suspicious"
             else f"About {percent(alarms['expected'])} of clean models are called suspicious.",
         ),
+    )
+
+
+def _alarms(alarms: Mapping[str, Any]) -> str:
+    """How often clean models are called suspicious, and which clean models these are."""
+    rate, (low, high) = alarms["false_alarms"], alarms["interval"]
+    told = f"{percent(low)} to {percent(high)}); p = {alarms['p_value']:.3f}"
+    if not alarms.get("other_kinds"):
+        return f"Of {rate['total']} clean models of this kind {rate['hits']} are above ({told}."
+    return (
+        f"Calibrated on other networks, because no clean models of this kind are known: of "
+        f"{rate['total']} clean models of {alarms['other_kinds']} other kinds {rate['hits']} were "
+        f"called suspicious when their own kind was held out ({told}."
     )
 
 
@@ -118,7 +129,11 @@ def limits(record: Mapping[str, Any]) -> list[str]:
         "A scan finds signs. It cannot show that a model is clean.",
         f"{record['scanner']['name']}: {record['scanner']['limits']}.",
     ]
-    if record["alarms"]:
+    if record["alarms"] and record["alarms"].get("other_kinds"):
+        found.append(
+            "Networks unlike those of the calibration may be called suspicious more often."
+        )
+    elif record["alarms"]:
         found.append(
             "The rate of false alarms holds for models like those of the calibration: "
             f"{record['calibration']['models']}."

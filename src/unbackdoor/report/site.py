@@ -21,7 +21,7 @@ from ..core.errors import ParameterError
 from ..core.files import inside, write_whole
 from ..core.foreign import told_as
 from ..core.version import __version__
-from . import charts, planted, summary, tables
+from . import charts, detection, planted, roc, summary, tables
 from .board import Board, plain
 from .cellpage import cell_context
 from .names import CLEAN
@@ -65,6 +65,8 @@ class _Site:
             self._html(f"{_slug(board.data)}.html", "site/board.html.j2", **self._board(board))
         self._methods()
         self._cells()
+        if self.results.detections:
+            self._html("scanners.html", "site/scanners.html.j2", **self._scanners())
         # Last: whoever is stopped leaves no index whose links lead nowhere.
         self._html(
             "index.html",
@@ -115,6 +117,11 @@ class _Site:
             "machines": self._machines(board),
         }
 
+    def _scanners(self) -> dict[str, Any]:
+        found = self.results.detections
+        head, *lines = detection.table(found)
+        return {"titles": head, "lines": lines, "curves": roc.curves(found), "found": found}
+
     def _looks(self, board: Board) -> list[tuple[str, str, Sequence[Mapping[str, Any]]]]:
         """(attack, victim, examples) of one victim of each attack."""
         found: dict[str, tuple[str, str, Sequence[Mapping[str, Any]]]] = {}
@@ -156,6 +163,10 @@ class _Site:
         if text := summary.markdown(self.results):
             self._text("tables/summary.md", text)
             written.append("tables/summary.md")
+        if text := detection.markdown(self.results.detections):
+            self._text("tables/scanners.md", text)
+            self._text("tables/scans.csv", tables.scans_csv(self.results.detections))
+            written += ["tables/scanners.md", "tables/scans.csv"]
         if text := planted.markdown(self.results):
             self._text("tables/victims.md", text)
             written.append("tables/victims.md")
@@ -169,7 +180,7 @@ class _Site:
                 own = [
                     group
                     for group in every
-                    if getattr(group.first, used[role]).split(" ")[0] == name
+                    if role in used and getattr(group.first, used[role]).split(" ")[0] == name
                 ]
                 self._html(
                     f"methods/{role}-{name}.html",

@@ -13,6 +13,7 @@ from ..core.files import whole
 from ..core.text import printable
 from .card import escaped
 from .charts import Heat, heat
+from .detection import Detection
 from .names import CLEAN
 from .rates import SPACE, half
 from .results import MEASURES, Row
@@ -34,6 +35,21 @@ def cells_csv(rows: Sequence[Row]) -> str:
     """A line a cell, victims as they are among them: shares of 1, flags with spaces between."""
     names = columns(rows)
     return _csv(names, [[_text(getattr(row, name)) for name in names] for row in rows])
+
+
+def scans_csv(found: Sequence[Detection]) -> str:
+    """A line a scan: the model, what the scanner said, and whether it is above the threshold."""
+    header = ["data", "arch", "scanner", "budget", "attack", "seed", "status", "score", "suspect"]
+    header += ["target", "weak", "found", "seconds"]
+    lines = []
+    for one in found:
+        for look in one.looks:
+            done = look.status == "done"
+            told = [*one.place, look.attack, look.seed, look.status]
+            told += [look.score, look.suspect] if done else [None, None]
+            told += [look.target, str(look.weak).lower(), str(done and one.hit(look)).lower()]
+            lines.append([_text(value) for value in (*told, look.seconds if done else None)])
+    return _csv(header, lines)
 
 
 def columns(rows: Sequence[Row]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -11,8 +12,11 @@ from torch import Tensor, nn
 from ..core.images import Images
 from ..core.method import source
 from ..core.run import Run
-from .base.head import Head, head_of
+from .base.head import head_of
 from .base.scanner import Finding, Scanner, outlying
+
+POWER, SAFE = 50, 1.02
+"""Rounds of the power iteration, and what its result may be too small by."""
 
 
 class Latent(Scanner):
@@ -51,39 +55,62 @@ class Latent(Scanner):
         """The length of the shortest change for each class."""
         head = head_of(model, clean, run, self.name())
         logits = head.features @ head.weight.T + head.bias
-        labels = logits.argmax(1)
-        lengths = []
-        with run.stage("features", len(head.weight)) as advance:
-            for label in range(len(head.weight)):
-                lengths.append(self.shortest(head, logits[labels != label], label))
-                advance(1)
-        values = 1 / torch.stack(lengths).clamp_min(1e-6)
+        with run.stage("features", self.rounds) as advance:
+            lengths = shortest(head.weight, self.needed(logits), self.rounds, advance)
+        values = 1 / lengths.clamp_min(1e-6)
         return Finding(values, outlying(values.log()))
 
-    def shortest(self, head: Head, logits: Tensor, label: int) -> Tensor:
-        """The length of the shortest change that sends images with these `logits` to `label`."""
-        if not len(logits):
-            return torch.tensor(torch.inf)
-        others = [other for other in range(len(head.weight)) if other != label]
-        rows = head.weight[label] - head.weight[others]
-        needed = -(logits[:, [label]] - logits[:, others]).quantile(self.quantile, dim=0)
-        return shortest(rows, needed, self.rounds)
+    def needed(self, logits: Tensor) -> Tensor:
+        """By how much each class (row) must gain on each other one; inf where no image is left."""
+        labels, rows = logits.argmax(1), []
+        for label in range(logits.shape[1]):
+            others = logits[labels != label]
+            lead = others[:, [label]] - others
+            if len(others):
+                rows.append(-lead.quantile(self.quantile, dim=0))
+            else:
+                rows.append(torch.full_like(logits[0], torch.inf))
+        return torch.stack(rows)
 
 
-def shortest(rows: Tensor, needed: Tensor, rounds: int) -> Tensor:
-    """The length of the shortest s with `rows` s >= `needed`.
+def shortest(
+    weight: Tensor, needed: Tensor, rounds: int, advance: Callable[[int], None] = lambda _: None
+) -> Tensor:
+    """For each class k the length of the shortest s with (w_k - w_j) s >= needed[k, j], all j.
 
     By its dual, min over l >= 0 of |rows' l|^2 / 2 - needed' l with s = rows' l, and accelerated
-    projected gradient (Beck & Teboulle 2009, FISTA).
+    projected gradient (Beck & Teboulle 2009, FISTA), for all classes at once. The matrix of a
+    class is never made: all of them are sums of products of the same `weight` `[classes, n]`.
     """
-    gram, price = (rows @ rows.T).double(), needed.double()
-    step = 1 / torch.linalg.matrix_norm(gram, 2).clamp_min(1e-12)
-    force = ahead = torch.zeros_like(price)
+    wanted = needed.double().fill_diagonal_(0)
+    possible = torch.isfinite(wanted).all(1)
+    wanted = wanted.where(possible[:, None], 0.0)
+    products = weight.double() @ weight.double().T
+
+    def pulled(force: Tensor) -> Tensor:
+        """What the matrix of each class makes of its row of `force`."""
+        whole, mixed = force.sum(1, keepdim=True), force @ products
+        own = whole * products.diagonal()[:, None] - mixed.diagonal()[:, None]
+        found: Tensor = (own - whole * products + mixed).fill_diagonal_(0)
+        return found
+
+    step = 1 / _norms(pulled, wanted)
+    force = ahead = torch.zeros_like(wanted)
     pace = 1.0
     for _ in range(rounds):
-        moved = (ahead - step * (gram @ ahead - price)).clamp_min(0)
+        moved = (ahead - step * (pulled(ahead) - wanted)).clamp_min(0).fill_diagonal_(0)
         faster = (1 + (1 + 4 * pace**2) ** 0.5) / 2
         ahead, force = moved + (pace - 1) / faster * (moved - force), moved
         pace = faster
-    length: Tensor = (rows.double().T @ force).norm()
-    return length.float()
+        advance(1)
+    lengths: Tensor = (force * pulled(force)).sum(1).clamp_min(0).sqrt()
+    return lengths.where(possible, torch.inf).float()
+
+
+def _norms(pulled: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
+    """A little more than the largest eigenvalue of the matrix of each class `[classes, 1]`."""
+    vector = torch.ones_like(like).fill_diagonal_(0)
+    for _ in range(POWER):
+        vector = pulled(vector / vector.norm(dim=1, keepdim=True).clamp_min(1e-30))
+    largest: Tensor = SAFE * vector.norm(dim=1, keepdim=True)
+    return largest.clamp_min(1e-12)

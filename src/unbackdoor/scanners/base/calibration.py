@@ -83,6 +83,11 @@ def known(kind: Kind | None, scanner: Method) -> list[float] | None:
     return found.scores
 
 
+def of_every_kind(calibration: Calibration, scanner: Method) -> list[list[float]]:
+    """The scores of clean models by just this `scanner`, kind by kind."""
+    return [scores for kind in calibration.kinds if (scores := known(kind, scanner))]
+
+
 def read(path: Path) -> Calibration:
     """The calibration in a file; raises `ParameterError` where it is none."""
     try:

@@ -67,6 +67,10 @@ class Scanner(Method):
     needs_images: ClassVar[bool] = True
     """Whether it works on clean images; if not, only their size counts."""
 
+    compares_classes: ClassVar[bool] = False
+    """Whether the score only compares the classes of a model with each other, so that clean models
+    of other kinds tell something, too."""
+
     per_class: int = Field(
         20,
         ge=1,

@@ -12,6 +12,7 @@ from torch import nn
 
 from ...core.images import Images, to_float
 from ...core.measure import Rate, accuracy
+from ...core.method import build
 from ...core.modules import copied
 from ...core.run import Run
 from . import calibration
@@ -19,11 +20,17 @@ from .calibration import Calibration
 from .scanner import Finding, Scanner, drawn
 from .small_change import Ladder, smallest_change
 
+QUICK, WIDE = "latent", "targeted"
+"""The scanner of networks of a known kind, and that of others, where nobody names one."""
+
 LEVEL = 0.05
 """The share of clean models that may be called suspicious."""
 
 FEWEST_MODELS = math.ceil(1 / LEVEL) - 1
 """So many clean models are needed before any score can be called that rare."""
+
+FEWEST_KINDS = 3
+"""So many other kinds are needed to judge a network of a kind that is not known."""
 
 FEWEST_IMAGES = 10
 """Images of a class, on average, below which nothing is judged."""
@@ -54,12 +61,17 @@ class Alarms:
     `p_value` is the share of clean models that would score as high, at most: (1 + those that do) /
     (1 + all). A score above `threshold` is suspicious. `false_alarms` counts the clean models
     above it, `expected` is the rate of false alarms that is to be expected at that threshold.
+
+    `other_kinds` is 0 where the clean models are of the model's own kind. Else it says of how many
+    other kinds they are, and `false_alarms` counts those that are above a threshold made without
+    their own kind: what a kind that is not known has to expect.
     """
 
     p_value: float
     threshold: float
     false_alarms: Rate
     expected: float
+    other_kinds: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +101,16 @@ class OutOfTimeError(Exception):
     """The budget was used up."""
 
 
+def usual(model: nn.Module, known: Calibration) -> str:
+    """The scanner for `model` where nobody names one: the quick one, if its scores are `known`.
+
+    Else the one that can judge a network of a kind that is not known.
+    """
+    quick = build("scanner", QUICK)
+    scores = calibration.known(known.kind_of(model), quick)
+    return QUICK if scores and len(scores) >= FEWEST_MODELS else WIDE
+
+
 def judged(
     scanner: Scanner,
     model: nn.Module,
@@ -115,12 +137,15 @@ def judged(
     except OutOfTimeError:
         reason = f"{scanner.name()} needs more than the {minutes:g} minutes of its budget"
         return Verdict(Outcome.not_judged, reason, kind=kind, accuracy=counted)
-    scores = calibration.known(kind, scanner)
-    if scores is None or len(scores) < FEWEST_MODELS:
+    scores, alarms = calibration.known(kind, scanner), None
+    if scores is not None and len(scores) >= FEWEST_MODELS:
+        alarms = standing(finding.score, scores)
+    elif scanner.compares_classes:
+        alarms = elsewhere(finding.score, calibration.of_every_kind(known, scanner))
+    if alarms is None:
         return Verdict(
             Outcome.not_judged, _uncalibrated(kind, scanner, scores), finding, None, kind, counted
         )
-    alarms = standing(finding.score, scores)
     if finding.score <= alarms.threshold:
         return Verdict(Outcome.nothing, "", finding, alarms, kind, counted)
     if finding.change is None and real:
@@ -145,6 +170,25 @@ def standing(score: float, clean: Sequence[float]) -> Alarms:
         false_alarms=Rate(above, len(ordered)),
         expected=allowed / (1 + len(ordered)),
     )
+
+
+def elsewhere(score: float, kinds: Sequence[Sequence[float]]) -> Alarms | None:
+    """How `score` stands among the scores of clean models of other `kinds`; None if too few.
+
+    Each kind in turn is held out to count the false alarms: its models against the threshold of
+    the others.
+    """
+    every = [value for scores in kinds for value in scores]
+    if len(kinds) < FEWEST_KINDS or len(every) < FEWEST_MODELS:
+        return None
+    above = 0
+    for place, scores in enumerate(kinds):
+        rest = [value for other in (*kinds[:place], *kinds[place + 1 :]) for value in other]
+        limit = standing(0, rest).threshold
+        above += sum(value > limit for value in scores)
+    rate = Rate(above, len(every))
+    found = standing(score, every)
+    return replace(found, false_alarms=rate, expected=rate.value, other_kinds=len(kinds))
 
 
 def _with_change(finding: Finding, model: nn.Module, clean: Images, run: Run) -> Finding:

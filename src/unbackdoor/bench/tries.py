@@ -1,0 +1,106 @@
+"""What a grid tries on each of its victims: defenses, controls and scanners, on which images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import product
+from typing import TYPE_CHECKING
+
+from ..core import method
+from ..core.errors import ParameterError, UnknownNameError
+from ..defenses.base.defense import Augmented, Defense, Tuning
+from . import controls
+from .cell import Cell, Data, Scan, Table, Victim, strict
+from .clean_sets import CleanSet
+from .entries import labelled, tables
+
+if TYPE_CHECKING:
+    from .grid import Grid
+
+MOST_IMAGES = 2**40
+
+TUNING = frozenset(Tuning.model_fields) - frozenset(Defense.model_fields)
+AUGMENTATION = frozenset(Augmented.model_fields) - frozenset(Defense.model_fields)
+"""Of `[tuning]`, what every defense takes that learns from augmented images."""
+
+
+def of(grid: Grid, data_set: Data, victim: Victim) -> Iterator[Cell]:
+    """The cells of a victim, one after another; its scans come last."""
+    sets = [None, *_clean_sets(grid, victim.attack)]
+    defenses = _defenses(grid, data_set)
+    defenses += _controls(grid, data_set, defenses, victim.attack)
+    for clean, budget, (label, defense) in product(sets, grid.budgets, defenses):
+        yield Cell(victim, defense, _budget(budget), label, clean)
+    for budget, (label, scanner) in product(grid.budgets, _scanners(grid)):
+        yield Scan(victim, scanner, _budget(budget), label)
+
+
+def _scanners(grid: Grid) -> list[tuple[str, Table]]:
+    every = labelled(tables("scanners", grid.scanners))
+    return [(label, declared("scanner", table)) for label, table in every]
+
+
+def _defenses(grid: Grid, data_set: Data) -> list[tuple[str, Table]]:
+    given = {**grid.tuning, **data_set.tuning}
+    for key in given:
+        if key not in TUNING:
+            raise UnknownNameError.of("key of tuning", key, TUNING)
+    for name, table in data_set.defenses.items():
+        declared("defense", {"name": name, **table})
+    found = []
+    for table in tables("defenses", grid.defenses):
+        own_of_data = data_set.defenses.get(table["name"], {})
+        taken = _taken(method.find("defense", table["name"]), given)
+        whole = declared("defense", {**taken, **own_of_data, **table})
+        own = (f" {key}={value}" for key, value in table.items() if key != "name")
+        found.append((table["name"] + "".join(own), whole))
+    return found
+
+
+def _taken(defense: type[method.Method], given: Table) -> Table:
+    """What of `[tuning]` counts for a defense: all for plain fine-tuning, else the augmentation."""
+    plain = issubclass(defense, Tuning) and defense.plain
+    keys = (TUNING if plain else AUGMENTATION) & frozenset(defense.model_fields)
+    return {key: value for key, value in given.items() if key in keys}
+
+
+def _controls(
+    grid: Grid, data_set: Data, defenses: Sequence[tuple[str, Table]], attack: Table | None
+) -> list[tuple[str, Table]]:
+    """(label, declaration) of each control; without an attack none that sees the trigger."""
+    given, found = {**grid.tuning, **data_set.tuning}, []
+    for table in tables("controls", grid.controls):
+        if controls.check(table["name"]).sees_trigger and attack is None:
+            continue
+        followed: list[tuple[str, Table | None]] = [("", None)]
+        if "like" in table:
+            followed = [pair for pair in defenses if table["like"] in (pair[0], pair[1]["name"])]
+        if not followed:
+            known = [told["name"] for _, told in defenses]
+            raise UnknownNameError.of("defense to prune like", str(table["like"]), known)
+        for label, like in followed:
+            told = {**table, "like": label} if like else table
+            own = (f" {key}={value}" for key, value in told.items() if key != "name")
+            whole = controls.build({**given, **table, "like": like}).declaration()
+            found.append((table["name"] + "".join(own), whole))
+    return found
+
+
+def _clean_sets(grid: Grid, attack: Table | None) -> list[Table]:
+    """The declarations of the clean sets; without an attack none that holds its trigger."""
+    found = [strict(CleanSet, "clean", table) for table in tables("clean", grid.clean)]
+    return [one.model_dump(mode="json") for one in found if attack or not one.stamped]
+
+
+def declared(role: method.Role, table: Table) -> Table:
+    """The declaration of the method that `table` asks for, defaults included."""
+    parameters = {key: value for key, value in table.items() if key != "name"}
+    return method.build(role, table["name"], parameters).declaration()
+
+
+def _budget(budget: int | float) -> int | float:
+    if not (0 < budget < MOST_IMAGES) or (budget >= 1 and budget != int(budget)):
+        raise ParameterError(
+            f"a budget is a share below 1 of the training images, or a count, got {budget!r}"
+        )
+    return int(budget) if budget >= 1 else budget
