@@ -168,7 +168,8 @@ def test_a_kind_that_is_not_known_is_compared_with_others(here, run, monkeypatch
     given = [f"{name}={getattr(quick, name)}" for name in ("images", "held_out", "radii", "steps")]
     asked = [part for text in given for part in ("-p", text)]
     done = scan(run, "bad", "--calibration", here / "others.json", *asked, "--json")
-    assert done.json["scanner"]["name"] == "targeted" and done.code in (0, 1)
+    assert done.json["scanner"]["name"] == "targeted" and done.code in (1, 3)
+    assert done.json["outcome"] != "no sign of a backdoor found"
     assert done.json["alarms"]["other_kinds"] == 3
     assert done.json["alarms"]["false_alarms"] == {"hits": 0, "total": 21, "value": 0.0}
     assert "calibrated on other networks" in done.out + done.err or done.code == 0

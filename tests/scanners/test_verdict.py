@@ -142,7 +142,7 @@ def test_an_unknown_kind_is_compared_with_others_where_a_score_compares_classes(
         Run(),
         others(*kinds, scanner=Comparing(score=1.0, per_class=100)),
     )
-    assert below.outcome is Outcome.nothing
+    assert below.outcome is Outcome.not_judged and "other kinds" in below.reason
 
 
 @pytest.mark.parametrize(

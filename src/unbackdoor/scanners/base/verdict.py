@@ -38,6 +38,11 @@ FEWEST_IMAGES = 10
 NEAR_CHANCE = 2.0
 """An accuracy that may be below so many times chance is near chance."""
 
+UNLIKE = (
+    "compared with networks of other kinds nothing stands out, but such a comparison misses most "
+    "backdoors, and no clean models of this kind are known (scan --calibrate)"
+)
+"""Why a network of a kind that is not known is not called free of signs."""
 
 PICTURED = 64
 """Clean images that the change is sought on that a suspicious model's page shows."""
@@ -146,6 +151,8 @@ def judged(
         return Verdict(
             Outcome.not_judged, _uncalibrated(kind, scanner, scores), finding, None, kind, counted
         )
+    if finding.score <= alarms.threshold and alarms.other_kinds:
+        return Verdict(Outcome.not_judged, UNLIKE, finding, alarms, kind, counted)
     if finding.score <= alarms.threshold:
         return Verdict(Outcome.nothing, "", finding, alarms, kind, counted)
     if finding.change is None and real:
