@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -15,9 +16,10 @@ from ..core.method import source
 from ..core.run import Run
 from ..training.inversion import Patch, Search, anomalies, invert
 from .base.defense import Repair, Tuning
+from .base.inverting import Inverting, Trigger
 
 
-class NeuralCleanse(Tuning):
+class NeuralCleanse(Tuning, Inverting):
     """Reconstructs a trigger for every class and unlearns those that are unusually small.
 
     Where a class's trigger is an outlier on the small side (anomaly index above `anomaly`), a share
@@ -139,6 +141,13 @@ class NeuralCleanse(Tuning):
         }
         return Repair(model, {}, scores, notes)
 
+    def inverted(self, model: nn.Module, clean: Images, run: Run) -> Trigger | None:
+        """The outlying patches, each on every so many-th image; None where there is no outlier."""
+        patches = self.triggers(model, clean, run)
+        index = anomalies(torch.tensor([patch.size for patch in patches]))
+        outliers = [patches[i] for i in torch.nonzero(index > self.anomaly).flatten().tolist()]
+        return partial(_in_turn, outliers) if outliers else None
+
     def triggers(self, model: nn.Module, clean: Images, run: Run) -> list[Patch]:
         """The smallest trigger found for every class."""
         search = Search(
@@ -163,3 +172,8 @@ class NeuralCleanse(Tuning):
             own = chosen[number :: len(patches)]
             pixels[own] = to_uint8(patch.stamp(to_float(pixels[own])))
         return Images(pixels, clean.labels, clean.classes)
+
+
+def _in_turn(patches: list[Patch], x: Tensor) -> Tensor:
+    """The images `x` `[n, c, h, w]`, each under the next of the patches."""
+    return torch.cat([patches[i % len(patches)].stamp(x[i : i + 1]) for i in range(len(x))])
