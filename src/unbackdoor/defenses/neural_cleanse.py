@@ -129,8 +129,7 @@ class NeuralCleanse(Tuning, Inverting):
         patches = self.triggers(model, clean, run)
         sizes = torch.tensor([patch.size for patch in patches])
         index = anomalies(sizes)
-        outliers = [patches[i] for i in torch.nonzero(index > self.anomaly).flatten().tolist()]
-        if outliers:
+        if outliers := self._outliers(patches):
             self.tune(model, self.stamped(clean, outliers, run), run, stage="unlearning")
         scores: dict[str, Tensor] = {"trigger sizes": sizes, "anomaly indices": index}
         strongest = int(index.argmax())
@@ -143,10 +142,12 @@ class NeuralCleanse(Tuning, Inverting):
 
     def inverted(self, model: nn.Module, clean: Images, run: Run) -> Trigger | None:
         """The outlying patches, each on every so many-th image; None where there is no outlier."""
-        patches = self.triggers(model, clean, run)
-        index = anomalies(torch.tensor([patch.size for patch in patches]))
-        outliers = [patches[i] for i in torch.nonzero(index > self.anomaly).flatten().tolist()]
+        outliers = self._outliers(self.triggers(model, clean, run))
         return partial(_in_turn, outliers) if outliers else None
+
+    def _outliers(self, patches: list[Patch]) -> list[Patch]:
+        index = anomalies(torch.tensor([patch.size for patch in patches]))
+        return [patches[i] for i in torch.nonzero(index > self.anomaly).flatten().tolist()]
 
     def triggers(self, model: nn.Module, clean: Images, run: Run) -> list[Patch]:
         """The smallest trigger found for every class."""
