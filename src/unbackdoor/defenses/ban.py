@@ -15,6 +15,7 @@ from ..core.run import Run
 from ..training.fit import constant
 from ..training.neuron_noise import drawn, scaled_parameters, under, worst
 from .base.defense import Repair, Tuning
+from .base.needs import Need
 
 
 class BAN(Tuning):
@@ -38,6 +39,7 @@ class BAN(Tuning):
         "retraining on a few triggered images brings backdoors back after such repairs "
         "(Min et al., arXiv 2410.09838); each step takes three times as long as fine-tuning"
     )
+    needs: ClassVar[frozenset[Need]] = frozenset({"labels", "training"})
 
     epochs: int = Field(
         25,

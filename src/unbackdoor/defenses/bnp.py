@@ -17,6 +17,7 @@ from ..core.run import Run
 from ..network.moments import Moments
 from ..network.norms import find_norms, outliers, silence_norms_
 from .base.defense import Defense, Repair
+from .base.needs import Need
 
 MOST = 500 * 64 * 64
 """Pixels that go through the network at once, at most."""
@@ -41,6 +42,7 @@ class BNP(Defense):
         "running statistics that were estimated anew on clean images, as after any fine-tuning, "
         "tell nothing; of its two methods EP is missing, which needs poisoned images"
     )
+    needs: ClassVar[frozenset[Need]] = frozenset({"norms", "batch_norms"})
 
     u: float = Field(
         3.0,
@@ -58,6 +60,10 @@ class BNP(Defense):
         """Refuses a network without batch norms."""
         super().check(model, clean)
         self._norms(model, clean)
+
+    def work(self, images: int) -> float | None:
+        """Some images once, without a gradient."""
+        return min(self.images, images) / 3
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model` without the channels whose statistics do not fit."""

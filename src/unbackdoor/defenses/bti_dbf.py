@@ -14,11 +14,12 @@ from ..core.images import Images, to_float
 from ..core.method import source
 from ..core.modules import frozen, in_mode
 from ..core.run import Run
-from ..network.head import Head, answers_of, features_of, find_head, width
+from ..network.head import FeatureMask, Head, along, answers_of, features_of, find_head, width
 from ..training.fit import Objective, constant, fit
 from ..training.unet import UNet
 from .base.defense import Repair
 from .base.inverting import Inverting, Trigger
+from .base.needs import Need
 
 NOISE = 0.03
 """Standard deviation of the noise on images when the target is named."""
@@ -50,6 +51,7 @@ class BTIDBF(Inverting):
         "370 epochs, 200 of them with a second network: hours without a GPU; retraining on a few "
         "triggered images brings the backdoor back (Min et al., arXiv 2410.09838)"
     )
+    needs: ClassVar[frozenset[Need]] = frozenset({"labels", "training"})
 
     rounds: int = Field(
         5,
@@ -136,6 +138,11 @@ class BTIDBF(Inverting):
         super().check(model, clean)
         find_head(model, to_float(clean.pixels[:2]), self.name())
 
+    def work(self, images: int) -> float | None:
+        """The mask, unlearning twice, and the generator, which costs as much again as the model."""
+        each = self.mask_epochs / 3 + 2 * self.epochs + 2 * self.trigger_epochs
+        return images * self.rounds * each
+
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model` without what its generator found."""
         generator, target = self._identity(clean, run), None
@@ -168,7 +175,7 @@ class BTIDBF(Inverting):
         """The share `[features]` of each feature that is benign."""
         head = self._head(model, clean)
         rng = run.rng(f"mask/{number}")
-        mask = Mask(torch.randn(width(head), generator=rng).to(run.device))
+        mask = FeatureMask(torch.randn(width(head), generator=rng).to(run.device))
 
         def loss(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
             with torch.no_grad():
@@ -201,7 +208,7 @@ class BTIDBF(Inverting):
                 plain, _unused = features_of(model, head, x)
             found, told = features_of(model, head, made)
             away = (found - plain).float()
-            own = _along(mask, away)
+            own = along(mask, away)
             benign, other = (own * away).square().mean(), ((1 - own) * away).square().mean()
             change = F.mse_loss(made, x)
             if change > self.most_change or benign > self.most_benign:
@@ -271,24 +278,3 @@ class BTIDBF(Inverting):
 
     def _head(self, model: nn.Module, clean: Images) -> Head:
         return find_head(model, to_float(clean.pixels[:2]), self.name())[1]
-
-
-class Mask(nn.Module):
-    """Features `[n, features, ...]` -> the benign share of them."""
-
-    def __init__(self, start: Tensor) -> None:
-        super().__init__()
-        self.start = nn.Parameter(start)
-
-    @property
-    def share(self) -> Tensor:
-        """`[features]` in [0, 1]."""
-        return (self.start.tanh() + 1) / 2
-
-    def forward(self, features: Tensor) -> Tensor:
-        """The masked features."""
-        return _along(self.share, features) * features
-
-
-def _along(mask: Tensor, features: Tensor) -> Tensor:
-    return mask.view(1, -1, *[1] * (features.ndim - 2))

@@ -20,6 +20,7 @@ from ..network.layers import Layer, find_layers
 from ..ranking.ranking import Ranker, Ranking
 from ..ranking.reverse import Nudge
 from .base.defense import Repair, Tuning
+from .base.needs import Need
 
 SCORE = "accuracy on the images made for a channel; the lowest are pruned"
 
@@ -49,6 +50,7 @@ class FMP(Tuning):
         "fails where the backdoor's channels are not those whose perturbation lowers the accuracy "
         "most: see the results in the README"
     )
+    needs: ClassVar[frozenset[Need]] = frozenset({"labels", "training"})
 
     p: int = Field(
         64,

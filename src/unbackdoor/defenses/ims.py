@@ -19,6 +19,7 @@ from ..core.run import Run
 from ..network.layers import Layer, find_layers
 from ..training.adversarial import Ball
 from .base.defense import Defense, Repair
+from .base.needs import Need
 
 SLOPE = 20.0
 """How steeply a mask turns a channel off around 0.5."""
@@ -52,6 +53,7 @@ class IMS(Defense):
         "written from a summary of the paper, so rounds and starts are a reading; its authors say "
         "that retraining brings the backdoor back; a round costs more than forty passes of a batch"
     )
+    needs: ClassVar[frozenset[Need]] = frozenset({"training"})
 
     rounds: int = Field(
         300,
@@ -106,6 +108,10 @@ class IMS(Defense):
         """Refuses a network without channels to mask."""
         super().check(model, clean)
         find_layers(model, to_float(clean.pixels[:2]))
+
+    def work(self, images: int) -> float | None:
+        """Each step of the changes goes through two networks; the masks through three more."""
+        return float(self.rounds * self.batch * (2 * self.steps + 4))
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model` with its channels scaled by their masks."""

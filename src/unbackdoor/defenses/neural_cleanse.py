@@ -17,6 +17,7 @@ from ..core.run import Run
 from ..training.inversion import Patch, Search, anomalies, invert
 from .base.defense import Repair, Tuning
 from .base.inverting import Inverting, Trigger
+from .base.needs import Need
 
 
 class NeuralCleanse(Tuning, Inverting):
@@ -42,6 +43,7 @@ class NeuralCleanse(Tuning, Inverting):
         "finds patches: SIG, SSBA, LF and WaNet leave no outlier in published tables; among two or "
         "three classes nothing can be one; by far the slowest method here"
     )
+    needs: ClassVar[frozenset[Need]] = frozenset({"labels", "training"})
 
     epochs: int = Field(
         10,

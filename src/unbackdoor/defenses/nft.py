@@ -16,6 +16,7 @@ from ..core.run import Run
 from ..network.norms import MaskedNorms, affine, find_norms
 from ..training.fit import cosine, fit
 from .base.defense import Augmented, Repair
+from .base.needs import Need
 
 LAST = 0.2
 """The share of the learning rate that is left at the end: 0.1 falls to 0.02."""
@@ -42,6 +43,7 @@ class NFT(Augmented):
         "needs norms; what survives is masked, not removed; said to work with one image a class, "
         "which was not tried here"
     )
+    needs: ClassVar[frozenset[Need]] = frozenset({"labels", "training", "norms"})
 
     epochs: int = Field(
         100,

@@ -20,6 +20,7 @@ from ..network.layers import Layer, find_layers
 from ..network.moments import moments
 from ..training.adversarial import Ball, avoidance
 from .base.defense import Repair, Tuning
+from .base.needs import Need
 
 
 class NPD(Tuning):
@@ -48,6 +49,7 @@ class NPD(Tuning):
         "an ASR of 87 % (ACC 76, before 80); the repaired model has an extra layer, so only "
         "unbackdoor reads its file"
     )
+    needs: ClassVar[frozenset[Need]] = frozenset({"labels", "training", "maps"})
 
     epochs: int = Field(
         50,
@@ -105,6 +107,10 @@ class NPD(Tuning):
         super().check(model, clean)
         refuse_patches(model, to_float(clean.pixels[:2]), self.name())
         self._place(model, clean)
+
+    def work(self, images: int) -> float | None:
+        """Each image and its example, and the steps that find this."""
+        return self.epochs * images * (2 + self.steps + 1 / 3)
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model` with a layer that filters, inside its last block."""

@@ -19,6 +19,7 @@ from ..core.run import Run
 from ..training.fit import constant, estimate_norms_
 from .base.defense import Repair, Tuning
 from .base.inverting import Inverting, Trigger
+from .base.needs import Need
 
 
 class PAM(Tuning):
@@ -43,6 +44,7 @@ class PAM(Tuning):
         "no better than the trigger that the wrapped repair finds; costs that repair, an inversion "
         "a round and 90 epochs"
     )
+    needs: ClassVar[frozenset[Need]] = frozenset({"labels", "training"})
 
     of: str = Field(
         "bti_dbf",

@@ -23,6 +23,7 @@ from ..network.layers import Layer, find_layers
 from ..network.moments import moments
 from ..training.fit import constant, fit
 from .base.defense import Augmented, Repair
+from .base.needs import Need
 
 
 class UNIT(Augmented):
@@ -52,6 +53,7 @@ class UNIT(Augmented):
         "a trigger that moves many channels a little stays below every bound; the repaired model "
         "has extra layers, so only unbackdoor reads its file"
     )
+    needs: ClassVar[frozenset[Need]] = frozenset({"labels", "training", "maps"})
 
     epochs: int = Field(
         20,
@@ -101,6 +103,10 @@ class UNIT(Augmented):
         """Refuses a network without norms over channels or convolutions behind the first."""
         super().check(model, clean)
         self._spots(model, clean)
+
+    def work(self, images: int) -> float | None:
+        """Epochs of all images."""
+        return float(self.epochs * images)
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model` with a bound behind every norm."""

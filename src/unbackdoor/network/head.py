@@ -99,3 +99,25 @@ def hide_(head: nn.Module, mask: Tensor) -> None:
 def _weight(head: nn.Module) -> Tensor:
     assert isinstance(head, (nn.Linear, nn.Conv2d))
     return head.weight
+
+
+class FeatureMask(nn.Module):
+    """A mask that is learned: features `[n, features, ...]` -> a share of each of them."""
+
+    def __init__(self, start: Tensor) -> None:
+        super().__init__()
+        self.start = nn.Parameter(start)
+
+    @property
+    def share(self) -> Tensor:
+        """`[features]` in [0, 1]."""
+        return (self.start.tanh() + 1) / 2
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The masked features."""
+        return along(self.share, features) * features
+
+
+def along(mask: Tensor, features: Tensor) -> Tensor:
+    """The `mask` `[features]` in the shape that multiplies `features`."""
+    return mask.view(1, -1, *[1] * (features.ndim - 2))
