@@ -68,7 +68,7 @@ def test_the_inserts_of_a_repair_are_saved_and_loaded(model, tmp_path):
         ({"layer1.0.bn1.bound.share": torch.ones(3)}, "unexpected: layer1.0.bn1.bound.share"),
         ({"layer1.0.bn1.bound.more": torch.ones(2)}, "unexpected: layer1.0.bn1.bound.more"),
         ({"layer1.bound.share": torch.ones(2)}, "unexpected: layer1.bound.share"),
-        ({"linear.bound.share": torch.ones(3)}, "unexpected: linear.bound.share"),
+        ({"linear.bound.share": torch.ones(4)}, "unexpected: linear.bound.share"),
         ({"layer1.0.bn1.bound.share": torch.ones(1).expand(2)}, "not an ordinary tensor"),
     ],
 )

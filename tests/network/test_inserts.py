@@ -48,6 +48,17 @@ def test_a_state_dict_hangs_its_inserts_behind_a_fresh_network():
     assert not torch.equal(model(x), net()(x))
 
 
+def test_behind_a_linear_layer_a_bound_cuts_the_last_dimension():
+    model = nn.Linear(3, 2)
+    host = nn.Sequential(model, nn.ReLU())
+    bound = attach_(host, "0", Bound(2, torch.tensor([0.1, -0.2])))
+    y = host[0](torch.randn(5, 4, 3))
+    assert y.shape == (5, 4, 2) and (y <= torch.tensor([0.1, -0.2]) + 1e-6).all()
+    fresh = nn.Sequential(nn.Linear(3, 2), nn.ReLU())
+    reattach_(fresh, host.state_dict())
+    assert fresh[0].bound.most.shape == bound.most.shape
+
+
 def test_behind_a_sequence_an_insert_is_called_once():
     model = nn.Sequential(nn.Sequential(nn.Conv2d(1, 2, 1)), nn.Flatten()).eval()
     x = torch.rand(3, 1, 2, 2)
@@ -92,7 +103,7 @@ HUGE = torch.empty(10**9, device="meta")
         {"0.bound.share": torch.ones(3)},
         {"0.bound.share": torch.ones(())},
         {"0.bound.share": torch.ones(2, 2)},
-        {"3.bound.share": torch.ones(2)},  # not behind a convolution or norm
+        {"3.bound.share": torch.ones(8)},  # what the linear layer takes, not what it gives
         {"1.bound.share": torch.ones(2)},
         {"7.bound.share": torch.ones(2)},
         {"0.bound.most": torch.ones(2)},

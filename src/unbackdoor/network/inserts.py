@@ -20,6 +20,9 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from ..core.errors import ModelError
 from ..core.modules import device_of
 
+INSERTS = ("bound", "polish")
+"""What a layer calls the two kinds of inserts."""
+
 
 class Bound(nn.Module):
     """Cuts each channel off above a share of the most it should ever put out."""
@@ -93,7 +96,9 @@ def reattach_(model: nn.Module, state: Mapping[str, Tensor]) -> None:
         if square and channels in _widths(model, layer):
             attach_(model, layer, Polish(channels))
     for layer, channels in _named(model, state, "bound", "share").items():
-        if channels == _width(model.get_submodule(layer)):
+        host = model.get_submodule(layer)
+        own = host.out_features if isinstance(host, nn.Linear) else _width(host)
+        if channels == own:
             attach_(model, layer, Bound(channels))
 
 
@@ -131,7 +136,8 @@ def _widths(model: nn.Module, layer: str) -> set[int | None]:
 
 # Functions of the module, not closures: a copy of the network calls its own inserts.
 def _bounded(host: nn.Module, _: object, y: Tensor) -> Tensor:
-    out: Tensor = host.get_submodule("bound")(y)
+    bound, tokens = host.get_submodule("bound"), isinstance(host, nn.Linear)
+    out: Tensor = bound(y.movedim(-1, 1)).movedim(1, -1) if tokens else bound(y)
     return out
 
 
