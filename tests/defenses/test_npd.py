@@ -8,6 +8,7 @@ from unbackdoor.core.run import Run
 from unbackdoor.defenses.nad import NAD
 from unbackdoor.defenses.npd import NPD
 from unbackdoor.network.inserts import Polish
+from unbackdoor.training.fit import fit
 
 
 def test_examples_go_to_the_rival_class_within_the_ball():
@@ -32,19 +33,34 @@ def test_a_batch_that_is_fooled_enough_is_moved_no_further():
     assert 0.3 < shares[0] < shares[1]
 
 
-def test_without_training_the_layer_does_nothing():
+def test_the_layer_starts_as_a_fresh_norm_of_what_the_convolution_takes():
     clean, net = task()
-    repaired = NPD(epochs=0, held_out=0).repair(net, clean, Run())
-    x = clean.pixels.float() / 255
-    torch.testing.assert_close(repaired.model(x), net(x), atol=1e-3, rtol=1e-3)
+    repaired = NPD(epochs=0, held_out=0, max_acc_drop=1).repair(net, clean, Run())
     layers = [name for name, m in repaired.model.named_modules() if isinstance(m, Polish)]
-    assert layers == ["0.polish"]  # behind the convolution but one
+    assert layers == ["0.filter"]  # before the convolution but one
+    x = clean.pixels.float() / 255
+    taken = repaired.model[0].filter(x)
+    torch.testing.assert_close(taken, (x - x.mean()) / x.std(), atol=1e-2, rtol=1e-2)
+
+
+def deeper():
+    """Images as bright as their class, and a net of three convolutions that tells them apart."""
+    clean, _ = task()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nn.Sequential(
+            *(nn.Conv2d(1, 6, 3), nn.ELU(), nn.Conv2d(6, 6, 3), nn.BatchNorm2d(6), nn.ReLU()),
+            *(nn.Conv2d(6, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+            nn.Linear(8, 2),
+        )
+    fit(net, clean, Run(precision="fp32"), epochs=20, lr=0.1, batch=40, crop=False)
+    return clean, net.eval()
 
 
 def test_only_the_layer_learns_and_it_learns_to_resist():
-    clean, net = task()
+    clean, net = deeper()
     x, y = clean.pixels.float() / 255, clean.labels
-    method = NPD(epochs=60, batch=20, lr=0.003, radius=2.0, step=0.2, enough=1.0)
+    method = NPD(epochs=60, batch=20, lr=0.002, radius=3.0, step=0.2, enough=1.0)
     repaired = method.repair(net, clean, Run()).model
     for name, value in net.state_dict().items():
         assert torch.equal(value, repaired.state_dict()[name])
@@ -58,10 +74,10 @@ def test_the_norm_keeps_the_statistics_of_clean_images():
     clean, net = task()
     repaired = NPD(epochs=2, batch=20, held_out=0).repair(net, clean, Run()).model
     with torch.no_grad():
-        maps = net[0](clean.pixels / 255).movedim(1, 0).flatten(1)
-    norm = repaired[0].polish.norm
+        maps = (clean.pixels / 255).movedim(1, 0).flatten(1)
+    norm = repaired[0].filter.norm
     torch.testing.assert_close(norm.running_mean, maps.mean(1), rtol=1e-4, atol=1e-5)
-    assert not torch.equal(norm.weight, (norm.running_var + norm.eps).sqrt())
+    assert not torch.equal(norm.weight, torch.ones(1))
 
 
 class Block(nn.Module):
@@ -81,7 +97,7 @@ def test_the_shortcut_passes_the_layer_by():
     clean, _ = task()
     net = Block()
     repaired = NPD(epochs=0, held_out=0).repair(net, clean, Run()).model
-    assert hasattr(repaired.one, "polish") and not hasattr(repaired.first, "polish")
+    assert hasattr(repaired.one, "filter") and not hasattr(repaired.first, "filter")
 
 
 class Patches(nn.Module):
