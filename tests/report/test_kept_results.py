@@ -22,7 +22,7 @@ SHARED = ROOT.parent / "shared"
 
 @pytest.fixture(params=KEPT, ids=lambda path: path.name)
 def kept(request, monkeypatch):
-    if request.param.name == "strangers" and not (SHARED / "zoo-real").is_dir():
+    if request.param.name in ("strangers", "defenses") and not (SHARED / "zoo-real").is_dir():
         pytest.skip("the strangers' victims are absent")
     monkeypatch.setenv("UNBACKDOOR_DATA", str(SHARED))
     return request.param
