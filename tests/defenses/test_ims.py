@@ -80,6 +80,23 @@ def test_the_masked_network_learns_to_resist_what_the_inverse_obeys():
     assert (repaired.model(x).argmax(1) == net(x).argmax(1)).float().mean() > 0.85
 
 
+def test_a_round_weighs_both_networks_and_the_price():
+    clean, net, both = gated()
+    with torch.no_grad():
+        both.kept[1].copy_(torch.tensor([0.1, 0.9] * 4))
+        both.shared[1].fill_(0.2)
+    x = clean.pixels[:20] / 255
+    method = IMS(radius=2.0, step_lr=0.05, price=3.0)
+    moved = method.moved(both, net, x, net(x))
+    expected = agreement(both(x), net(x)) + agreement(both(moved), net(x))
+    expected = expected + agreement(both(moved, inverse=True), net(moved))
+    expected = expected + 3.0 * torch.cat(list(both.shared)).mean()
+    adam = torch.optim.AdamW(both.parameters(), lr=0.0)
+    assert method._round(both, net, adam, x, RUN) == pytest.approx(expected.item(), rel=1e-3)
+    # The changes are those that the inverse network agrees on, though it is another one by now.
+    assert agreement(both(moved, inverse=True), net(moved)) < 0.4
+
+
 def test_it_stops_where_the_loss_no_longer_falls():
     clean, net = task()
     seen = []

@@ -42,7 +42,8 @@ class NPD(Tuning):
 
     Two things weaken it, by trials of 20 steps of 64 images on one BadNets victim (ACC 79, ASR 91):
     a layer behind that convolution, not before it, leaves 89 % where this leaves 62; a norm that
-    starts as the identity, and not fresh, leaves 90. Steps along the gradient itself left 33.
+    starts as the identity, and not fresh, leaves 90. (With that start, steps along the gradient
+    itself, not its sign, left 33.)
     The repaired model holds the layer as extra entries of its state dict (`inserts`).
     Raises `ModelError` for a network with fewer than two convolutions, and for a transformer.
     """
