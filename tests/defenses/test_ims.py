@@ -93,8 +93,17 @@ def test_a_round_weighs_both_networks_and_the_price():
     expected = expected + 3.0 * torch.cat(list(both.shared)).mean()
     adam = torch.optim.AdamW(both.parameters(), lr=0.0)
     assert method._round(both, net, adam, x, RUN) == pytest.approx(expected.item(), rel=1e-3)
-    # The changes are those that the inverse network agrees on, though it is another one by now.
-    assert agreement(both(moved, inverse=True), net(moved)) < 0.4
+
+
+def test_the_changes_bring_the_inverse_network_and_the_original_together(monkeypatch):
+    clean, net, both = gated()
+    with torch.no_grad():
+        both.shared[1].fill_(0.0)  # and all is kept, so that the inverse network is shut
+    monkeypatch.setattr("unbackdoor.defenses.ims.disagreement", lambda *_: torch.zeros(()))
+    x = clean.pixels[:20] / 255
+    moved = IMS(radius=3.0, step_lr=0.05).moved(both, net, x, net(x))
+    apart = [agreement(both(z, inverse=True), net(z)).item() for z in (x, moved)]
+    assert apart[1] < apart[0] - 0.01
 
 
 def test_it_stops_where_the_loss_no_longer_falls():
