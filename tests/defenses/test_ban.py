@@ -28,11 +28,7 @@ def test_the_model_learns_to_be_right_under_noise():
 
 def test_the_statistics_of_norms_are_those_without_noise():
     clean, net = task()
-    run = Run(precision="fp32")
-    plain, noisy = (
-        BAN(**TOLD | {"epochs": 1, "lr": 1e-9}, weight=weight).repair(net, clean, run).model
-        for weight in (0.0, 1.0)
-    )
-    torch.testing.assert_close(plain[4].running_mean, noisy[4].running_mean)
-    torch.testing.assert_close(plain[4].running_var, noisy[4].running_var)
-    assert not torch.equal(net[4].running_var, noisy[4].running_var)
+    told = TOLD | {"epochs": 1}
+    repaired = BAN(**told, held_out=0.0).repair(net, clean, Run(precision="fp32")).model
+    # Four batches of 20, each counted once and not in the passes under noise.
+    assert repaired[4].num_batches_tracked - net[4].num_batches_tracked == 4
