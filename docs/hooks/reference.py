@@ -17,6 +17,7 @@ from mkdocs.structure.files import File, Files
 
 from unbackdoor import models
 from unbackdoor.core import method
+from unbackdoor.defenses.base.needs import NEEDS
 
 GROUPS: dict[method.Role, str] = {
     "defense": "Defenses",
@@ -59,6 +60,14 @@ def index(role: method.Role, told: list[dict[str, Any]]) -> str:
     return f"# {GROUPS[role]}\n\n{INTRODUCTIONS[role]}\n\n{table((role, 'what it does'), rows)}\n"
 
 
+def _needed(told: dict[str, Any]) -> list[str]:
+    """What a defense needs; nothing for other methods."""
+    if "needs" not in told:
+        return []
+    needed = [meaning for need, meaning in NEEDS.items() if need in told["needs"]]
+    return [f"**Needs:** {'; '.join(needed) or 'the model alone'}"]
+
+
 def page(role: method.Role, told: dict[str, Any]) -> str:
     """One method: what it does, its paper, its limits and its parameters."""
     name = told["name"]
@@ -70,6 +79,7 @@ def page(role: method.Role, told: dict[str, Any]) -> str:
         told["summary"],
         f"**Paper:** {linked(told['paper'])}",
         f"**Limits:** {told['limits']}",
+        *_needed(told),
         f"```sh\n{USES[role].format(name=name)}\n```",
     ]
     for mine, title in parts.items():

@@ -40,7 +40,7 @@ def test_what_is_saved_is_loaded(model, tmp_path):
 
 
 def with_inserts(model):
-    polish = attach_(model, "net.layer3", Polish(8))
+    polish = attach_(model, "net.layer3.0.conv2", Polish(8))
     bound = attach_(model, "net.layer1.0.bn1", Bound(2))
     polish.conv.weight.data.mul_(3)
     bound.most.fill_(0.1)
@@ -61,15 +61,22 @@ def test_the_inserts_of_a_repair_are_saved_and_loaded(model, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"layer3.polish.conv.weight": torch.ones(8, 8, 3, 3)}, "unexpected: layer3.polish.conv"),
-        ({"layer3.polish.norm.bias": torch.ones(9)}, "layer3.polish.norm.bias \\[9\\] instead"),
+        (
+            {"layer3.0.conv2.filter.conv.weight": torch.ones(8, 8, 3, 3)},
+            "unexpected: layer3.0.conv2.filter.conv",
+        ),
+        (
+            {"layer3.0.conv2.filter.norm.bias": torch.ones(9)},
+            "layer3.0.conv2.filter.norm.bias \\[9\\] instead",
+        ),
         ({"layer1.0.bn1.bound.most": torch.ones(3)}, "bound.most \\[3\\] instead of \\[2\\]"),
         ({"layer1.0.bn1.bound.most": None}, "missing: layer1.0.bn1.bound.most"),
         ({"layer1.0.bn1.bound.share": torch.ones(3)}, "unexpected: layer1.0.bn1.bound.share"),
         ({"layer1.0.bn1.bound.more": torch.ones(2)}, "unexpected: layer1.0.bn1.bound.more"),
         ({"layer1.bound.share": torch.ones(2)}, "unexpected: layer1.bound.share"),
-        ({"linear.bound.share": torch.ones(3)}, "unexpected: linear.bound.share"),
+        ({"linear.bound.share": torch.ones(4)}, "unexpected: linear.bound.share"),
         ({"layer1.0.bn1.bound.share": torch.ones(1).expand(2)}, "not an ordinary tensor"),
+        ({"layer3.0.conv1.filter.norm.weight": torch.ones(9)}, "unexpected: layer3.0.conv1.filter"),
     ],
 )
 def test_inserts_that_do_not_fit_are_refused(model, tmp_path, changes, told):
@@ -82,8 +89,8 @@ def test_inserts_that_do_not_fit_are_refused(model, tmp_path, changes, told):
 def test_a_small_file_cannot_claim_a_large_insert(model, tmp_path):
     state = dict(model.net.state_dict())
     one = torch.ones(1)
-    state["layer3.polish.norm.weight"] = one.expand(200_000)
-    state["layer3.polish.conv.weight"] = one.expand(200_000, 200_000, 1, 1)
+    state["layer3.0.conv2.filter.norm.weight"] = one.expand(200_000)
+    state["layer3.0.conv2.filter.conv.weight"] = one.expand(200_000, 200_000, 1, 1)
     torch.save(state, tmp_path / "a.pt")
     with pytest.raises(CheckpointError, match="weight is not an ordinary tensor"):
         checkpoint.load(tmp_path / "a.pt", **BARE)

@@ -15,6 +15,32 @@ def test_list_names_what_is_there(run):
     assert "fine_tuning" in run("list").out
 
 
+def test_list_filters_defenses_by_what_they_need(run):
+    every = run("list", "--needs", "all", "--json").json["defenses"]
+    assert [one["name"] for one in every] == list(method.names("defense"))
+    for one in every:
+        assert one["needs"] == sorted(method.find("defense", one["name"]).needs)
+    passes = {one["name"]: one["passes"] for one in every}
+    assert passes["clp"] == 0 and passes["fine_tuning"] == 100 and passes["ft_sam"] == 200
+    found = run("list", "--needs", "training,no-labels", "--json").json["defenses"]
+    assert {one["name"] for one in found} >= {"ims", "fmp_plus"}
+    assert all("training" in one["needs"] and "labels" not in one["needs"] for one in found)
+    shown = run("list", "--needs", "no-training").out
+    assert "clp" in shown and "fine_tuning" not in shown and "true labels" in shown
+
+
+def test_list_refuses_a_need_that_is_none(run):
+    told = run("list", "--needs", "lables")
+    assert told.code == 2 and "need" in told.err and "labels" in told.err
+    assert len(told.err.strip().splitlines()) == 1
+
+
+def test_describe_says_what_a_defense_needs(run):
+    assert "true labels of the clean images" in run("describe", "fine_tuning").out
+    assert run("describe", "clp", "--json").json["needs"] == ["batch_norms", "norms"]
+    assert "needs" not in run("describe", "badnets", "--json").json
+
+
 def test_describe_tells_every_field_of_every_method(run):
     for role in method.ROLES:
         for name in method.names(role):

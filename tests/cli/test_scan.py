@@ -172,7 +172,7 @@ def test_a_kind_that_is_not_known_is_compared_with_others(here, run, monkeypatch
     assert done.json["outcome"] != "no sign of a backdoor found"
     assert done.json["alarms"]["other_kinds"] == 3
     assert done.json["alarms"]["false_alarms"] == {"hits": 0, "total": 21, "value": 0.0}
-    assert "calibrated on other networks" in done.out + done.err or done.code == 0
+    assert done.code == 1 or "other kinds" in done.json["reason"]
     known = scan(run, "bad", "--calibration", here / "others.json", "--scanner", "latent", "--json")
     assert known.code == 3  # its score means nothing on another kind
 

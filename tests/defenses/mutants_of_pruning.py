@@ -84,10 +84,10 @@ MUTANTS = (
         T + "rnp.py",
     ),
     Mutant(
-        "BNP looks in train mode",
+        "BNP looks in eval mode",
         D + "bnp.py",
-        "in_mode(model, train=True)",
         "in_mode(model, train=False)",
+        "in_mode(model, train=True)",
         T + "bnp.py",
     ),
     Mutant(

@@ -163,8 +163,8 @@ MUTANTS = (
     Mutant(
         "NPD stands inside the block",
         D + "npd.py",
-        "Layer(found[-2].name, None, found[-2].channels)",
-        "Layer(found[-1].name, None, found[-1].channels)",
+        "return found[-2]",
+        "return found[-1]",
         T + "npd.py",
     ),
     Mutant(

@@ -18,11 +18,12 @@ INSERTING = {"npd", "unit"}
 """What adds layers, so that only unbackdoor reads the repaired file."""
 NORMED = {"bnp", "clp"}
 """What needs batch norms, and says so."""
-MAPPED = {"nad", "npd", "unit"}
+MAPPED = {"nad", "npd"}
 """What needs maps behind the first layer, which a network of tokens does not have."""
 TOKENS = {"ViT", "Swin"}
 ONCE_BROKEN = {
     ("ViT", "fmp"),
+    ("ViT", "unit"),
     ("ConvNext", "fine_pruning"),
     ("ConvNext", "npd"),
     ("Swin", "fine_pruning"),

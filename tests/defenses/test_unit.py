@@ -61,10 +61,15 @@ class Tokens(nn.Module):
         return self.head((tokens + self.down(self.up(tokens).relu())).mean(1))
 
 
-def test_a_transformer_is_refused_before_any_work():
+def test_the_hidden_units_of_a_transformer_are_bounded_at_every_token():
     clean, _ = task()
-    with pytest.raises(ModelError, match=r"unit needs feature maps .* cuts the image into patches"):
-        UNIT().repair(Tokens(), clean, Run())
+    torch.manual_seed(0)
+    repaired = UNIT(epochs=3, batch=16, max_acc_drop=1).repair(Tokens(), clean, Run())
+    assert set(repaired.scores) == {"patches", "up"}
+    bound = repaired.model.up.bound
+    hidden = repaired.model.up(50 * torch.randn(4, 4, 3))
+    assert hidden.shape == (4, 4, 5)
+    assert (hidden <= bound.share * bound.most + 1e-6).all()
 
 
 def test_what_no_clean_image_does_is_cut_off():

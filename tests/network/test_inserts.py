@@ -38,7 +38,7 @@ def test_a_fresh_insert_changes_nothing():
 def test_a_state_dict_hangs_its_inserts_behind_a_fresh_network():
     model, x = net(), torch.rand(3, 1, 2, 2)
     bound = attach_(model, "0", Bound(2))
-    attach_(model, "1", Polish(2)).conv.weight.data.mul_(3)
+    attach_(model, "0", Polish(1)).conv.weight.data.mul_(3)
     bound.most.fill_(0.1)
     fresh = net()
     assert set(fresh.state_dict()) < set(model.state_dict())
@@ -48,12 +48,22 @@ def test_a_state_dict_hangs_its_inserts_behind_a_fresh_network():
     assert not torch.equal(model(x), net()(x))
 
 
-def test_behind_a_sequence_an_insert_is_called_once():
-    model = nn.Sequential(nn.Sequential(nn.Conv2d(1, 2, 1)), nn.Flatten()).eval()
-    x = torch.rand(3, 1, 2, 2)
-    once = 3 * model(x)
-    attach_(model, "0", Polish(2)).conv.weight.data.mul_(3)
-    torch.testing.assert_close(model.eval()(x), once, atol=1e-4, rtol=0)
+def test_behind_a_linear_layer_a_bound_cuts_the_last_dimension():
+    model = nn.Linear(3, 2)
+    host = nn.Sequential(model, nn.ReLU())
+    bound = attach_(host, "0", Bound(2, torch.tensor([0.1, -0.2])))
+    y = host[0](torch.randn(5, 4, 3))
+    assert y.shape == (5, 4, 2) and (y <= torch.tensor([0.1, -0.2]) + 1e-6).all()
+    fresh = nn.Sequential(nn.Linear(3, 2), nn.ReLU())
+    reattach_(fresh, host.state_dict())
+    assert fresh[0].bound.most.shape == bound.most.shape
+
+
+def test_a_filter_stands_before_its_convolution():
+    model, x = net(), torch.rand(3, 1, 2, 2)
+    filtered = attach_(model, "0", Polish(1))
+    filtered.conv.weight.data.mul_(3)
+    torch.testing.assert_close(model.eval()(x), net()(3 * x), atol=1e-3, rtol=1e-3)
 
 
 def test_a_copy_calls_its_own_insert():
@@ -66,18 +76,18 @@ def test_a_copy_calls_its_own_insert():
 
 def test_a_second_insert_of_a_kind_is_refused():
     model = net()
-    attach_(model, "0", Polish(2))
+    attach_(model, "0", Polish(1))
     attach_(model, "0", Bound(2))
-    with pytest.raises(ModelError, match="0 has a polish already"):
-        attach_(model, "0", Polish(2))
+    with pytest.raises(ModelError, match="0 has a filter already"):
+        attach_(model, "0", Polish(1))
     with pytest.raises(ModelError, match="0 has a bound already"):
         attach_(model, "0", Bound(2))
 
 
-def test_a_bound_behind_the_norm_of_a_polish_is_hung_there_again():
+def test_a_bound_behind_the_norm_of_a_filter_is_hung_there_again():
     model, fresh = net(), net()
-    attach_(model, "1", Polish(2))
-    attach_(model, "1.polish.norm", Bound(2))
+    attach_(model, "0", Polish(1))
+    attach_(model, "0.filter.norm", Bound(1))
     reattach_(fresh, dict(reversed(model.state_dict().items())))
     assert fresh.state_dict().keys() == model.state_dict().keys()
 
@@ -92,20 +102,24 @@ HUGE = torch.empty(10**9, device="meta")
         {"0.bound.share": torch.ones(3)},
         {"0.bound.share": torch.ones(())},
         {"0.bound.share": torch.ones(2, 2)},
-        {"3.bound.share": torch.ones(2)},  # not behind a convolution or norm
+        {"3.bound.share": torch.ones(8)},  # what the linear layer takes, not what it gives
         {"1.bound.share": torch.ones(2)},
         {"7.bound.share": torch.ones(2)},
         {"0.bound.most": torch.ones(2)},
         {"0.anything.share": torch.ones(2)},
-        {"0.polish.norm.weight": torch.ones(2)},  # a kernel that the file does not hold
-        {"1.polish.norm.weight": HUGE, "1.polish.conv.weight": HUGE.expand(2, -1)},
+        {"0.filter.norm.weight": torch.ones(1)},  # a kernel that the file does not hold
+        {"0.filter.norm.weight": HUGE, "0.filter.conv.weight": HUGE.expand(2, -1)},
         {
-            "1.polish.norm.weight": torch.ones(70_000, device="meta"),
-            "1.polish.conv.weight": torch.ones(70_000, 70_000, 1, 1, device="meta"),
+            "0.filter.norm.weight": torch.ones(70_000, device="meta"),
+            "0.filter.conv.weight": torch.ones(70_000, 70_000, 1, 1, device="meta"),
         },
         {
-            "0.polish.norm.weight": torch.ones(1),  # what the convolution takes, not what it gives
-            "0.polish.conv.weight": torch.ones(1, 1, 1, 1),
+            "0.filter.norm.weight": torch.ones(2),  # what the convolution gives, not what it takes
+            "0.filter.conv.weight": torch.ones(2, 2, 1, 1),
+        },
+        {
+            "3.filter.norm.weight": torch.ones(8),  # not before a convolution
+            "3.filter.conv.weight": torch.ones(8, 8, 1, 1),
         },
     ],
 )

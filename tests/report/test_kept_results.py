@@ -22,7 +22,10 @@ SHARED = ROOT.parent / "shared"
 
 @pytest.fixture(params=KEPT, ids=lambda path: path.name)
 def kept(request, monkeypatch):
-    if request.param.name in ("strangers", "fmp") and not (SHARED / "zoo-real").is_dir():
+    if (
+        request.param.name in ("strangers", "fmp", "defenses")
+        and not (SHARED / "zoo-real").is_dir()
+    ):
         pytest.skip("the strangers' victims are absent")
     monkeypatch.setenv("UNBACKDOOR_DATA", str(SHARED))
     return request.param

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .. import models
 from ..core.errors import CheckpointError, RefusedFileError, listed
 from ..core.spec import Spec
-from ..network.inserts import reattach_
+from ..network.inserts import INSERTS, reattach_
 from .candidates import Candidate
 from .model_files import plain
 
@@ -197,7 +197,18 @@ def best(arch: str, net: nn.Module, found: Sequence[Candidate]) -> Fit:
 
 def _renaming(arch: str, net: nn.Module) -> Renamed:
     theirs = {stored: ours for ours, stored in models.stored_names(net).items()}
-    return lambda name: theirs.get(name) or models.renamed(arch, name)
+    ending = ".weight"
+    hosts = {s.removesuffix(ending): o.removesuffix(ending) for s, o in theirs.items()}
+
+    def ours(name: str) -> str:
+        # What a repair hung behind a layer goes by the layer's name.
+        for kind in INSERTS:
+            host, found, entry = name.partition(f".{kind}.")
+            if found and host in hosts:
+                return f"{hosts[host]}.{kind}.{entry}"
+        return theirs.get(name) or models.renamed(arch, name)
+
+    return ours
 
 
 def _shapes(net: nn.Module) -> dict[str, torch.Size]:

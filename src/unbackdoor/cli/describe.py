@@ -43,9 +43,18 @@ def _shown(told: dict[str, Any]) -> Table:
     ]
     title = (
         f"{told['name']} ({told['role']}): {told['summary']}\n\n"
-        f"Paper: {told['paper']}\nLimits: {told['limits']}\n"
+        f"Paper: {told['paper']}\nLimits: {told['limits']}\n{_needs(told)}"
     )
     shown = table(("parameter", "type", "default", "bounds", "description"), rows, title)
     shown.columns[-1].justify, shown.columns[-1].no_wrap = "left", False
     shown.title_style = ""
     return shown
+
+
+def _needs(told: dict[str, Any]) -> str:
+    if "needs" not in told:
+        return ""
+    from ..defenses.base.needs import NEEDS
+
+    needed = [meaning for need, meaning in NEEDS.items() if need in told["needs"]]
+    return f"Needs: {'; '.join(needed) or 'the model alone'}\n"

@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+from rich.table import Table
+
+from ..core.errors import UnknownNameError
 from . import options as o
 from .console import Console, table
 
+if TYPE_CHECKING:
+    from ..defenses.base.defense import Defense
+
 KINDS = ("a folder of class folders", ".npz", ".parquet", "attack_result.pt")
+TYPICAL = 5000
+"""Clean images for which the work of a defense is told."""
 
 
-def listing(as_json: o.Json = False) -> int:
+def listing(
+    needs: Annotated[
+        str | None,
+        typer.Option(
+            "--needs",
+            metavar="WHAT",
+            help="only defenses, with what they need: all, or with commas labels, norms, no-labels",
+        ),
+    ] = None,
+    as_json: o.Json = False,
+) -> int:
     """List attacks, defenses, scanners, architectures and sources of images."""
     with Console(as_json=as_json) as console:
+        if needs is not None:
+            chosen = _defenses(needs)
+            console.result({"defenses": chosen}, _needs(chosen))
+            return 0
         from .. import data, models
         from ..core import method
 
@@ -31,3 +56,49 @@ def listing(as_json: o.Json = False) -> int:
         shown.columns[1].justify, shown.columns[1].no_wrap = "left", False
         console.result(found, shown)
         return 0
+
+
+def _defenses(asked: str) -> list[dict[str, Any]]:
+    """The defenses that fit what is `asked`: their names, what each needs, and its work."""
+    from ..core import method
+    from ..defenses.base.needs import NEEDS
+
+    words = [word.strip() for word in asked.split(",")]
+    known = {"all", *NEEDS, *(f"no-{need}" for need in NEEDS)}
+    for word in words:
+        if word not in known:
+            raise UnknownNameError.of("need", word, sorted(known))
+    wanted = {word for word in words if word in NEEDS}
+    spared = {word.removeprefix("no-") for word in words if word.startswith("no-")}
+    built = (method.build("defense", name) for name in method.names("defense"))
+    found = [cast("Defense", one) for one in built]
+    return [
+        {"name": one.name(), "needs": sorted(one.needs), "passes": _passes(one)}
+        for one in found
+        if wanted <= one.needs and not spared & one.needs
+    ]
+
+
+def _passes(defense: Defense) -> float | None:
+    """How often each clean image goes through the model and back; None where nobody knows."""
+    work = defense.work(TYPICAL)
+    return None if work is None else round(work / TYPICAL, 1)
+
+
+def _needs(chosen: list[dict[str, Any]]) -> Table:
+    from ..defenses.base.needs import NEEDS
+
+    rows = [
+        (
+            one["name"],
+            *("yes" if need in one["needs"] else "" for need in NEEDS),
+            "?" if one["passes"] is None else f"{one['passes']:g}",
+        )
+        for one in chosen
+    ]
+    legend = "\n".join(f"{need}: {meaning}" for need, meaning in NEEDS.items())
+    title = (
+        f"{legend}\npasses: how often each of {TYPICAL:,} clean images goes through the model and "
+        "back, about\n"
+    )
+    return table(("defense", *(need.replace("_", " ") for need in NEEDS), "passes"), rows, title)

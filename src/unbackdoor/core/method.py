@@ -104,11 +104,13 @@ def made(cls: type[Method], parameters: Mapping[str, object]) -> Method:
 def declared(cls: type[Method]) -> dict[str, Any]:
     """What the class of a method says of itself, as JSON values."""
     fields = cls.model_json_schema()["properties"]
+    needs = getattr(cls, "needs", None)
     return {
         "name": cls.name(),
         "summary": (cls.__doc__ or "").partition("\n")[0],
         "paper": cls.paper,
         "limits": cls.limits,
+        **({} if needs is None else {"needs": sorted(needs)}),
         "parameters": {
             name: {
                 "type": _type(schema),

@@ -17,6 +17,7 @@ from ..core.run import Run
 from ..network.norms import MaskedNorms, find_norms, prune_below_
 from ..training.fit import constant, fit
 from .base.defense import Augmented, Repair
+from .base.needs import Need
 
 
 class ANP(Augmented):
@@ -43,6 +44,7 @@ class ANP(Augmented):
     limits: ClassVar[str] = (
         "published ASR on CIFAR-10 stays at 57 % for Blended and at 97 % for SIG; needs norms"
     )
+    needs: ClassVar[frozenset[Need]] = frozenset({"labels", "training", "norms"})
 
     steps: int = Field(
         2000,
@@ -94,6 +96,10 @@ class ANP(Augmented):
         """Refuses a network without norms."""
         super().check(model, clean)
         find_norms(model, to_float(clean.pixels[:2]), self.name())
+
+    def work(self, images: int) -> float | None:
+        """Each image three times a step: to find the disturbance, without it and under it."""
+        return 3.0 * self.steps * self.batch
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model` without the channels whose masks fell."""

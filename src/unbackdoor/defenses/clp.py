@@ -17,6 +17,7 @@ from ..network.channels import silence_
 from ..network.layers import Layer, find_layers
 from ..network.norms import outliers
 from .base.defense import Defense, Repair
+from .base.needs import Need
 
 
 class CLP(Defense):
@@ -37,6 +38,7 @@ class CLP(Defense):
         "very sensitive to u, which nothing here tunes; sees no channel that batch norm does not "
         "follow, which is half of a pre-activation network"
     )
+    needs: ClassVar[frozenset[Need]] = frozenset({"norms", "batch_norms"})
 
     u: float = Field(
         3.0,
@@ -48,6 +50,10 @@ class CLP(Defense):
         """Refuses a network without a batch norm behind a convolution."""
         super().check(model, clean)
         self._normed(model, clean)
+
+    def work(self, images: int) -> float | None:
+        """No image."""
+        return 0.0
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model` with its most amplifying channels silenced."""

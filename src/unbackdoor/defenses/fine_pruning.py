@@ -15,6 +15,7 @@ from ..core.run import Run
 from ..network.head import features_into, find_head, hide_, width
 from ..network.norms import deepest_cut
 from .base.defense import Repair, Tuning
+from .base.needs import Need
 
 
 class FinePruning(Tuning):
@@ -38,6 +39,7 @@ class FinePruning(Tuning):
         "an attacker who knows of it keeps the backdoor in features that clean images use; "
         "published ASR is 79 % for label-consistent and 68 % for TrojanNN"
     )
+    needs: ClassVar[frozenset[Need]] = frozenset({"labels", "training"})
 
     cost: float = Field(
         0.1,
@@ -51,6 +53,10 @@ class FinePruning(Tuning):
         """Refuses a network whose logits no layer puts out."""
         super().check(model, clean)
         find_head(model, to_float(clean.pixels[:2]), self.name())
+
+    def work(self, images: int) -> float | None:
+        """Epochs of all images."""
+        return float(self.epochs * images)
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model` without its sleeping features, fine-tuned."""

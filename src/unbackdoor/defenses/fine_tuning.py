@@ -9,6 +9,7 @@ from torch import nn
 from ..core.images import Images
 from ..core.run import Run
 from .base.defense import Repair, Tuning
+from .base.needs import Need
 
 
 class FineTuning(Tuning):
@@ -25,6 +26,7 @@ class FineTuning(Tuning):
         "a backdoor that was trained in well survives it: published ASR after 100 epochs is 82 % "
         "for Blended and 94 % for LF"
     )
+    needs: ClassVar[frozenset[Need]] = frozenset({"labels", "training"})
 
     def work(self, images: int) -> float | None:
         """Epochs of all images."""

@@ -24,6 +24,7 @@ from ..ranking.reverse import Nudge
 from ..ranking.shares import outliers, smaller_cluster
 from ..training.fit import cosine
 from .base.defense import Repair, Tuning
+from .base.needs import Need
 
 SCORES: dict[Kind, str] = {
     "accuracy": "accuracy on the images made for a channel",
@@ -69,6 +70,7 @@ class FMP(Tuning):
         "fails where the backdoor's channels are not those whose perturbation lowers the accuracy "
         "most: see the results in the README"
     )
+    needs: ClassVar[frozenset[Need]] = frozenset({"labels", "training"})
 
     p: int = Field(
         64,

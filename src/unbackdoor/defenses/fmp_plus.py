@@ -21,6 +21,7 @@ from ..training.distillation import Distillation
 from ..training.fit import cosine, estimate_norms_
 from ..training.sharpness import SharpnessAwareSGD
 from .base.defense import Repair, Tuning
+from .base.needs import Need
 
 GAIN = 0.5
 """How fast the radius and the learning rate follow what a step changed."""
@@ -77,6 +78,7 @@ class FMPPlus(Tuning):
         "so with few clean images; a learning rate of 0.1 broke a small model; fine-tuning on a "
         "few triggered images can bring the backdoor back, as with other repairs"
     )
+    needs: ClassVar[frozenset[Need]] = frozenset({"training"})
 
     p: int = Field(
         0,

@@ -14,6 +14,7 @@ from ..core.method import source
 from ..core.run import Run
 from ..network.head import find_head
 from .base.defense import Repair, Tuning
+from .base.needs import Need
 
 
 class FST(Tuning):
@@ -29,6 +30,7 @@ class FST(Tuning):
         "Tuning, NeurIPS 2023, arXiv 2310.01875"
     )
     limits: ClassVar[str] = "with few images or many classes the new classifier costs accuracy"
+    needs: ClassVar[frozenset[Need]] = frozenset({"labels", "training"})
 
     epochs: int = Field(
         10,
@@ -59,6 +61,10 @@ class FST(Tuning):
         """Refuses a network whose logits no layer puts out."""
         super().check(model, clean)
         find_head(model, to_float(clean.pixels[:2]), self.name())
+
+    def work(self, images: int) -> float | None:
+        """Epochs of all images."""
+        return float(self.epochs * images)
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model` with a new classifier and shifted features."""

@@ -14,6 +14,7 @@ from ..core.run import Run
 from ..training.fit import cross_entropy
 from ..training.sharpness import SharpnessAwareSGD
 from .base.defense import Repair, Tuning
+from .base.needs import Need
 
 
 class FTSAM(Tuning):
@@ -33,6 +34,7 @@ class FTSAM(Tuning):
         "published ASR stays between 1 % and 5 % on CIFAR-10; rho must grow with the data set "
         "(8 for GTSRB and Tiny ImageNet); each step takes twice as long"
     )
+    needs: ClassVar[frozenset[Need]] = frozenset({"labels", "training"})
 
     rho: float = Field(
         2.0,

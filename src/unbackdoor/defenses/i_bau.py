@@ -19,6 +19,7 @@ from ..core.run import Run
 from ..training.fit import constant, fit
 from ..training.implicit import through_fixed_point
 from .base.defense import Defense, Repair
+from .base.needs import Need
 
 
 class IBAU(Defense):
@@ -41,6 +42,7 @@ class IBAU(Defense):
         "Hypergradient, ICLR 2022, arXiv 2110.03735"
     )
     limits: ClassVar[str] = "costs clean accuracy, 3 points on average in published tables"
+    needs: ClassVar[frozenset[Need]] = frozenset({"labels", "training"})
 
     epochs: int = Field(
         5,
@@ -103,6 +105,10 @@ class IBAU(Defense):
         description="learning rate inside the fixed point",
         json_schema_extra=source("authors' configuration: 0.1"),
     )
+
+    def work(self, images: int) -> float | None:
+        """The perturbation, a pass with a second derivative, and the terms of the series."""
+        return float(self.epochs * images * (4 + self.terms))
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model` after the rounds."""

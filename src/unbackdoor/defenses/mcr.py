@@ -16,6 +16,7 @@ from ..core.method import source
 from ..core.run import Run
 from ..training.fit import estimate_norms_
 from .base.defense import Repair, Tuning
+from .base.needs import Need
 
 
 class MCR(Tuning):
@@ -37,6 +38,7 @@ class MCR(Tuning):
     limits: ClassVar[str] = (
         "near the model the curve keeps the backdoor; what fine-tuning keeps is kept everywhere"
     )
+    needs: ClassVar[frozenset[Need]] = frozenset({"labels", "training"})
 
     epochs: int = Field(
         100,
@@ -75,6 +77,10 @@ class MCR(Tuning):
         description="point of the curve that is taken; 0 is the model, 1 the copy",
         json_schema_extra=source("BackdoorBench: 0.1"),
     )
+
+    def work(self, images: int) -> float | None:
+        """Epochs of the copy and of the curve."""
+        return float((self.copy_epochs + self.epochs) * images)
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model` with the weights of the point."""

@@ -16,6 +16,7 @@ from ..core.modules import in_mode
 from ..core.run import Run
 from ..network.attention import attention, refuse_patches, stage_maps, stages
 from .base.defense import Repair, Tuning
+from .base.needs import Need
 
 
 class NAD(Tuning):
@@ -36,6 +37,7 @@ class NAD(Tuning):
         "what survives in the fine-tuned teacher survives in the student: published ASR is 55 % "
         "for Blended and 75 % for LF"
     )
+    needs: ClassVar[frozenset[Need]] = frozenset({"labels", "training", "maps"})
 
     epochs: int = Field(
         20,
@@ -67,6 +69,10 @@ class NAD(Tuning):
         super().check(model, clean)
         refuse_patches(model, to_float(clean.pixels[:2]), self.name())
         stages(model, to_float(clean.pixels[:2]), self.name())
+
+    def work(self, images: int) -> float | None:
+        """Epochs of the teacher; of the student, with the teacher's maps beside it."""
+        return images * (self.teacher_epochs + self.epochs * 4 / 3)
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model`, fine-tuned under its teacher's eye."""

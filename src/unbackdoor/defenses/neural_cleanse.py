@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -15,9 +16,11 @@ from ..core.method import source
 from ..core.run import Run
 from ..training.inversion import Patch, Search, anomalies, invert
 from .base.defense import Repair, Tuning
+from .base.inverting import Inverting, Trigger
+from .base.needs import Need
 
 
-class NeuralCleanse(Tuning):
+class NeuralCleanse(Tuning, Inverting):
     """Reconstructs a trigger for every class and unlearns those that are unusually small.
 
     Where a class's trigger is an outlier on the small side (anomaly index above `anomaly`), a share
@@ -40,6 +43,7 @@ class NeuralCleanse(Tuning):
         "finds patches: SIG, SSBA, LF and WaNet leave no outlier in published tables; among two or "
         "three classes nothing can be one; by far the slowest method here"
     )
+    needs: ClassVar[frozenset[Need]] = frozenset({"labels", "training"})
 
     epochs: int = Field(
         10,
@@ -127,8 +131,7 @@ class NeuralCleanse(Tuning):
         patches = self.triggers(model, clean, run)
         sizes = torch.tensor([patch.size for patch in patches])
         index = anomalies(sizes)
-        outliers = [patches[i] for i in torch.nonzero(index > self.anomaly).flatten().tolist()]
-        if outliers:
+        if outliers := self._outliers(patches):
             self.tune(model, self.stamped(clean, outliers, run), run, stage="unlearning")
         scores: dict[str, Tensor] = {"trigger sizes": sizes, "anomaly indices": index}
         strongest = int(index.argmax())
@@ -138,6 +141,15 @@ class NeuralCleanse(Tuning):
             "strongest_anomaly": float(index[strongest]),
         }
         return Repair(model, {}, scores, notes)
+
+    def inverted(self, model: nn.Module, clean: Images, run: Run) -> Trigger | None:
+        """The outlying patches, each on every so many-th image; None where there is no outlier."""
+        outliers = self._outliers(self.triggers(model, clean, run))
+        return partial(_in_turn, outliers) if outliers else None
+
+    def _outliers(self, patches: list[Patch]) -> list[Patch]:
+        index = anomalies(torch.tensor([patch.size for patch in patches]))
+        return [patches[i] for i in torch.nonzero(index > self.anomaly).flatten().tolist()]
 
     def triggers(self, model: nn.Module, clean: Images, run: Run) -> list[Patch]:
         """The smallest trigger found for every class."""
@@ -163,3 +175,8 @@ class NeuralCleanse(Tuning):
             own = chosen[number :: len(patches)]
             pixels[own] = to_uint8(patch.stamp(to_float(pixels[own])))
         return Images(pixels, clean.labels, clean.classes)
+
+
+def _in_turn(patches: list[Patch], x: Tensor) -> Tensor:
+    """The images `x` `[n, c, h, w]`, each under the next of the patches."""
+    return torch.cat([patches[i % len(patches)].stamp(x[i : i + 1]) for i in range(len(x))])

@@ -16,6 +16,7 @@ from ..core.run import Run
 from ..network.norms import MaskedNorms, find_norms, prune_below_
 from ..training.fit import Objective, constant, cross_entropy, fit
 from .base.defense import Augmented, Repair
+from .base.needs import Need
 
 SCORE = "mean of a channel's mask while clean images were recovered; the lowest are pruned"
 
@@ -43,6 +44,7 @@ class RNP(Augmented):
         "ICML 2023, arXiv 2305.14876"
     )
     limits: ClassVar[str] = "depends much on when the unlearning stops; needs norms"
+    needs: ClassVar[frozenset[Need]] = frozenset({"labels", "training", "norms"})
 
     unlearn_epochs: int = Field(
         20,
@@ -112,6 +114,10 @@ class RNP(Augmented):
         """Refuses a network without norms."""
         super().check(model, clean)
         find_norms(model, to_float(clean.pixels[:2]), self.name())
+
+    def work(self, images: int) -> float | None:
+        """Epochs of some images."""
+        return float(min(self.images, images) * (self.unlearn_epochs + self.epochs))
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model` without the channels whose masks fell."""

@@ -17,6 +17,7 @@ from ..core.run import Run
 from ..training.adversarial import Ball, avoidance, climbed
 from ..training.fit import constant, fit
 from .base.defense import Augmented, Repair
+from .base.needs import Need
 
 
 class SAU(Augmented):
@@ -40,6 +41,7 @@ class SAU(Augmented):
     limits: ClassVar[str] = (
         "each step takes twelve times as long; triggers far outside the ball are not removed"
     )
+    needs: ClassVar[frozenset[Need]] = frozenset({"labels", "training"})
 
     epochs: int = Field(
         100,
@@ -91,6 +93,10 @@ class SAU(Augmented):
         description="weight of the loss on shared adversarial examples",
         json_schema_extra=source("authors' configuration: 1"),
     )
+
+    def work(self, images: int) -> float | None:
+        """Each step of an example goes through two networks; both kinds of images after it."""
+        return self.epochs * images * (2 * self.steps + 2 + 1 / 3)
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model`, apart from its former self on what fooled it."""

@@ -23,6 +23,7 @@ from ..training.fit import fit, follow_norms_
 from ..training.patches import Patches
 from ..training.universal import Universal
 from .base.defense import Defense, Repair
+from .base.needs import Need
 
 TYPICAL = 0.15
 """The root mean square that vectors (biases, scales of norms) are taken to have: their own says
@@ -79,6 +80,7 @@ class UAT(Defense):
         "kept an ASR of 0.4 or 12.5 %); a trigger that changes each image in another way (a warp, "
         "a rotation, a learned generator) is no universal perturbation, and was not tried"
     )
+    needs: ClassVar[frozenset[Need]] = frozenset({"labels", "training"})
 
     epochs: int = Field(
         6,

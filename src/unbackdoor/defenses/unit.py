@@ -11,31 +11,31 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core.errors import ModelError
 from ..core.images import Images, to_float
 from ..core.measure import accuracy
 from ..core.method import source
 from ..core.modules import frozen, in_mode
 from ..core.run import Run
-from ..network.attention import refuse_patches
 from ..network.inserts import Bound, attach_
 from ..network.layers import Layer, find_layers
 from ..network.moments import moments
 from ..training.fit import constant, fit
 from .base.defense import Augmented, Repair
+from .base.needs import Need
 
 
 class UNIT(Augmented):
     """Clips every channel at a learned upper bound; the weights do not change.
 
-    A bound hangs behind every norm over channels (behind every convolution of a network without
-    norms). It starts at the mean of the rectified activation on the clean images plus `spread`
-    standard deviations. The objective is cross-entropy plus a price times the sum over layers of
-    the mean bound. The price doubles after `patience` batches in a row whose accuracy is within
-    `cost` of the model's own, and falls by 2^1.5 after as many others. The result is the tightest
-    state, of the start and the end of each epoch, whose accuracy on held-out clean images (on all,
-    where they are too few to hold any out) is within `cost`. Only the upper side is cut: what
-    follows is taken to rectify.
+    A bound hangs behind every norm over channels. In a network without such norms it hangs behind
+    every convolution and the hidden units of every MLP block, so in a vision transformer, too. It
+    starts at the mean of the rectified activation on the clean images plus `spread` standard
+    deviations. The objective is cross-entropy plus a price times the sum over layers of the mean
+    bound. The price doubles after `patience` batches in a row whose accuracy is within `cost` of
+    the model's own, and falls by 2^1.5 after as many others. The result is the tightest state, of
+    the start and the end of each epoch, whose accuracy on held-out clean images (on all, where they
+    are too few to hold any out) is within `cost`. Only the upper side is cut: what follows is taken
+    to rectify.
 
     Start, objective, price and tolerance follow the authors' published implementation. It bounds
     every position of a map by itself, takes 300 steps of all images at once, which a processor
@@ -52,6 +52,7 @@ class UNIT(Augmented):
         "a trigger that moves many channels a little stays below every bound; the repaired model "
         "has extra layers, so only unbackdoor reads its file"
     )
+    needs: ClassVar[frozenset[Need]] = frozenset({"labels", "training"})
 
     epochs: int = Field(
         20,
@@ -98,9 +99,13 @@ class UNIT(Augmented):
     )
 
     def check(self, model: nn.Module, clean: Images) -> None:
-        """Refuses a network without norms over channels or convolutions behind the first."""
+        """Refuses a network without norms over channels, convolutions and MLP blocks."""
         super().check(model, clean)
         self._spots(model, clean)
+
+    def work(self, images: int) -> float | None:
+        """Epochs of all images."""
+        return float(self.epochs * images)
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model` with a bound behind every norm."""
@@ -163,8 +168,7 @@ class UNIT(Augmented):
         return Repair(model, {}, scores)
 
     def _spots(self, model: nn.Module, clean: Images) -> list[Layer]:
-        """The norms over channels of feature maps, or else the convolutions."""
-        x = to_float(clean.pixels[:2])
+        """The norms over channels of feature maps, or else the convolutions and hidden units."""
         norms = [
             Layer(name, None, module.weight.numel())
             for name, module in model.named_modules()
@@ -173,17 +177,8 @@ class UNIT(Augmented):
         ]
         if norms:
             return norms
-        refuse_patches(model, x, self.name())
-        convolutions = [
-            Layer(layer.name, None, layer.channels)
-            for layer in find_layers(model, x)
-            if not isinstance(model.get_submodule(layer.name), nn.Linear)
-        ]
-        if not convolutions:
-            raise ModelError(
-                f"{self.name()} needs norms or convolutions; {type(model).__name__} has none"
-            )
-        return convolutions
+        layers = find_layers(model, to_float(clean.pixels[:2]))
+        return [Layer(layer.name, None, layer.channels) for layer in layers]
 
 
 class Price:

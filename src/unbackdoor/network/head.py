@@ -66,6 +66,23 @@ def features_into(head: nn.Module) -> Iterator[list[Tensor]]:
         handle.remove()
 
 
+def features_of(model: nn.Module, head: Head, x: Tensor) -> tuple[Tensor, Tensor]:
+    """(the features `[n, features, ...]` that `head` sees of images `x`, the logits)."""
+    seen: list[Tensor] = []
+    handle = head.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    try:
+        logits = model(x)
+    finally:
+        handle.remove()
+    return seen[-1], logits
+
+
+def answers_of(head: Head, features: Tensor) -> Tensor:
+    """The logits `[n, classes]` that `head` makes of features, averaged over their area."""
+    y: Tensor = head(features)
+    return y.flatten(2).mean(2) if y.ndim == 4 else y
+
+
 def width(head: nn.Module) -> int:
     """How many features the classifier `head` sees."""
     return _weight(head).shape[1]
@@ -82,3 +99,25 @@ def hide_(head: nn.Module, mask: Tensor) -> None:
 def _weight(head: nn.Module) -> Tensor:
     assert isinstance(head, (nn.Linear, nn.Conv2d))
     return head.weight
+
+
+class FeatureMask(nn.Module):
+    """A mask that is learned: features `[n, features, ...]` -> a share of each of them."""
+
+    def __init__(self, start: Tensor) -> None:
+        super().__init__()
+        self.start = nn.Parameter(start)
+
+    @property
+    def share(self) -> Tensor:
+        """`[features]` in [0, 1]."""
+        return (self.start.tanh() + 1) / 2
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The masked features."""
+        return along(self.share, features) * features
+
+
+def along(mask: Tensor, features: Tensor) -> Tensor:
+    """The `mask` `[features]` in the shape that multiplies `features`."""
+    return mask.view(1, -1, *[1] * (features.ndim - 2))

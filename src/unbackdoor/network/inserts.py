@@ -1,9 +1,10 @@
-"""Modules that a repair hangs behind a layer of any network, whose other names stay as they are.
+"""Modules that a repair hangs at a layer of any network, whose other names stay as they are.
 
-An insert is a child module of the layer whose output it changes, so the network's state dict gains
-entries and loses none. `reattach_` hangs the inserts that a state dict knows of behind a fresh
-network, so that the state dict fits it. A state dict may come from a stranger: only the two kinds
-of inserts below exist, and their size is what the network itself says, or there is none.
+An insert is a child module of the layer whose output or input it changes, so the network's state
+dict gains entries and loses none. `reattach_` hangs the inserts that a state dict knows of at a
+fresh network's layers, so that the state dict fits it. A state dict may come from a stranger: only
+the two kinds of inserts below exist, and their size is what the network itself says, or there is
+none.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ..core.errors import ModelError
 from ..core.modules import device_of
+
+INSERTS = ("bound", "filter")
+"""What a layer calls the two kinds of inserts."""
 
 
 class Bound(nn.Module):
@@ -38,7 +42,7 @@ class Bound(nn.Module):
 
 
 class Polish(nn.Module):
-    """A pointwise convolution and a batch norm; together they do nothing at first."""
+    """A pointwise convolution, the identity at first, and a fresh batch norm."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -47,13 +51,6 @@ class Polish(nn.Module):
         self.norm = nn.BatchNorm2d(channels)
         with torch.no_grad():
             torch.nn.init.dirac_(self.conv.weight)
-
-    @torch.no_grad()
-    def start_at_(self, mean: Tensor, var: Tensor) -> None:
-        """Makes it do nothing in train mode either, to maps with these statistics `[channels]`."""
-        self.norm.running_mean, self.norm.running_var = mean.clone(), var.clone()
-        self.norm.weight.copy_((var + self.norm.eps).sqrt())
-        self.norm.bias.copy_(mean)
 
     def forward(self, y: Tensor) -> Tensor:
         """`[n, channels, h, w]` -> the same shape."""
@@ -65,32 +62,35 @@ Insert = TypeVar("Insert", Bound, Polish)
 
 
 def attach_(model: nn.Module, layer: str, insert: Insert) -> Insert:
-    """The `insert`, now hung behind the `layer` (a path) of `model`.
+    """The `insert`, now at the `layer` (a path) of `model`: a bound behind it, a polish before.
 
-    Raises `ModelError` where such an insert, or anything of its name, is there already.
+    A polish takes what a convolution would have taken. Raises `ModelError` where such an insert, or
+    anything of its name, is there already.
     """
     host = model.get_submodule(layer)
-    name, through = ("bound", _bounded) if isinstance(insert, Bound) else ("polish", _polished)
+    name = "bound" if isinstance(insert, Bound) else "filter"
     if hasattr(host, name):
         raise ModelError(f"{layer} has a {name} already; repair the model that had none")
     host.add_module(name, insert.to(device_of(model)))
-    # A sequence calls its last child without being told.
-    if not isinstance(host, nn.Sequential):
-        host.register_forward_hook(through)
+    if isinstance(insert, Bound):
+        host.register_forward_hook(_bounded)
+    else:
+        host.register_forward_pre_hook(_polished)
     return insert
 
 
 def reattach_(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Hangs behind the layers of `model` the inserts that `state` has entries of.
+    """Hangs at the layers of `model` the inserts that `state` has entries of.
 
     What does not fit the layer that it names is left out, so that `state` then has entries that
     `model` lacks. Nothing is made that is larger than what `state` holds.
     """
     # A polish first: a bound may hang behind its norm.
-    for layer, channels in _named(model, state, "polish", "norm.weight").items():
-        kernel = state.get(f"{layer}.polish.conv.weight")
+    for layer, channels in _named(model, state, "filter", "norm.weight").items():
+        host = model.get_submodule(layer)
+        kernel = state.get(f"{layer}.filter.conv.weight")
         square = kernel is not None and kernel.shape == (channels, channels, 1, 1)
-        if square and channels in _widths(model, layer):
+        if square and isinstance(host, nn.Conv2d) and channels == host.in_channels:
             attach_(model, layer, Polish(channels))
     for layer, channels in _named(model, state, "bound", "share").items():
         if channels == _width(model.get_submodule(layer)):
@@ -109,32 +109,22 @@ def _named(model: nn.Module, state: Mapping[str, Tensor], name: str, entry: str)
 
 
 def _width(module: nn.Module) -> int | None:
-    """How many channels a convolution or a norm over channels puts out."""
+    """How many channels a convolution, a norm over channels or a linear layer puts out."""
     if isinstance(module, _ConvNd):
         return module.out_channels
+    if isinstance(module, nn.Linear):
+        return module.out_features
     if isinstance(module, (_BatchNorm, _InstanceNorm)):
         return module.num_features
     return module.num_channels if isinstance(module, nn.GroupNorm) else None
 
 
-def _widths(model: nn.Module, layer: str) -> set[int | None]:
-    """How many channels the `layer` may put out.
-
-    One that is no convolution or norm does not say it, but one of them makes or takes its output.
-    """
-    own = _width(model.get_submodule(layer))
-    if own is not None:
-        return {own}
-    convolutions = {m.in_channels for m in model.modules() if isinstance(m, _ConvNd)}
-    return convolutions | {_width(module) for module in model.modules()}
-
-
 # Functions of the module, not closures: a copy of the network calls its own inserts.
 def _bounded(host: nn.Module, _: object, y: Tensor) -> Tensor:
-    out: Tensor = host.get_submodule("bound")(y)
+    bound, tokens = host.get_submodule("bound"), isinstance(host, nn.Linear)
+    out: Tensor = bound(y.movedim(-1, 1)).movedim(1, -1) if tokens else bound(y)
     return out
 
 
-def _polished(host: nn.Module, _: object, y: Tensor) -> Tensor:
-    out: Tensor = host.get_submodule("polish")(y)
-    return out
+def _polished(host: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return host.get_submodule("filter")(args[0]), *args[1:]

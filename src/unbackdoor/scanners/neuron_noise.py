@@ -6,16 +6,13 @@ from typing import ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
-from torch.func import functional_call
-from torch.nn import functional as F
+from torch import nn
 
 from ..core.images import Images, to_float
 from ..core.method import source
 from ..core.run import Run
+from ..training.neuron_noise import drawn, scaled_parameters, under, worst
 from .base.scanner import Finding, Scanner
-
-NORMS = (nn.BatchNorm2d, nn.InstanceNorm2d, nn.GroupNorm, nn.LayerNorm)
 
 
 class NeuronNoise(Scanner):
@@ -67,50 +64,21 @@ class NeuronNoise(Scanner):
         with torch.no_grad():
             answers = model(x).float().argmax(1)
         values = scaled_parameters(model)
-        rng = run.rng("noise")
-        noise = {
-            name: ((torch.rand(value.shape[:1], generator=rng) * 2 - 1) * self.radius).to(value)
-            for name, value in values.items()
-        }
         with run.stage("neuron noise", self.steps) as advance:
-            for _ in range(self.steps):
-                noise = {name: d.detach().requires_grad_() for name, d in noise.items()}
-                loss = F.cross_entropy(_under(model, values, noise, x), answers)
-                slopes = torch.autograd.grad(loss, list(noise.values()))
-                noise = {
-                    name: (d.detach() + self.step * slope.sign()).clamp(-self.radius, self.radius)
-                    for (name, d), slope in zip(noise.items(), slopes, strict=True)
-                }
-                advance(1)
+            noise = worst(
+                model,
+                x,
+                answers,
+                drawn(values, self.radius, run.rng("noise")),
+                radius=self.radius,
+                step=self.step,
+                steps=self.steps,
+                advance=advance,
+            )
         with torch.no_grad():
-            now = _under(model, values, noise, x).argmax(1)
+            now = under(model, values, noise, x).argmax(1)
         classes = len(clean.classes)
         moved = torch.bincount(now[now != answers], minlength=classes).cpu()
         others = len(x) - torch.bincount(answers, minlength=classes).cpu()
         shares = moved / others.clamp_min(1)
         return Finding(shares, float(shares.max()), notes={"moved": float((now != answers).sum())})
-
-
-def scaled_parameters(model: nn.Module) -> dict[str, Tensor]:
-    """The weights and biases that the noise scales, by name: those of norms, or of convolutions."""
-    for kinds in (NORMS, (nn.Conv2d, nn.Linear)):
-        found = {
-            f"{path}.{name}" if path else name: value.detach()
-            for path, module in model.named_modules()
-            if isinstance(module, kinds)
-            for name, value in module.named_parameters(recurse=False)
-        }
-        if found:
-            return found
-    return {}
-
-
-def _under(
-    model: nn.Module, values: dict[str, Tensor], noise: dict[str, Tensor], x: Tensor
-) -> Tensor:
-    scaled = {
-        name: value * (1 + noise[name].view(-1, *[1] * (value.ndim - 1)))
-        for name, value in values.items()
-    }
-    told: Tensor = functional_call(model, scaled, (x,))
-    return told.float()

@@ -30,6 +30,7 @@ from ...core.recall import kept_of
 from ...core.run import Run
 from ...network.channels import Mask
 from ...training.fit import Objective, cosine, fit
+from .needs import Need
 
 FEWEST_HELD_OUT = 8
 """Fewer images than that tell nothing about a model, so fewer are not held out."""
@@ -56,6 +57,9 @@ class Defense(Method):
 
     Some of the clean images are kept from the method, to judge what it did.
     """
+
+    needs: ClassVar[frozenset[Need]]
+    """What it cannot do without; `needs.NEEDS` says what each means."""
 
     held_out: float = Field(
         0.1,
