@@ -6,8 +6,10 @@ from torch import nn
 
 from defenses.samples import backdoored, rate, stamped, task
 from unbackdoor.core.run import Run
+from unbackdoor.defenses import uat
 from unbackdoor.defenses.uat import UAT, Lesson
 from unbackdoor.training.fit import follow_norms_
+from unbackdoor.training.patches import Patches
 from unbackdoor.training.universal import Universal
 
 SMALL = {"batch": 20, "enough_images": 80}
@@ -62,13 +64,13 @@ RADIUS = 2.0 / math.sqrt(64 / 3072)
 
 @pytest.mark.parametrize(
     ("radius", "patched", "least", "most"),
-    [(RADIUS, 0, 0, 0), (1e-6, 0.4, 0, 0.4), (RADIUS, 0.2, 0, 0), (1e-6, 0, 1, 1)],
+    [(RADIUS, 0, 0, 0), (1e-6, 0.4, 0, 0.5), (RADIUS, 0.2, 0, 0), (1e-6, 0, 1, 1)],
 )
 def test_it_takes_the_backdoor_out_and_keeps_the_accuracy(radius, patched, least, most):
     """By perturbations, by patches (of one pixel or two) or both; without either it stays."""
     clean, net = backdoored()
     assert rate(net, stamped(clean), 1) == 1
-    method = UAT(**SMALL, epochs=40, lr=0.05, radius=radius, patched=patched)
+    method = UAT(**SMALL, epochs=40, lr=0.05, radius=radius, patched=patched, disturbed=0)
     repaired = method.repair(net, clean, Run()).model
     assert least <= rate(repaired, stamped(clean), 1) <= most
     assert rate(repaired, clean) == 1
@@ -139,13 +141,34 @@ def test_the_old_answers_and_the_labels_share_the_loss():
     x, y = clean.pixels / 255, clean.labels
     told = []
     for share in (0, 0.5, 1):
-        lesson = Lesson(UAT(labels=share, radius=1e-6, patched=0, norm_momentum=0), net, 4)
+        lesson = Lesson(
+            UAT(labels=share, radius=1e-6, patched=0, disturbed=0, norm_momentum=0), net, 4
+        )
         lesson.optimized(net.parameters())
         told.append(lesson(net, x, y).item())
     assert told[0] == pytest.approx(0, abs=1e-4)  # it still answers as it did
     plain = nn.functional.cross_entropy(net(x), y).item()
     assert told[2] == pytest.approx(plain, rel=1e-3)
     assert told[1] == pytest.approx((told[0] + told[2]) / 2, rel=1e-3)
+
+
+def test_settling_keeps_the_patches_and_disturbs_but_does_not_search(monkeypatch):
+    clean, net = task()
+    seen, calls = [], []
+    monkeypatch.setattr(Patches, "search", lambda self, *_: calls.append("search"))
+    monkeypatch.setattr(uat, "disturbed", lambda x: seen.append(len(x)) or x)
+    lesson = Lesson(UAT(patched=0.2, disturbed=0.3), net, 4)
+    lesson.optimized(net.parameters())
+    lesson.settle(net, clean.pixels[:20] / 255, clean.labels[:20])
+    assert (seen, calls) == ([6], [])  # no patch is known yet
+    square = torch.zeros(1, 1, 8, 8)
+    square[..., :2, :2] = 1
+    lesson.patches.state["found"] = [(1.0, square, torch.ones(1, 1, 8, 8))]
+    inputs = []
+    net.register_forward_pre_hook(lambda _, x: inputs.append(x[0]))
+    lesson.settle(net, clean.pixels[:20] / 255, clean.labels[:20])
+    changed = (inputs[0] != clean.pixels[:20] / 255).flatten(1).any(1)
+    assert changed[:4].all() and not changed[4:].any() and not calls
 
 
 def test_few_images_are_passed_over_more_often():

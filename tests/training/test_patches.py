@@ -47,6 +47,19 @@ def test_the_first_search_tries_every_class_and_later_ones_prefer_what_worked():
     assert sum(share == 1 for share in shares) > KEPT / 2
 
 
+def test_the_weakest_patch_goes_not_the_oldest():
+    torch.manual_seed(0)
+    net, x, y = corner()
+    found = Patches(2)
+    found.search(net, x, y)
+    with torch.no_grad():
+        net[1].weight.zero_()
+    for _ in range(2 * KEPT):
+        found.search(net, x, y)
+    shares = [share for share, _, _ in found.state["found"]]
+    assert len(shares) == KEPT and max(shares) == 1 and sorted(shares)[-2] == 0
+
+
 def test_patches_stay_after_the_model_no_longer_obeys():
     torch.manual_seed(0)
     net, x, y = corner()

@@ -21,16 +21,10 @@ from ..core.run import Run
 from ..training.disturbance import disturbed
 from ..training.fit import fit, follow_norms_
 from ..training.patches import Patches
+from ..training.relative import relative_adam
 from ..training.universal import Universal
 from .base.defense import Defense, Repair
 from .base.needs import Need
-
-TYPICAL = 0.15
-"""The root mean square that vectors (biases, scales of norms) are taken to have: their own says
-little of how far they may move."""
-
-LEAST = 1e-3
-"""The least root mean square of a matrix: one of zeros must be able to move."""
 
 
 class UAT(Defense):
@@ -49,11 +43,15 @@ class UAT(Defense):
       within 30 steps, but 200 steps later the model obeyed it again; since patches stay in the
       batches, it does not.
 
+    A third share, `disturbed`, is mixed with others, shaded, covered or grained at random
+    (`training/disturbance`): without it a faint picture over the whole image was left.
+
     All images keep two answers: their label and, with weight `1 - labels`, what the model said
     before the repair of the image as it was (Hinton et al.), which spares its accuracy. Images
     `[n, c, h, w]` are in [0, 1], and are neither cropped nor mirrored.
 
-    Then `settling` epochs of plain fine-tuning on the labels win back accuracy.
+    Then `settling` epochs win back accuracy: the same lesson with smaller steps, without searches
+    and without the perturbation.
 
     Three choices make one setting fit every network, and make it last:
 
@@ -115,14 +113,14 @@ class UAT(Defense):
         json_schema_extra=source("ours: a tenth, where I-BAU takes 0.01"),
     )
     patched: float = Field(
-        0.15,
+        0.2,
         ge=0,
         lt=1,
         description="share of a batch that gets an adversarial patch",
         json_schema_extra=source("ours: docs/uat.md tells what was tried"),
     )
     disturbed: float = Field(
-        0.3,
+        0.4,
         ge=0,
         lt=1,
         description="share of a batch that is disturbed at random",
@@ -169,9 +167,9 @@ class UAT(Defense):
         json_schema_extra=source("ours: 2, within Hinton et al.'s range for small networks"),
     )
     settling: int = Field(
-        2,
+        4,
         ge=0,
-        description="epochs of plain fine-tuning that follow; more if images are few",
+        description="epochs without searches that follow; more if images are few",
         json_schema_extra=source("ours: docs/uat.md tells what was tried"),
     )
     settling_lr: float = Field(
@@ -184,10 +182,10 @@ class UAT(Defense):
 
     def work(self, images: int) -> float | None:
         """Each image once, old answers and norms without a gradient, the searches; and settling."""
-        patches = self.ascent_steps + 1 if self.patched else 0
+        patches = (self.ascent_steps + 5) / 2 if self.patched else 0
         each = 1 + 2 / 3 + (self.ascent_steps + patches) / self.every
-        epochs = self._epochs(images, self.epochs) * each + self._epochs(images, self.settling)
-        return epochs * images
+        settled = self._epochs(images, self.settling) * (1 + 1 / 3)
+        return (self._epochs(images, self.epochs) * each + settled) * images
 
     def _epochs(self, images: int, epochs: int) -> int:
         return math.ceil(epochs * max(1, self.enough_images / images))
@@ -218,7 +216,7 @@ class UAT(Defense):
             batch=self.batch,
             crop=False,
             objective=lesson.settle,
-            optimizer=lambda parameters: _relative(parameters, self.settling_lr),
+            optimizer=lambda parameters: relative_adam(parameters, self.settling_lr),
             resume=self.state_file(model, clean, run),
         )
         return Repair(model)
@@ -239,7 +237,7 @@ class Lesson:
 
     def optimized(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
         """Adam with a learning rate for each tensor."""
-        self.adam = _relative(parameters, self.method.lr)
+        self.adam = relative_adam(parameters, self.method.lr)
         group = self.adam.param_groups[0]
         group["perturbation"], group["patches"] = self.universal.state, self.patches.state
         return self.adam
@@ -289,15 +287,3 @@ class Lesson:
             disturbed(shaken) if len(shaken) else shaken,
             plain,
         ]
-
-
-def _relative(parameters: Iterable[nn.Parameter], rate: float) -> Optimizer:
-    """Adam whose steps are `rate` times the size of each tensor."""
-    return torch.optim.Adam([{"params": [one], "lr": rate * _scale(one)} for one in parameters])
-
-
-def _scale(tensor: nn.Parameter) -> float:
-    """What a step of `tensor` is relative to."""
-    if tensor.ndim < 2:
-        return TYPICAL
-    return max(LEAST, float(tensor.detach().float().square().mean().sqrt()))

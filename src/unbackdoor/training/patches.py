@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +10,9 @@ from torch.nn import functional as F
 
 SIDES = (0.1, 0.2)
 """Sides of the squares, of the image's shorter side, at least and at most (3 to 6 of 32 pixels)."""
+
+PLACES = 3
+"""So many squares of each side are tried."""
 
 STEP = 0.5
 """How far a value of the patch moves in a step, of [0, 1]."""
@@ -22,7 +24,7 @@ FIRST = 20
 """The first search tries so many classes."""
 
 KEPT = 20
-"""How many patches are kept; the oldest goes."""
+"""How many patches are kept; the weakest when it was found goes."""
 
 UNTRIED = 0.1
 """The least chance of a class to be searched again, where 1 is that of a class that all images
@@ -52,7 +54,8 @@ class Patches:
         hits: list[float] = self.state["hits"]
         if hits:
             weights = torch.tensor(hits).clamp_min(UNTRIED)
-            self._search(model, x, y, int(torch.multinomial(weights, 1)))
+            half = len(x) // 2 or 1  # for time
+            self._search(model, x[:half], y[:half], int(torch.multinomial(weights, 1)))
             return
         with torch.no_grad():
             classes = model(x[:1]).shape[1]
@@ -85,36 +88,56 @@ class Patches:
             said = model(torch.lerp(x, values, cover)).argmax(1)[y != towards]
         share = float((said == towards).float().mean()) if len(said) else 0.0
         self.state["hits"][towards] = share
-        self.state["found"] = [*self.state["found"], (share, cover.cpu(), values.cpu())][-KEPT:]
+        found = [*self.state["found"], (share, cover.cpu(), values.cpu())]
+        self.state["found"] = sorted(found, key=lambda one: one[0])[-KEPT:]
 
 
 def found_patch(model: nn.Module, x: Tensor, towards: int, steps: int) -> tuple[Tensor, Tensor]:
     """A square of the images `x` `[n, c, h, w]` in [0, 1], and values that send them to a class.
 
     The square is float `[1, 1, h, w]`, 1 inside and 0 outside; the values are `[1, c, h, w]`. It
-    costs `steps + 1` gradients.
+    costs `steps + 1` gradients, and a pass without one for each of the `SIDES` and `PLACES`.
     """
     goal = torch.full((len(x),), towards, device=x.device)
-    height, width = x.shape[2:]
-    low, high = (max(1, round(share * min(height, width))) for share in SIDES)
-    side = int(torch.randint(low, high + 1, ()))
 
-    def slope(values: Tensor, images: Callable[[Tensor], Tensor]) -> Tensor:
-        told = model(images(values.requires_grad_())).float()
-        return torch.autograd.grad(F.cross_entropy(told, goal), values)[0].float()
+    def told(images: Tensor) -> Tensor:
+        logits: Tensor = model(images)
+        return logits.float()
 
-    pull = slope(torch.zeros_like(x[:1]), lambda change: x + change)
-    room = torch.where(pull < 0, 1 - x, x).mean(0, keepdim=True)
-    strength = F.avg_pool2d((pull.abs() * room).sum(1, keepdim=True), side, 1)
-    top, left = divmod(int(strength.flatten().argmax()), strength.shape[-1])
-    cover = torch.zeros_like(x[:1, :1])
-    cover[..., top : top + side, left : left + side] = 1
+    def slope(values: Tensor, images: Tensor) -> Tensor:
+        return torch.autograd.grad(F.cross_entropy(told(images), goal), values)[0].float()
+
+    change = torch.zeros_like(x[:1]).requires_grad_()
+    pull = slope(change, x + change)
     values = (pull < 0).to(x)
+    room = torch.where(pull < 0, 1 - x, x).mean(0, keepdim=True)
+    squares = _strongest((pull.abs() * room).sum(1, keepdim=True))
+    with torch.no_grad():
+        won = [told(torch.lerp(x, values, each)).softmax(1)[:, towards].mean() for each in squares]
+    cover = squares[int(torch.stack(won).argmax())].to(x)
     for _ in range(steps):
-        pull = slope(values, lambda inside: torch.lerp(x, inside, cover))
+        values.requires_grad_()
+        pull = slope(values, torch.lerp(x, values, cover))
         moved = STEP * pull.sign() * (pull.abs() > WEAK * pull.abs().max())
         values = (values.detach() - moved).clamp(0, 1)
-    return cover, values.detach()
+    return cover, values
+
+
+def _strongest(strength: Tensor) -> list[Tensor]:
+    """Squares of the image in which `strength` `[1, 1, h, w]` is greatest, some for each side."""
+    height, width = strength.shape[2:]
+    low, high = (max(1, round(share * min(height, width))) for share in SIDES)
+    found = []
+    for side in sorted({round(low + (high - low) * part / 3) for part in range(4)}):
+        mean = F.avg_pool2d(strength, side, 1)
+        for _ in range(PLACES):
+            top, left = divmod(int(mean.flatten().argmax()), mean.shape[-1])
+            square = torch.zeros_like(strength)
+            square[..., top : top + side, left : left + side] = 1
+            found.append(square)
+            rows, columns = (slice(max(0, at - side + 1), at + side) for at in (top, left))
+            mean[..., rows, columns] = 0  # the next one does not overlap
+    return found
 
 
 def _draw(x: Tensor) -> Tensor:
