@@ -1,4 +1,4 @@
-"""How long a repair by FMP+ takes, over ten epochs of fine-tuning on the same clean images.
+"""How long the default repair takes, over ten epochs of fine-tuning on the same clean images.
 
     python benchmarks/repair_time.py --model MODEL --clean IMAGES
 
@@ -23,9 +23,9 @@ from unbackdoor.core.run import Run
 from unbackdoor.data import open_images
 from unbackdoor.defenses.base.defense import Defense
 from unbackdoor.defenses.fine_tuning import FineTuning
-from unbackdoor.defenses.fmp_plus import FMPPlus
+from unbackdoor.defenses.uat import UAT
 
-PAIR: tuple[Defense, Defense] = (FMPPlus(), FineTuning(epochs=10))
+PAIR: tuple[Defense, Defense] = (UAT(), FineTuning(epochs=10))
 
 
 def seconds(defense: Defense, model: nn.Module, clean: Images) -> float:
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     taken = []
     for number in range(given.pairs + 1):
         ours, theirs = (seconds(defense, model, clean) for defense in PAIR)
-        print(f"fmp_plus {ours:.1f} s, fine_tuning {theirs:.1f} s: {ours / theirs:.2f}", flush=True)
+        print(f"uat {ours:.1f} s, fine_tuning {theirs:.1f} s: {ours / theirs:.2f}", flush=True)
         if number:
             taken.append((ours, theirs, ours / theirs))
     ours, theirs, ratio = (statistics.median(column) for column in zip(*taken, strict=True))

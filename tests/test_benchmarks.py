@@ -51,5 +51,5 @@ def test_the_time_of_a_repair_is_told_over_that_of_fine_tuning(tmp_path, monkeyp
     monkeypatch.setitem(script["main"].__globals__, "seconds", seconds)
     given = ["--model", tmp_path / "model.safetensors", "--clean", clean]
     script["main"]([*map(str, given), "--images", "6", "--pairs", "1"])
-    assert timed == [("fmp_plus", 6), ("fine_tuning", 6)] * 2
+    assert timed == [("uat", 6), ("fine_tuning", 6)] * 2
     assert capsys.readouterr().out.splitlines()[-1] == "median of 1: 3.0 s, 2.0 s, ratio 1.50"

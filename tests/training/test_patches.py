@@ -85,6 +85,15 @@ def test_no_patch_is_put_on_as_it_was_found_and_pixels_stay_in_range():
     assert len({bytes(one.numpy().tobytes()) for one in put[:, :, -6:, -6:]}) == len(x)
 
 
+@pytest.mark.parametrize(("size", "first"), [(16, 40), (32, 40), (64, 16), (48, 17)])
+def test_of_larger_images_fewer_are_searched(size, first):
+    seen = []
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * size * size, 2))
+    net.register_forward_pre_hook(lambda _, x: seen.append(len(x[0])))
+    Patches(1).search(net, torch.rand(40, 3, size, size), torch.zeros(40, dtype=torch.long))
+    assert set(seen) == {1, first}  # one image tells how many classes there are
+
+
 @pytest.mark.parametrize("classes", [2, 30])
 def test_few_and_many_classes(classes):
     clean, net = backdoored(classes=classes)

@@ -20,6 +20,9 @@ STEP = 0.5
 WEAK = 0.2
 """Values whose gradient is weaker, of the strongest, do not move."""
 
+SMALL, FEWEST = 32 * 32, 16
+"""Of larger images fewer are searched, for time, but not fewer than so many."""
+
 FIRST = 20
 """The first search tries so many classes."""
 
@@ -52,6 +55,8 @@ class Patches:
     def search(self, model: nn.Module, x: Tensor, y: Tensor) -> None:
         """Finds another for `model`, on the images `x` `[n, c, h, w]` of classes `y` `[n]`."""
         hits: list[float] = self.state["hits"]
+        few = max(FEWEST, int(len(x) * SMALL / x[0, 0].numel()))
+        x, y = x[:few], y[:few]
         if hits:
             weights = torch.tensor(hits).clamp_min(UNTRIED)
             half = len(x) // 2 or 1  # for time
