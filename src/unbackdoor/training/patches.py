@@ -75,7 +75,7 @@ class Patches:
         of one colour, moved by a pixel, half transparent or have holes.
         """
         found, n = self.state["found"], len(x)
-        chances = torch.tensor([hits for hits, _, _ in found]) + UNTRIED / 2
+        chances = torch.tensor([hits for hits, _, _ in found]) ** 2 + UNTRIED**2
         drawn = torch.multinomial(chances, n, replacement=True).tolist()
         cover = torch.cat([found[place][1] for place in drawn]).to(x)
         values = torch.cat([found[place][2] for place in drawn]).to(x)
