@@ -57,7 +57,7 @@ def test_what_cannot_be_measured_is_refused():
 
 def test_an_unknown_defense_or_parameter_names_the_nearest():
     with pytest.raises(UnknownNameError, match="'fmp'"):
-        unbackdoor.repair(constant(0), four([0, 1]), "fpm")
+        unbackdoor.repair(constant(0), four([0, 1]), "fmpp")
     with pytest.raises(UnknownNameError, match="'epochs'"):
         unbackdoor.repair(constant(0), four([0, 1]), epoch=1)
 

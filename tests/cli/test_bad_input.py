@@ -123,7 +123,7 @@ def test_folders_of_images(repairing, tmp_path):
 
 
 def test_methods_and_parameters(repairing):
-    repairing("--defense", "fpm", says="'fpm'; did you mean 'fmp'")
+    repairing("--defense", "fmpp", says="'fmpp'; did you mean 'fmp'")
     repairing("-p", "epoch=1", says="'epoch'; did you mean 'epochs'")
     repairing("-p", "epochs=-1", says="epochs.*greater than or equal to 0.*-1")
     repairing("-p", "epochs=many", says="epochs")

@@ -247,13 +247,13 @@ MUTANTS = (
     Mutant(
         "UAT keeps its old answers",
         D + "uat.py",
-        "torch.lerp(kept, F.cross_entropy(told, y), method.labels)",
+        "torch.lerp(kept, F.cross_entropy(told, y), self.method.labels)",
         "F.cross_entropy(told, y) + 0 * kept",
         T + "uat.py",
     ),
     Mutant(
         "UAT's rate is relative",
-        D + "uat.py",
+        "training/relative.py",
         "rate * _scale(one)",
         "rate",
         T + "uat.py",
@@ -278,6 +278,27 @@ MUTANTS = (
         "follow_norms_(model, x, method.norm_momentum)",
         "pass",
         T + "uat.py",
+    ),
+    Mutant(
+        "UAT puts patches on",
+        D + "uat.py",
+        "self.patches.put(patched) if len(patched) else patched",
+        "patched",
+        T + "uat.py",
+    ),
+    Mutant(
+        "the patch that worked best stays",
+        "training/patches.py",
+        "sorted(found, key=lambda one: one[0])[-KEPT:]",
+        "found[-KEPT:]",
+        "training/test_patches.py",
+    ),
+    Mutant(
+        "a patch stands where the gradient pulls most",
+        "training/patches.py",
+        "int(mean.flatten().argmax())",
+        "0",
+        "training/test_patches.py",
     ),
     Mutant(
         "UAT settles",

@@ -30,6 +30,10 @@ def describe(
         return 0
 
 
+TYPE, BOUNDS = 12, 8
+"""Widths of columns in characters, at most."""
+
+
 def _shown(told: dict[str, Any]) -> Table:
     rows = [
         (
@@ -46,7 +50,10 @@ def _shown(told: dict[str, Any]) -> Table:
         f"Paper: {told['paper']}\nLimits: {told['limits']}\n{_needs(told)}"
     )
     shown = table(("parameter", "type", "default", "bounds", "description"), rows, title)
-    shown.columns[-1].justify, shown.columns[-1].no_wrap = "left", False
+    shown.columns[-1].justify = "left"
+    for place, column in enumerate(shown.columns):
+        column.no_wrap = place == 0  # a name is never cut
+    shown.columns[1].max_width, shown.columns[3].max_width = TYPE, BOUNDS
     shown.title_style = ""
     return shown
 
