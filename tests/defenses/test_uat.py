@@ -138,7 +138,7 @@ def test_a_step_is_relative_to_the_weights(scale):
 
 def test_the_old_answers_and_the_labels_share_the_loss():
     clean, net = task()
-    x, y = clean.pixels / 255, clean.labels
+    x, y = clean.pixels / 255, 1 - clean.labels  # wrong, so that they say something else
     told = []
     for share in (0, 0.5, 1):
         lesson = Lesson(
@@ -148,6 +148,7 @@ def test_the_old_answers_and_the_labels_share_the_loss():
         told.append(lesson(net, x, y).item())
     assert told[0] == pytest.approx(0, abs=1e-4)  # it still answers as it did
     plain = nn.functional.cross_entropy(net(x), y).item()
+    assert plain > 1
     assert told[2] == pytest.approx(plain, rel=1e-3)
     assert told[1] == pytest.approx((told[0] + told[2]) / 2, rel=1e-3)
 
