@@ -162,8 +162,9 @@ def test_settling_keeps_the_patches_and_disturbs_but_does_not_search(monkeypatch
     lesson.optimized(net.parameters())
     lesson.settle(net, clean.pixels[:20] / 255, clean.labels[:20])
     assert (seen, calls) == ([6], [])  # no patch is known yet
+    torch.manual_seed(0)  # a patch has holes
     square = torch.zeros(1, 1, 8, 8)
-    square[..., :2, :2] = 1
+    square[..., :4, :4] = 1
     lesson.patches.state["found"] = [(1.0, square, torch.ones(1, 1, 8, 8))]
     inputs = []
     net.register_forward_pre_hook(lambda _, x: inputs.append(x[0]))

@@ -1,0 +1,66 @@
+"""Core ideas of UAT."""
+
+from __future__ import annotations
+
+from mutating import Mutant
+
+D, T = "defenses/", "defenses/test_"
+
+MUTANTS = (
+    Mutant(
+        "UAT moves images",
+        D + "uat.py",
+        "universal.added(x[:moved])",
+        "x[:moved]",
+        T + "uat.py",
+    ),
+    Mutant(
+        "UAT keeps its old answers",
+        D + "uat.py",
+        "torch.lerp(kept, F.cross_entropy(told, y), self.method.labels)",
+        "F.cross_entropy(told, y) + 0 * kept",
+        T + "uat.py",
+    ),
+    Mutant(
+        "UAT's rate is relative",
+        "training/relative.py",
+        "rate * _scale(one)",
+        "rate",
+        T + "uat.py",
+    ),
+    Mutant(
+        "UAT's norms follow the clean images",
+        D + "uat.py",
+        "follow_norms_(model, x, method.norm_momentum)",
+        "pass",
+        T + "uat.py",
+    ),
+    Mutant(
+        "UAT puts patches on",
+        D + "uat.py",
+        "self.patches.put(patched) if len(patched) else patched",
+        "patched",
+        T + "uat.py",
+    ),
+    Mutant(
+        "the patch that worked best stays",
+        "training/patches.py",
+        "sorted(found, key=lambda one: one[0])[-KEPT:]",
+        "found[-KEPT:]",
+        "training/test_patches.py",
+    ),
+    Mutant(
+        "a patch stands where the gradient pulls most",
+        "training/patches.py",
+        "int(mean.flatten().argmax())",
+        "0",
+        "training/test_patches.py",
+    ),
+    Mutant(
+        "UAT settles",
+        D + "uat.py",
+        "epochs=self._epochs(len(clean), self.settling)",
+        "epochs=0",
+        T + "uat.py",
+    ),
+)
