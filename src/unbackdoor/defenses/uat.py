@@ -40,8 +40,8 @@ class UAT(Defense):
     * A patch that sends images to one class: the square in which the gradient pulls most towards
       it, in colours that the gradient chooses (`training/patches`). Another share of each batch,
       `patched`, gets one of the patches found so far. Perturbations alone unlearned a white square
-      within 30 steps, but 200 steps later the model obeyed it again; since patches stay in the
-      batches, it does not.
+      within 30 steps, but 200 steps later the model obeyed it again. Patches stay in the batches,
+      which slows this and does not stop it.
 
     A third share, `disturbed`, is mixed with others, shaded, covered or grained at random
     (`training/disturbance`): without it a faint picture over the whole image was left.
@@ -51,8 +51,8 @@ class UAT(Defense):
     `[n, c, h, w]` are in [0, 1], and are neither cropped nor mirrored.
 
     Then `settling` epochs win back accuracy: smaller steps on the labels alone, of patched and
-    disturbed images, without searches. With the old answers a model without a backdoor kept a
-    point more of accuracy, but a backdoor came back (ASR 17 to 40 on a small VGG).
+    disturbed images, without searches. With the old answers in them a backdoor came back in one
+    run (ASR 17 to 40 on a small VGG).
 
     Three choices make one setting fit every network, and make it last:
 
