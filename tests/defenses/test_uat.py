@@ -70,7 +70,8 @@ def test_it_takes_the_backdoor_out_and_keeps_the_accuracy(radius, patched, least
     """By perturbations, by patches (of one pixel or two) or both; without either it stays."""
     clean, net = backdoored()
     assert rate(net, stamped(clean), 1) == 1
-    method = UAT(**SMALL, epochs=40, lr=0.05, radius=radius, patched=patched, disturbed=0)
+    changes = {"radius": radius, "patched": patched, "disturbed": 0, "decay": 0}
+    method = UAT(**SMALL, epochs=40, lr=0.05, **changes)
     repaired = method.repair(net, clean, Run()).model
     assert least <= rate(repaired, stamped(clean), 1) <= most
     assert rate(repaired, clean) == 1
@@ -136,6 +137,18 @@ def test_a_step_is_relative_to_the_weights(scale):
     assert groups[1]["lr"] == pytest.approx(0.0015)
 
 
+def test_matrices_fade_relative_to_the_step_and_vectors_do_not():
+    _, net = task()
+    weight, bias = net[3].weight, net[3].bias
+    before = weight.detach().clone()
+    optimizer = Lesson(UAT(lr=0.1, decay=0.5), net, 1).optimized([weight, bias])
+    weight.grad, bias.grad = torch.zeros_like(weight), torch.zeros_like(bias)
+    bias_before = bias.detach().clone()
+    optimizer.step()
+    torch.testing.assert_close(weight.detach(), before * 0.95)
+    assert torch.equal(bias, bias_before)
+
+
 def test_the_old_answers_and_the_labels_share_the_loss():
     clean, net = task()
     x, y = clean.pixels / 255, 1 - clean.labels  # wrong, so that they say something else
@@ -157,15 +170,13 @@ def test_settling_keeps_the_patches_and_disturbs_but_does_not_search(monkeypatch
     clean, net = task()
     seen, calls = [], []
     monkeypatch.setattr(Patches, "search", lambda self, *_: calls.append("search"))
-    monkeypatch.setattr(uat, "disturbed", lambda x: seen.append(len(x)) or x)
+    monkeypatch.setattr(uat, "disturbed", lambda x, _: seen.append(len(x)) or x)
     lesson = Lesson(UAT(patched=0.2, disturbed=0.3), net, 4)
     lesson.optimized(net.parameters())
     lesson.settle(net, clean.pixels[:20] / 255, clean.labels[:20])
     assert (seen, calls) == ([6], [])  # no patch is known yet
-    torch.manual_seed(0)  # a patch has holes
-    square = torch.zeros(1, 1, 8, 8)
-    square[..., :4, :4] = 1
-    lesson.patches.state["found"] = [(1.0, square, torch.ones(1, 1, 8, 8))]
+    torch.manual_seed(0)  # a patch may have holes
+    lesson.patches.state["found"] = [(1.0, (0, 4, 0, 4), torch.ones(1, 1, 8, 8))]
     inputs = []
     net.register_forward_pre_hook(lambda _, x: inputs.append(x[0]))
     lesson.settle(net, clean.pixels[:20] / 255, clean.labels[:20])

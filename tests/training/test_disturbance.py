@@ -1,7 +1,19 @@
 import pytest
 import torch
 
-from unbackdoor.training.disturbance import BLEND, WAYS, covered, disturbed, grained, mixed, shaded
+from unbackdoor.training.disturbance import (
+    BLEND,
+    SHARP,
+    WAYS,
+    covered,
+    disturbed,
+    grained,
+    mixed,
+    shaded,
+    softened,
+    toned,
+    turned,
+)
 
 
 def images(n: int = 64, channels: int = 3, side: int = 32) -> torch.Tensor:
@@ -22,19 +34,37 @@ def test_every_way_changes_every_image_and_none_it_was_given(way, channels, side
 def test_pixels_stay_in_their_range_and_the_generator_decides():
     x = images()
     torch.manual_seed(3)
-    one = disturbed(x)
+    one = disturbed(x, WAYS)
     torch.manual_seed(3)
-    assert torch.equal(one, disturbed(x))
-    assert not torch.equal(one, disturbed(x))
+    assert torch.equal(one, disturbed(x, WAYS))
+    assert not torch.equal(one, disturbed(x, WAYS))
     assert one.min() >= 0 and one.max() <= 1
 
 
-def test_each_image_is_disturbed_in_one_way_and_all_ways_occur(monkeypatch):
+def test_each_image_is_disturbed_in_one_way_and_all_ways_occur():
     ways = [lambda x, others, to=to: torch.full_like(x, to) for to in (0.1, 0.2, 0.3)]
-    monkeypatch.setattr("unbackdoor.training.disturbance.WAYS", ways)
-    seen = disturbed(images()).flatten(1)
+    seen = disturbed(images(), ways).flatten(1)
     assert torch.equal(seen.amin(1), seen.amax(1))
-    assert {round(float(value), 1) for value in seen[:, 0]} == {0.1, 0.2, 0.3}
+    counts = [int((seen[:, 0] == value).sum()) for value in (0.1, 0.2, 0.3)]
+    assert sum(counts) == 64 and min(counts) == 21
+
+
+def test_images_keep_their_places_and_get_another_of_the_batch():
+    x = images()
+
+    def is_another(some, others):
+        assert not (some == others).flatten(1).all(1).any()
+        assert all(any(torch.equal(one, each) for each in x) for one in others)
+        return some
+
+    torch.manual_seed(0)
+    assert torch.equal(disturbed(x, [is_another]), x)
+
+
+def test_one_image_gets_every_way_in_its_turn():
+    ways = [lambda x, others, to=to: torch.full_like(x, to) for to in (0.1, 0.2, 0.3)]
+    torch.manual_seed(0)
+    assert len({float(disturbed(images(1), ways).mean()) for _ in range(50)}) == 3
 
 
 def test_at_most_a_share_of_the_other_image_is_mixed_in():
@@ -59,3 +89,33 @@ def test_a_shade_is_smooth_and_grain_is_not():
         added = way(x, x) - x
         steps = added.diff(dim=-1).flatten(1).std(1) / added.flatten(1).std(1)
         assert low < float(steps.median()) < high
+
+
+def test_an_image_is_turned_about_its_middle_and_keeps_its_colours():
+    torch.manual_seed(0)
+    x = torch.zeros(200, 1, 33, 33)
+    x[:, :, 8:25, 15:18] = 1.0  # an upright bar
+    seen = turned(x, x)
+    rows, columns = torch.meshgrid(torch.arange(33.0), torch.arange(33.0), indexing="ij")
+    mass = seen.sum((1, 2, 3))
+    middle = torch.stack([(seen[:, 0] * at).sum((1, 2)) / mass for at in (rows, columns)])
+    assert ((middle - 16).abs() < 6).all() and (middle - 16).std() > 0.5
+    assert mass.min() < 0.85 * 51 and mass.max() > 1.15 * 51  # smaller and larger
+    over = (rows - middle[0, :, None, None]) * (columns - middle[1, :, None, None]) * seen[:, 0]
+    assert (over.sum((1, 2)) > 40).any() and (over.sum((1, 2)) < -40).any()  # either way
+
+
+def test_an_image_is_blurred_or_sharpened():
+    torch.manual_seed(0)
+    x = images(300)
+    part = softened(x, x).flatten(1).std(1) / x.flatten(1).std(1)
+    assert part.min() < 0.5 and part.max() > 1 + 0.6 * SHARP
+
+
+def test_tones_go_up_and_down_and_black_and_white_stay():
+    torch.manual_seed(0)
+    x = torch.tensor([0.0, 0.5, 1.0]).expand(400, 3, 1, 3).contiguous()
+    seen = toned(x, x)
+    assert seen[..., 0].max() < 0.1 and torch.equal(seen[..., 2], torch.ones_like(seen[..., 2]))
+    assert seen[..., 1].min() < 0.35 and seen[..., 1].max() > 0.65
+    assert (seen[:, 0, 0, 1] - seen[:, 1, 0, 1]).abs().max() > 0.2  # a cast of colour

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ..core.images import Images
 from ..core.method import source
 from ..core.run import Run
-from ..training.disturbance import disturbed
+from ..training.disturbance import WAYS, disturbed
 from ..training.fit import fit
 from .base.attack import Victim
 from .base.marked import MarkedAttack
@@ -53,5 +53,5 @@ class AdaptiveConsistent(MarkedAttack):
         return Victim(victim, poisoned)
 
     def _loss(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        plain, shaken = model(torch.cat([x, disturbed(x)])).float().chunk(2)
+        plain, shaken = model(torch.cat([x, disturbed(x, WAYS)])).float().chunk(2)
         return F.cross_entropy(plain, y) + self.weight * F.cross_entropy(shaken, y)

@@ -18,7 +18,7 @@ from ..core.images import Images
 from ..core.method import source
 from ..core.modules import in_mode
 from ..core.run import Run
-from ..training.disturbance import disturbed
+from ..training.disturbance import WAYS, disturbed
 from ..training.fit import fit, follow_norms_
 from ..training.patches import Patches
 from ..training.relative import relative_adam
@@ -43,8 +43,11 @@ class UAT(Defense):
       within 30 steps, but 200 steps later the model obeyed it again. Patches stay in the batches,
       which slows this and does not stop it.
 
-    A third share, `disturbed`, is mixed with others, shaded, covered or grained at random
-    (`training/disturbance`): without it a faint picture over the whole image was left.
+    A third share, `disturbed`, is changed at random: mixed with others, shaded, covered, grained,
+    turned, blurred or sharpened, or of other tones (`training/disturbance`). Without it a faint
+    picture over the whole image was left, and a blur is no pattern that could be added.
+
+    Weights fade a little in each step (`decay`): what clean images do not use should not stay.
 
     All images keep two answers: their label and, with weight `1 - labels`, what the model said
     before the repair of the image as it was (Hinton et al.), which spares its accuracy. Images
@@ -61,7 +64,7 @@ class UAT(Defense):
     * But the running statistics follow the clean images, in a pass of its own before each step.
       Where they stayed as they were, the repair hung on them: on one network, statistics taken
       anew or two epochs of fine-tuning on clean images brought the backdoor back (ASR 7 to 100).
-    * Adam's learning rate is relative: in a step a weight moves by about `lr` times the root
+    * AdamW's learning rate is relative: in a step a weight moves by about `lr` times the root
       mean square of its tensor. Adam's usual 0.001 is 0.7 % of the weights of a small VGG, but
       10 % of those in the last layers of a PreActResNet18, which it destroyed (ACC 36).
 
@@ -121,7 +124,7 @@ class UAT(Defense):
         json_schema_extra=source("ours: docs/uat.md tells what was tried"),
     )
     disturbed: float = Field(
-        0.4,
+        0.6,
         ge=0,
         lt=1,
         description="share of a batch that is disturbed at random",
@@ -146,6 +149,13 @@ class UAT(Defense):
         json_schema_extra=source(
             "ours: few, for time; between them the perturbation follows for free"
         ),
+    )
+    decay: float = Field(
+        0.15,
+        ge=0,
+        lt=1,
+        description="weight decay: each step takes its product with `lr` from the weights",
+        json_schema_extra=source("ours: docs/uat.md tells what was tried"),
     )
     norm_momentum: float = Field(
         0.1,
@@ -237,8 +247,8 @@ class Lesson:
         self.patches = Patches(method.ascent_steps)
 
     def optimized(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
-        """Adam with a learning rate for each tensor."""
-        self.adam = relative_adam(parameters, self.method.lr)
+        """AdamW with a learning rate for each tensor."""
+        self.adam = relative_adam(parameters, self.method.lr, self.method.decay)
         group = self.adam.param_groups[0]
         group["perturbation"], group["patches"] = self.universal.state, self.patches.state
         return self.adam
@@ -285,6 +295,6 @@ class Lesson:
         patched, shaken, plain = x.tensor_split(list(accumulate(sizes)))
         return [
             self.patches.put(patched) if len(patched) else patched,
-            disturbed(shaken) if len(shaken) else shaken,
+            disturbed(shaken, WAYS) if len(shaken) else shaken,
             plain,
         ]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.modules import in_mode
-from .disturbance import disturbed
+from .disturbance import FOUR, disturbed
 
 
 class Distillation:
@@ -67,7 +67,7 @@ class Distillation:
         self.asked, self.shown = x, x.clone()
         self.calm = torch.arange(len(x), device=x.device) < calm
         if calm < len(x):
-            self.shown[calm:] = disturbed(x[calm:])
+            self.shown[calm:] = disturbed(x[calm:], FOUR)
 
     def _told(self, model: nn.Module, x: Tensor) -> Tensor:
         return F.log_softmax(model(x).float() / self.temperature, dim=1)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,23 +21,40 @@ GRAIN = 0.08
 PATCH = 1 / 3
 """The longest side of a square that is covered, over the image's."""
 
+ANGLE, ZOOM, SHIFT = 20.0, 0.2, 0.1
+"""The largest turn in degrees, change of size, and move, over half of the image's side."""
+
+SOFT = (3, 5)
+"""Sides of the squares that a blur averages over, of 32 pixels."""
+
+SHARP = 0.5
+"""An image is sharpened by up to so much of what the blur takes away."""
+
+TONE = 0.5
+"""Largest standard deviation of the logarithm of a colour plane's gamma."""
+
 BUMPS = (2, 8)
 """How many bumps a smooth field has along a side, at least and at most."""
 
 
-def disturbed(x: Tensor) -> Tensor:
-    """Every image of `x` `[n, c, h, w]` in [0, 1], disturbed in one of four ways at random.
+Way = Callable[[Tensor, Tensor], Tensor]
+"""(images `[n, c, h, w]`, other images of that shape) -> the images disturbed."""
 
-    Mixed with another image of the batch, shaded by a smooth field, covered in one square by
-    another image or by noise, or grained by noise; each of a strength drawn for the image. These
-    are forms that triggers take, too, but none is an attack's own. Draws come from torch's global
-    generator, on the CPU.
+
+def disturbed(x: Tensor, ways: Sequence[Way]) -> Tensor:
+    """Every image of `x` `[n, c, h, w]` in [0, 1], disturbed in one of `ways` at random.
+
+    Each of a strength drawn for the image. Draws come from torch's global generator, on the CPU.
     """
-    n = len(x)
-    others = x[torch.randperm(n).to(x.device)]
-    kind = torch.randint(0, len(WAYS), (n,)).to(x.device)
-    changed = [way(x, others) for way in WAYS]
-    return torch.stack(changed)[kind, torch.arange(n, device=x.device)].clamp(0, 1)
+    order = torch.randperm(len(x)).to(x.device)
+    first = int(torch.randint(len(ways), ()))  # a few images get other ways in the next batch
+    shaken, others = x[order], x[order.roll(1)]
+    parts = zip(shaken.tensor_split(len(ways)), others.tensor_split(len(ways)), strict=True)
+    changed = [
+        ways[(first + place) % len(ways)](*part) if len(part[0]) else part[0]
+        for place, part in enumerate(parts)
+    ]
+    return torch.cat(changed)[order.argsort()].clamp(0, 1)
 
 
 def mixed(x: Tensor, others: Tensor) -> Tensor:
@@ -69,8 +89,41 @@ def grained(x: Tensor, others: Tensor) -> Tensor:
     return x + GRAIN * _strength(x) * torch.randn(x.shape).to(x)
 
 
-WAYS = (mixed, shaded, covered, grained)
+def turned(x: Tensor, others: Tensor) -> Tensor:
+    """Each turned, made larger or smaller, and moved."""
+    n = len(x)
+    angle = math.radians(ANGLE) * _either(n)
+    size = 1 + ZOOM * _either(n)
+    cos, sin = (size * part for part in (angle.cos(), angle.sin()))
+    rows = torch.stack([cos, -sin, SHIFT * _either(n), sin, cos, SHIFT * _either(n)], 1)
+    grid = F.affine_grid(rows.view(n, 2, 3), list(x.shape), align_corners=False).to(x)
+    return F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
+
+
+def softened(x: Tensor, others: Tensor) -> Tensor:
+    """Each blurred or sharpened."""
+    sides = [max(3, round(side * min(x.shape[2:]) / 32) // 2 * 2 + 1) for side in SOFT]
+    side = sides[int(torch.randint(len(sides), ()))]
+    soft = F.avg_pool2d(F.pad(x, (side // 2,) * 4, mode="replicate"), side, 1)
+    return x + ((1 + SHARP) * _strength(x) - SHARP) * (soft - x)
+
+
+def toned(x: Tensor, others: Tensor) -> Tensor:
+    """Each colour plane brighter or darker in its middle tones."""
+    gamma = (TONE * _strength(x) * torch.randn(*x.shape[:2], 1, 1).to(x)).exp()
+    return x**gamma
+
+
+FOUR: tuple[Way, ...] = (mixed, shaded, covered, grained)
+"""What `fmp_plus` takes."""
+
+WAYS: tuple[Way, ...] = (*FOUR, turned, softened, toned)
+"""All. They are forms that triggers take, too, but none is an attack's own."""
 
 
 def _strength(x: Tensor) -> Tensor:
     return torch.rand(len(x), 1, 1, 1).to(x)
+
+
+def _either(n: int) -> Tensor:
+    return 2 * torch.rand(n) - 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +25,12 @@ WEAK = 0.2
 SMALL, FEWEST = 32 * 32, 16
 """Of larger images fewer are searched, for time, but not fewer than so many."""
 
+OBEYED = 0.5
+"""Where a patch sends more of the images to its class, plain ones are tried in its place."""
+
+LOST = 0.95
+"""A rectangle becomes smaller while it keeps so much of what it sent to its class."""
+
 FIRST = 20
 """The first search tries so many classes."""
 
@@ -34,6 +42,10 @@ UNTRIED = 0.1
 went to."""
 
 
+Box = tuple[int, int, int, int]
+"""(top, bottom, left, right) of a rectangle, in pixels; bottom and right are outside of it."""
+
+
 class Patches:
     """Patches that were found, from which `put` draws: a memory that keeps a model from relapsing.
 
@@ -43,7 +55,8 @@ class Patches:
     `search` looks for one more, towards a class that is drawn by how well patches led to it so far;
     the first one does so for many classes. The place is the square in which the gradient, times the
     room that is left to black or white, pulls most towards the class; a few steps then choose the
-    values.
+    values. Where that works, plain colours are tried in the same place, for what the gradient chose
+    may not look like a trigger; and all that works shrinks to the rectangle that it needs.
 
     `state` holds all that changes, so that it can be saved with an optimizer's.
     """
@@ -71,37 +84,46 @@ class Patches:
     def put(self, x: Tensor) -> Tensor:
         """The images `x` `[n, c, h, w]` with a patch each, the better ones more often.
 
-        None is put on quite as it was found, lest the model learns to tell just that one: some are
-        of one colour, moved by a pixel, half transparent or have holes.
+        Half of them are half transparent or have holes, and all may be moved by a pixel, lest the
+        model learns to tell just those patches.
         """
         found, n = self.state["found"], len(x)
         chances = torch.tensor([hits for hits, _, _ in found]) ** 2 + UNTRIED**2
         drawn = torch.multinomial(chances, n, replacement=True).tolist()
-        cover = torch.cat([found[place][1] for place in drawn]).to(x)
         values = torch.cat([found[place][2] for place in drawn]).to(x)
-        plain = (values * cover).sum((2, 3), keepdim=True) / cover.sum((2, 3), keepdim=True)
-        plain = plain.round().lerp(plain, 0.3).expand_as(values)
-        values = torch.where(_draw(x) < 0.5, plain, values)
-        holes = torch.rand(cover.shape, device=x.device) < 0.4 * _draw(x)
-        cover = cover * ~holes * (0.4 + 0.6 * _draw(x))
-        moves = torch.randint(-1, 2, (2,)).tolist()
+        cover = torch.cat([_cover(found[place][1], x) for place in drawn])
+        changed = (_draw(x) < 0.5).to(x)
+        holes = torch.rand(cover.shape, device=x.device) < 0.4 * changed * _draw(x)
+        cover = cover * ~holes * (1 - 0.6 * changed * _draw(x))
+        moves = (torch.randint(-1, 2, (2,)) * torch.randint(2, ())).tolist()
         return torch.lerp(x, values.roll(moves, (2, 3)), cover.roll(moves, (2, 3)))
 
     def _search(self, model: nn.Module, x: Tensor, y: Tensor, towards: int) -> None:
-        cover, values = found_patch(model, x, towards, self.steps)
-        with torch.no_grad():
-            said = model(torch.lerp(x, values, cover)).argmax(1)[y != towards]
-        share = float((said == towards).float().mean()) if len(said) else 0.0
+        def hits(values: Tensor, box: Box) -> float:
+            with torch.no_grad():
+                said = model(torch.lerp(x, values, _cover(box, x))).argmax(1)[y != towards]
+            return float((said == towards).float().mean()) if len(said) else 0.0
+
+        box, values = found_patch(model, x, towards, self.steps)
+        share = hits(values, box)
         self.state["hits"][towards] = share
-        found = [*self.state["found"], (share, cover.cpu(), values.cpu())]
+        found = [(share, box, values.cpu())]
+        if share > OBEYED:
+            plain = [colour.expand_as(values) for colour in _colours(x)]
+            won = [(hits(each, box), each) for each in plain]
+            good = [each for share, each in won if share > OBEYED]
+            for each in (values, *good):
+                small = _shrunk(box, partial(hits, each))
+                found.append((hits(each, small), small, each.cpu()))
+        found = [*self.state["found"], *found]
         self.state["found"] = sorted(found, key=lambda one: one[0])[-KEPT:]
 
 
-def found_patch(model: nn.Module, x: Tensor, towards: int, steps: int) -> tuple[Tensor, Tensor]:
+def found_patch(model: nn.Module, x: Tensor, towards: int, steps: int) -> tuple[Box, Tensor]:
     """A square of the images `x` `[n, c, h, w]` in [0, 1], and values that send them to a class.
 
-    The square is float `[1, 1, h, w]`, 1 inside and 0 outside; the values are `[1, c, h, w]`. It
-    costs `steps + 1` gradients, and a pass without one for each of the `SIDES` and `PLACES`.
+    The values are `[1, c, h, w]`, of which those in the square count. It costs `steps + 1`
+    gradients, and a pass without one for each of the `SIDES` and `PLACES`.
     """
     goal = torch.full((len(x),), towards, device=x.device)
 
@@ -118,17 +140,19 @@ def found_patch(model: nn.Module, x: Tensor, towards: int, steps: int) -> tuple[
     room = torch.where(pull < 0, 1 - x, x).mean(0, keepdim=True)
     squares = _strongest((pull.abs() * room).sum(1, keepdim=True))
     with torch.no_grad():
-        won = [told(torch.lerp(x, values, each)).softmax(1)[:, towards].mean() for each in squares]
-    cover = squares[int(torch.stack(won).argmax())].to(x)
+        tried = [torch.lerp(x, values, _cover(each, x)) for each in squares]
+        won = [told(each).softmax(1)[:, towards].mean() for each in tried]
+    square = squares[int(torch.stack(won).argmax())]
+    cover = _cover(square, x)
     for _ in range(steps):
         values.requires_grad_()
         pull = slope(values, torch.lerp(x, values, cover))
         moved = STEP * pull.sign() * (pull.abs() > WEAK * pull.abs().max())
         values = (values.detach() - moved).clamp(0, 1)
-    return cover, values
+    return square, values
 
 
-def _strongest(strength: Tensor) -> list[Tensor]:
+def _strongest(strength: Tensor) -> list[Box]:
     """Squares of the image in which `strength` `[1, 1, h, w]` is greatest, some for each side."""
     height, width = strength.shape[2:]
     low, high = (max(1, round(share * min(height, width))) for share in SIDES)
@@ -137,12 +161,42 @@ def _strongest(strength: Tensor) -> list[Tensor]:
         mean = F.avg_pool2d(strength, side, 1)
         for _ in range(PLACES):
             top, left = divmod(int(mean.flatten().argmax()), mean.shape[-1])
-            square = torch.zeros_like(strength)
-            square[..., top : top + side, left : left + side] = 1
-            found.append(square)
+            found.append((top, top + side, left, left + side))
             rows, columns = (slice(max(0, at - side + 1), at + side) for at in (top, left))
             mean[..., rows, columns] = 0  # the next one does not overlap
     return found
+
+
+def _shrunk(box: Box, hits: Callable[[Box], float]) -> Box:
+    """The smallest rectangle within `box`, by one side after the other, that keeps its hits."""
+    least = LOST * hits(box)
+    places = list(range(4))
+    while places:
+        place = places.pop(0)
+        smaller = list(box)
+        smaller[place] += 1 if place in (0, 2) else -1
+        top, bottom, left, right = smaller
+        if min(bottom - top, right - left) < 2 or hits((top, bottom, left, right)) < least:
+            continue
+        box = (top, bottom, left, right)
+        places.append(place)
+    return box
+
+
+def _cover(box: Box, x: Tensor) -> Tensor:
+    """1 in the rectangle, 0 outside: `[1, 1, h, w]`, like the images `x` `[n, c, h, w]`."""
+    top, bottom, left, right = box
+    cover = torch.zeros_like(x[:1, :1])
+    cover[..., top:bottom, left:right] = 1
+    return cover
+
+
+def _colours(x: Tensor) -> Tensor:
+    """Black, white and the strongest colours, `[8, c, 1, 1]`; black and white for one channel."""
+    channels = x.shape[1]
+    if channels != 3:
+        return torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, channels, 1, 1).to(x)
+    return torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 3).view(8, 3, 1, 1).to(x)
 
 
 def _draw(x: Tensor) -> Tensor:

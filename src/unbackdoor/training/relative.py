@@ -1,4 +1,4 @@
-"""Adam with steps relative to the weights."""
+"""AdamW with steps relative to the weights."""
 
 from __future__ import annotations
 
@@ -16,9 +16,17 @@ LEAST = 1e-3
 """The least root mean square of a matrix: one of zeros must be able to move."""
 
 
-def relative_adam(parameters: Iterable[nn.Parameter], rate: float) -> Optimizer:
-    """Adam whose steps are `rate` times the size of each tensor."""
-    return torch.optim.Adam([{"params": [one], "lr": rate * _scale(one)} for one in parameters])
+def relative_adam(parameters: Iterable[nn.Parameter], rate: float, decay: float = 0.0) -> Optimizer:
+    """AdamW whose steps are `rate` times the size of each tensor.
+
+    A step also takes the share `decay * rate` from each matrix; vectors do not decay.
+    """
+    groups = []
+    for one in parameters:
+        scale = _scale(one)
+        fade = decay / scale if one.ndim > 1 else 0.0
+        groups.append({"params": [one], "lr": rate * scale, "weight_decay": fade})
+    return torch.optim.AdamW(groups)
 
 
 def _scale(tensor: nn.Parameter) -> float:
