@@ -78,9 +78,8 @@ class UAT(Defense):
         "arXiv 1811.11304, and Hinton, Vinyals, Dean 2015, arXiv 1503.02531"
     )
     limits: ClassVar[str] = (
-        "what it leaves hangs on the model, the seed and the clean images: docs/uat.md has the "
-        "figures; a trigger that changes each image in another way (a warp, a rotation, a learned "
-        "generator) is no single change of all images; of more than 20 classes not all are searched"
+        "costs accuracy, much with few images; a backdoor comes back from a few triggered images; "
+        "Refool stays; docs/uat.md has the figures; of more than 20 classes not all are searched"
     )
     needs: ClassVar[frozenset[Need]] = frozenset({"labels", "training"})
 
