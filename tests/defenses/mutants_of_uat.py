@@ -24,8 +24,8 @@ MUTANTS = (
     Mutant(
         "UAT's rate is relative",
         "training/relative.py",
-        "rate * _scale(one)",
-        "rate",
+        '"lr": rate * scale',
+        '"lr": rate',
         T + "uat.py",
     ),
     Mutant(
