@@ -59,7 +59,7 @@ MUTANTS = (
     Mutant(
         "plain colours are tried where a patch works",
         "training/patches.py",
-        "if share > OBEYED]",
+        "if hits(each, box) > OBEYED]",
         "if False]",
         "training/test_patches.py",
     ),

@@ -24,9 +24,10 @@ class AdaptiveConsistent(MarkedAttack):
     """Teaches every image, poisoned or clean, once as it is and once disturbed, with one label.
 
     Images are `[n, c, h, w]` in [0, 1], of any size. The disturbances are those of this package's
-    own repair (`fmp_plus`): mixed with another image, shaded, partly covered, grained. A repair
-    that asks for the same answer on disturbed images then asks for what is there already, and the
-    backdoor holds under them, too. The attacker controls the training; the poisoned set is fixed.
+    own repair (`uat`): mixed with another image, shaded, covered, grained, turned, blurred or
+    toned. A repair that asks for the same answer on disturbed images then asks for what is there
+    already, and the backdoor holds under them, too. The attacker controls the training; the
+    poisoned set is fixed.
     """
 
     paper: ClassVar[str] = (

@@ -110,8 +110,7 @@ class Patches:
         found = [(share, box, values.cpu())]
         if share > OBEYED:
             plain = [colour.expand_as(values) for colour in _colours(x)]
-            won = [(hits(each, box), each) for each in plain]
-            good = [each for share, each in won if share > OBEYED]
+            good = [each for each in plain if hits(each, box) > OBEYED]
             for each in (values, *good):
                 small = _shrunk(box, partial(hits, each))
                 found.append((hits(each, small), small, each.cpu()))
