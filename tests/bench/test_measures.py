@@ -19,7 +19,7 @@ from unbackdoor.core.run import Run
 from unbackdoor.defenses.fmp import FMP
 
 zoo = test_given.zoo
-ALL = ["limit", "reactivation", "existence", "coverage"]
+ALL = ["limit", "visibility", "reactivation", "existence", "coverage"]
 
 
 def attacked(cells, defense="fmp"):
@@ -89,6 +89,11 @@ def test_a_trigger_that_changes_nothing_has_no_channels():
     with pytest.warns(UserWarning, match="the trigger changes no channel"):
         told = probe(net).of_repaired(net, [{"name": "conv", "silenced": [1]}], ["coverage"])
     assert told == {"coverage": None}
+
+
+def test_visibility_is_of_the_trigger_whatever_the_model():
+    found = probe(Net()).of_clean(Net(), ["visibility"])["visibility"]
+    assert 0.6 < found["linf"] <= 1 and 5 < found["psnr"] < 25  # one pixel of 16, at full range
 
 
 def test_reactivation_trains_on_images_that_it_does_not_count(monkeypatch):

@@ -24,17 +24,18 @@ def test_a_line_a_model_whatever_the_budgets() -> None:
     ]
     learned = {"relabelled": {"hits": 3, "total": 4}, "clean": {"hits": 1, "total": 2}}
     half = {"training_asr": {"hits": 1, "total": 4}, "clean": {"hits": 1, "total": 1}}
-    victims = {"a": {"learned": learned}, "b": {"learned": half}, "c": {}}
+    seen = {"visibility": {"psnr": 27.04, "ssim": 0.9999, "linf": 1.0}}
+    victims = {"a": {"learned": learned, "measures": seen}, "b": {"learned": half}, "c": {}}
     text = planted.markdown(Results(rows, {}, victims, {}))
     head, _, *lines = text.splitlines()
     assert head.startswith("| data | network | attack | ACC | ASR | RA | clean model's ASR |")
     assert len(lines) == 2
     assert lines[0] == (
         "| cifar10 | net | badnets, rate 0.1, seed 0 | 90.0 | 80.0 | 10.0 | 5.0 | 75.0 | 75.0 | "
-        "50.0 | – |"
+        "50.0 | 27.0 | 1.000 | – |"
     )
     assert lines[1] == (
-        r"| cifar10 | net | sig\|x, seed 0 | 50.0 | – | – | – | – | – | 100.0 | – |"
+        r"| cifar10 | net | sig\|x, seed 0 | 50.0 | – | – | – | – | – | 100.0 | – | – | – |"
     )
 
 

@@ -12,10 +12,10 @@ from typing import Any, Literal, get_args
 from .cell import Cell, Victim
 from .store import Record, Store
 
-Measure = Literal["limit", "reactivation", "existence", "coverage"]
+Measure = Literal["limit", "visibility", "reactivation", "existence", "coverage"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
-OF_CLEAN = ("limit", "reactivation", "existence")
-"""Measured of the clean model, once for each victim."""
+OF_CLEAN = ("limit", "visibility", "reactivation", "existence")
+"""Measured once for each victim: of its clean model, and of the trigger itself."""
 OF_REPAIRED = ("reactivation", "existence", "coverage")
 """Measured of each repaired model."""
 FROM_RECORD = {"coverage"}

@@ -1,6 +1,7 @@
 """Measures of the bench beside ACC, ASR and RA. They see the trigger, so no defense gets them.
 
 * limit: ASR and RA of a clean model on the same triggered images. No repair need do better.
+* visibility: PSNR, SSIM and L-inf between some triggered images and the same without the trigger.
 * re-activation (Min et al., NeurIPS 2024, 2410.09838): ASR after fine-tuning on a few triggered
   images with the attacker's label. A backdoor that is still in the weights comes back faster than a
   clean model learns it.
@@ -24,6 +25,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ..attacks.base.visibility import visibility
 from ..core.errors import ModelError, OutputError, UnbackdoorWarning
 from ..core.images import Images, Triggered, to_float
 from ..core.measure import Rate, attack_rates
@@ -41,7 +43,7 @@ At most half of the triggered test images are taken; those taken are not counted
 decay is 5e-4, images are cropped at random, and mirrored where the victim's were in training.
 """
 SEEN = 500
-"""Triggered images that TAC and CKA are measured on."""
+"""Triggered images that TAC, CKA and visibility are measured on."""
 SHARES = (0.05, 0.1, 0.2)
 """Existence: of the channels of each layer, by TAC; at least one channel."""
 COVERED = 64
@@ -89,6 +91,9 @@ class Probe:
         if name == "limit":
             asr, ra = attack_rates(model, self.stamped, self.run)
             return {"asr": asr.as_json(), "ra": ra.as_json()} if asr.total else None
+        if name == "visibility":
+            places = self._places
+            return visibility(self.before(places), self.stamped.images[places]).as_json()
         if name == "reactivation":
             rate = self.reactivated(model)
             return rate.as_json() if rate.total else None

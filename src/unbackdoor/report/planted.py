@@ -13,10 +13,11 @@ from .results import Results, Row
 DASH = "\N{EN DASH}"
 COLUMNS = (
     *("data", "network", "attack", "ACC", "ASR", "RA", "clean model's ASR", "clean model's RA"),
-    *("learned: relabelled", "learned: clean", "flags"),
+    *("learned: relabelled", "learned: clean", "PSNR", "SSIM", "flags"),
 )
 """`learned` is the accuracy on the training images as they were labelled; a clean-label attack
-relabels none. The clean model is judged on the same triggered images."""
+relabels none. The clean model is judged on the same triggered images. PSNR is in dB, SSIM at most 1
+(the measure `visibility`)."""
 
 
 def markdown(results: Results) -> str:
@@ -36,4 +37,10 @@ def _line(row: Row, record: Mapping[str, Any]) -> list[str]:
     shares = [row.acc, row.asr, row.ra, row.limit_asr, row.limit_ra]
     shares += [found.value if found else None for found in known]
     told = [row.data, row.arch, f"{planted}, seed {row.seed}", *map(hundred, shares)]
+    seen = (record.get("measures") or {}).get("visibility") or {}
+    told += [_number(seen.get("psnr"), ".1f"), _number(seen.get("ssim"), ".3f")]
     return [escaped(text) for text in (*told, ", ".join(row.flags) or DASH)]
+
+
+def _number(value: object, how: str) -> str:
+    return format(value, how) if isinstance(value, int | float) else DASH
