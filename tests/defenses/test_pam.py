@@ -66,6 +66,11 @@ def test_the_first_trigger_is_that_of_the_model_as_it_came(monkeypatch):
     assert torch.equal(seen[0], net[8].weight) and not torch.equal(seen[1], net[8].weight)
 
 
+def test_the_wrapped_repair_mirrors_what_it_mirrors_itself():
+    assert [PAM(flip=flip).inner().flip for flip in (True, False)] == [True, False]
+    assert PAM(flip=False, settings={"flip": True}).inner().flip
+
+
 @pytest.mark.parametrize("name", ["fine_tuning", "pam"])
 def test_a_repair_that_finds_no_trigger_is_refused(name):
     clean, net = task()

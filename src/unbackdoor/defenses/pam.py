@@ -102,7 +102,7 @@ class PAM(Tuning):
 
     def inner(self) -> Inverting:
         """The wrapped repair; raises `ParameterError` for one that finds no trigger."""
-        inner = method.build("defense", self.of, self.settings)
+        inner = method.build("defense", self.of, {"flip": self.flip, **self.settings})
         if not isinstance(inner, Inverting):
             raise ParameterError(
                 f"{self.name()} needs a repair that finds a trigger, such as bti_dbf or "
