@@ -62,7 +62,7 @@ defenses = [
 tuning = {epochs = 77, lr = 0.5, flip = false}
 """
 PLAIN = {"fine_tuning", "fine_pruning", "ft_sam", "fmp"}
-UNMIRRORED = {"uat", "i_bau", "clp", "bnp", "npd", "ims"}
+UNMIRRORED = {"uat", "i_bau", "clp", "bnp", "npd", "ims", "sau"}
 """What never augments its images."""
 
 

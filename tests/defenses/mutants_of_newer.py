@@ -49,6 +49,20 @@ MUTANTS = (
         T + "nft.py",
     ),
     Mutant(
+        "PAM's repair mirrors what it mirrors itself",
+        D + "pam.py",
+        '{"flip": self.flip, **self.settings}',
+        "self.settings",
+        T + "pam.py",
+    ),
+    Mutant(
+        "PAM's weights do not fade",
+        D + "pam.py",
+        "weight_decay=self.weight_decay",
+        "weight_decay=5e-4",
+        T + "pam.py",
+    ),
+    Mutant(
         "IMS' changes fool the inverse network",
         D + "ims.py",
         "loss = agreement(gated(changed, inverse=True), turned)",
