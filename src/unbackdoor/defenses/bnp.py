@@ -62,7 +62,7 @@ class BNP(Defense):
         super().check(model, clean)
         self._norms(model, clean)
 
-    def work(self, images: int) -> float | None:
+    def work(self, images: int, classes: int) -> float | None:
         """Some images once, without a gradient."""
         return min(self.images, images) / 3
 

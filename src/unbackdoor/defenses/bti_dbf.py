@@ -138,10 +138,13 @@ class BTIDBF(Inverting):
         super().check(model, clean)
         find_head(model, to_float(clean.pixels[:2]), self.name())
 
-    def work(self, images: int) -> float | None:
+    def work(self, images: int, classes: int) -> float | None:
         """The mask, unlearning twice, and the generator, which costs as much again as the model."""
-        each = self.mask_epochs / 3 + 2 * self.epochs + 2 * self.trigger_epochs
-        return images * self.rounds * each
+        return self.rounds * (self.search(images, classes) + images * 2 * self.epochs)
+
+    def search(self, images: int, classes: int) -> float:
+        """The mask, which takes no gradient of the model, and the generator."""
+        return images * (self.mask_epochs / 3 + 2 * self.trigger_epochs)
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model` without what its generator found."""

@@ -159,7 +159,7 @@ class FMPPlus(Tuning):
         json_schema_extra=source("ours: 2, within Hinton et al.'s range for small networks"),
     )
 
-    def work(self, images: int) -> float | None:
+    def work(self, images: int, classes: int) -> float | None:
         """Each image once, each `glance`-th twice, and the old answers without a gradient."""
         return self._epochs(images) * images * (1 + 1 / self.glance + 1 / 3)
 

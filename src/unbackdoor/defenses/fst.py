@@ -62,7 +62,7 @@ class FST(Tuning):
         super().check(model, clean)
         find_head(model, to_float(clean.pixels[:2]), self.name())
 
-    def work(self, images: int) -> float | None:
+    def work(self, images: int, classes: int) -> float | None:
         """Epochs of all images."""
         return float(self.epochs * images)
 

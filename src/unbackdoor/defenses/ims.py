@@ -132,7 +132,7 @@ class IMS(Defense):
         super().check(model, clean)
         self._hosts(model, clean)
 
-    def work(self, images: int) -> float | None:
+    def work(self, images: int, classes: int) -> float | None:
         """Changes go through two networks, images through both masked ones and the original."""
         first = self.first_rounds * (2 + 1 / 3)
         later = 2 * self.rounds * (2 * self.steps + 4 + 2 / 3)

@@ -70,7 +70,7 @@ class NAD(Tuning):
         refuse_patches(model, to_float(clean.pixels[:2]), self.name())
         stages(model, to_float(clean.pixels[:2]), self.name())
 
-    def work(self, images: int) -> float | None:
+    def work(self, images: int, classes: int) -> float | None:
         """Epochs of the teacher; of the student, with the teacher's maps beside it."""
         return images * (self.teacher_epochs + self.epochs * 4 / 3)
 

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from ..core.errors import ParameterError
 from ..core.images import Images, to_float, to_uint8
+from ..core.measure import seconds_of_step
 from ..core.method import source
+from ..core.modules import copied, device_of
 from ..core.run import Run
 from ..training.inversion import Patch, Search, anomalies, invert
 from .base.defense import Repair, Tuning
@@ -31,7 +33,7 @@ class NeuralCleanse(Tuning, Inverting):
 
     The search costs `search_epochs` passes over `search_images` for every class: 2,560 steps with
     the defaults, which is minutes a class on a processor. A search that needs more than `budget`
-    steps over all classes is refused before it starts, with what it would cost. With few images
+    steps over all classes is refused before it starts, with the hours it would take. With few images
     there are as many passes, so fewer steps.
     """
 
@@ -120,11 +122,23 @@ class NeuralCleanse(Tuning, Inverting):
         classes, images = len(clean.classes), min(len(clean), self.search_images)
         steps = classes * self.search_epochs * math.ceil(images / self.search_batch)
         if steps > self.budget:
+            own = copied(model)
+            x = to_float(clean.pixels[: self.search_batch]).to(device_of(own))
+            hours = steps * seconds_of_step(own, x, Run(device=x.device)) / 3600
             raise ParameterError(
                 f"{self.name()} would search {classes:,} classes in {steps:,} steps of "
-                f"{self.search_batch} images, more than its budget of {self.budget:,}; lower "
-                "search_epochs or search_images, or raise budget"
+                f"{self.search_batch} images, about {hours:,.0f} hours where the model lies now, "
+                f"more than its budget of {self.budget:,} steps; lower search_epochs or "
+                "search_images, or raise budget"
             )
+
+    def work(self, images: int, classes: int) -> float | None:
+        """The search, and epochs of all images, if there is an outlier."""
+        return self.search(images, classes) + self.epochs * images
+
+    def search(self, images: int, classes: int) -> float:
+        """All passes of some images, for every class."""
+        return float(classes * self.search_epochs * min(images, self.search_images))
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model` without what its outlying triggers do."""

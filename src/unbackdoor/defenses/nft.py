@@ -95,7 +95,7 @@ class NFT(Augmented):
         super().check(model, clean)
         find_norms(model, to_float(clean.pixels[:2]), self.name())
 
-    def work(self, images: int) -> float | None:
+    def work(self, images: int, classes: int) -> float | None:
         """Each image once an epoch."""
         return self.epochs * images
 

@@ -134,7 +134,7 @@ class NPD(Defense):
         refuse_patches(model, to_float(clean.pixels[:2]), self.name())
         self._place(model, clean)
 
-    def work(self, images: int) -> float | None:
+    def work(self, images: int, classes: int) -> float | None:
         """Each image and its example, and the steps that find this."""
         return self.epochs * images * (2 + self.steps + 1 / 3)
 

@@ -115,6 +115,13 @@ class PAM(Tuning):
         super().check(model, clean)
         self.inner().check(model, clean)
 
+    def work(self, images: int, classes: int) -> float | None:
+        """The wrapped repair, and in each round a search and the epochs."""
+        inner = self.inner()
+        repaired = inner.work(images, classes)
+        each = inner.search(images, classes) + self.epochs * images
+        return None if repaired is None else repaired + self.rounds * each
+
     def inner(self) -> Inverting:
         """The wrapped repair; raises `ParameterError` for one that finds no trigger."""
         inner = method.build("defense", self.of, {"flip": self.flip, **self.settings})

@@ -133,7 +133,7 @@ class RNP(Augmented):
         super().check(model, clean)
         find_norms(model, to_float(clean.pixels[:2]), self.name())
 
-    def work(self, images: int) -> float | None:
+    def work(self, images: int, classes: int) -> float | None:
         """Epochs of some images."""
         return float(min(self.images, images) * (self.unlearn_epochs + self.epochs))
 

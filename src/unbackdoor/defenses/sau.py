@@ -97,7 +97,7 @@ class SAU(Defense):
         json_schema_extra=source("authors' configuration: 1"),
     )
 
-    def work(self, images: int) -> float | None:
+    def work(self, images: int, classes: int) -> float | None:
         """Each step of an example goes through two networks; both kinds of images after it."""
         return self.epochs * images * (2 * self.steps + 2 + 4 / 3)
 

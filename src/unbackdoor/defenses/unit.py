@@ -103,7 +103,7 @@ class UNIT(Augmented):
         super().check(model, clean)
         self._spots(model, clean)
 
-    def work(self, images: int) -> float | None:
+    def work(self, images: int, classes: int) -> float | None:
         """Epochs of all images."""
         return float(self.epochs * images)
 
