@@ -121,7 +121,7 @@ MUTANTS = (
     Mutant(
         "UNIT's price follows the accuracy",
         D + "unit.py",
-        "self.now = max(2 * self.now, self.start) if good else self.now / 2**1.5",
+        "self.now = max(2 * self.now, self.start) if good else self.now / 2**self.fall",
         "pass",
         T + "unit.py",
     ),

@@ -30,7 +30,7 @@ MUTANTS = (
     Mutant(
         "Neural Cleanse's price follows the success",
         "training/inversion.py",
-        "cost *= 2.0 if good else 2.0**-1.5",
+        "cost *= 2.0 if good else 2.0**-search.fall",
         "cost *= 1.0",
         "training/test_inversion.py",
     ),
@@ -135,8 +135,8 @@ MUTANTS = (
     Mutant(
         "SAU lets a model alone that is fooled",
         D + "sau.py",
-        ' * ~done).sum()',
-        ').sum()',
+        " * ~done).sum()",
+        ").sum()",
         T + "sau.py",
     ),
     Mutant(

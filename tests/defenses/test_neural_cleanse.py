@@ -44,7 +44,9 @@ def test_a_search_beyond_the_budget_is_refused_with_its_cost(monkeypatch):
     clean, net = task(n=40, classes=4)
     monkeypatch.setattr("unbackdoor.defenses.neural_cleanse.seconds_of_step", lambda *_: 45.0)
     told = {"search_epochs": 10, "search_batch": 10}
-    with pytest.raises(ParameterError, match=r"4 classes in 160 steps of 10 images, about 2 hours .*budget of 159"):
+    with pytest.raises(
+        ParameterError, match=r"4 classes in 160 steps of 10 images, about 2 hours .*budget of 159"
+    ):
         NeuralCleanse(**told, budget=159).repair(net, clean, Run())
     NeuralCleanse(**told, budget=160).check(net, clean)
 

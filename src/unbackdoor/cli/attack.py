@@ -71,9 +71,7 @@ def attack(
         from ..data import mirrored
         from . import exporting, keeping, output, scores, victims
 
-        chosen = method.build(
-            "attack", name, o.pairs("-p", parameters), mirrored=mirrored(data)
-        )
+        chosen = method.build("attack", name, o.pairs("-p", parameters), mirrored=mirrored(data))
         assert isinstance(chosen, Attack)
         victims.check_asked(chosen)
         start = victims.Start(model, arch, classes, mean, std, model_option)

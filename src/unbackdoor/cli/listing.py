@@ -27,7 +27,7 @@ def listing(
         typer.Option(
             "--needs",
             metavar="WHAT",
-            help="only defenses, with what they need: all, or with commas norms, no-labels, passes<=50",
+            help="only defenses, with what they need: all, or no-labels,norms,passes<=50",
         ),
     ] = None,
     as_json: o.Json = False,
@@ -66,7 +66,7 @@ def _defenses(asked: str) -> list[dict[str, Any]]:
     from ..defenses.base.needs import NEEDS
 
     words = [word.strip() for word in asked.split(",")]
-    bounds = [float(found[1]) for word in words if (found := MOST_PASSES.fullmatch(word))]
+    bounds = [float(most[1]) for word in words if (most := MOST_PASSES.fullmatch(word))]
     words = [word for word in words if not MOST_PASSES.fullmatch(word)]
     known = {"all", *NEEDS, *(f"no-{need}" for need in NEEDS)}
     for word in words:
@@ -81,7 +81,7 @@ def _defenses(asked: str) -> list[dict[str, Any]]:
         for one in found
         if wanted <= one.needs and not spared & one.needs
         if (passes := _passes(one)) is not None or not bounds
-        if passes is None or all(passes <= most for most in bounds)
+        if passes is None or all(passes <= bound for bound in bounds)
     ]
 
 
@@ -104,7 +104,7 @@ def _needs(chosen: list[dict[str, Any]]) -> Table:
     ]
     legend = "\n".join(f"{need}: {meaning}" for need, meaning in NEEDS.items())
     title = (
-        f"{legend}\npasses: how often each of {TYPICAL:,} clean images of {CLASSES} classes goes through "
-        "the model and back, about\n"
+        f"{legend}\npasses: how often each of {TYPICAL:,} clean images of {CLASSES} classes goes "
+        "through the model and back, about\n"
     )
     return table(("defense", *(need.replace("_", " ") for need in NEEDS), "passes"), rows, title)

@@ -67,9 +67,7 @@ def poison(
         from ..data import mirrored
         from . import exporting, keeping, output, victims
 
-        chosen = method.build(
-            "attack", attack, o.pairs("-p", parameters), mirrored=mirrored(data)
-        )
+        chosen = method.build("attack", attack, o.pairs("-p", parameters), mirrored=mirrored(data))
         assert isinstance(chosen, Attack)
         victims.check_asked(chosen)
         learns = not chosen.closed_form()

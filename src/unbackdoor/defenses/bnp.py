@@ -131,7 +131,10 @@ def _running(model: nn.Module, norm: str) -> tuple[Tensor, Tensor]:
 
 
 def divergence(mean: Tensor, var: Tensor, other_mean: Tensor, other_var: Tensor) -> Tensor:
-    """KL(N(mean, var) || N(other_mean, other_var)), elementwise."""
+    """KL(N(mean, var) || N(other_mean, other_var)), elementwise.
+
+    BackdoorBench's port does not halve the logarithm.
+    """
     tiny = torch.finfo(var.dtype).tiny
     var, other_var = var.clamp_min(tiny), other_var.clamp_min(tiny)
     spread = (var + (mean - other_mean).square()) / other_var

@@ -33,8 +33,8 @@ class NeuralCleanse(Tuning, Inverting):
 
     The search costs `search_epochs` passes over `search_images` for every class: 2,560 steps with
     the defaults, which is minutes a class on a processor. A search that needs more than `budget`
-    steps over all classes is refused before it starts, with the hours it would take. With few images
-    there are as many passes, so fewer steps.
+    steps over all classes is refused before it starts, with the hours it would take. With few
+    images there are as many passes, so fewer steps.
     """
 
     paper: ClassVar[str] = (
@@ -95,6 +95,17 @@ class NeuralCleanse(Tuning, Inverting):
         ge=1,
         description="epochs before that weight changes",
         json_schema_extra=source("authors' configuration: 5"),
+    )
+    fall: float = Field(
+        1.5,
+        gt=0,
+        description="that weight doubles, or falls by 2 to this power",
+        json_schema_extra=source("authors' configuration: 1.5"),
+    )
+    betas: tuple[float, float] = Field(
+        (0.5, 0.9),
+        description="betas of Adam in the search",
+        json_schema_extra=source("authors' configuration: 0.5, 0.9"),
     )
     anomaly: float = Field(
         2.0,
@@ -174,6 +185,8 @@ class NeuralCleanse(Tuning, Inverting):
             cost=self.cost,
             success=self.success,
             patience=self.patience,
+            fall=self.fall,
+            betas=self.betas,
         )
         classes = len(clean.classes)
         clean = clean.sample(self.search_images, run.rng("search images"))

@@ -12,6 +12,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -179,13 +180,17 @@ def _images_through(model: nn.Module) -> Iterator[tuple[list[int], list[int]]]:
     def count(_: nn.Module, args: tuple[Tensor, ...], told: object) -> None:
         seen.append(len(args[0]))
         if isinstance(told, Tensor) and told.requires_grad:
-            told.register_hook(lambda _, images=len(args[0]): back.append(images))
+            told.register_hook(partial(_add, back, len(args[0])))  # type: ignore[no-untyped-call]
 
     handle = model.register_forward_hook(count)
     try:
         yield seen, back
     finally:
         handle.remove()
+
+
+def _add(counts: list[int], images: int, _: Tensor) -> None:
+    counts.append(images)
 
 
 class Augmented(Defense):
