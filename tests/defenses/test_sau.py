@@ -63,7 +63,7 @@ def logits(*classes):
 def test_what_is_fooled_or_shared_already_is_climbed_no_further():
     own, y = [torch.tensor([0, 0, 0])] * 2, torch.tensor([0, 0, 0])
     # One image fools neither model, one the first only, one both in the same way.
-    told = [logits(0, 1, 2), logits(0, 0, 2)]
+    told = [logits(0, 1, 2), logits(0, 0, 2) / torch.tensor([[1.0], [1.0], [2.0]])]
     gain, shared = SAU(error=0.5).gain(told, own, y)
     assert shared.tolist() == [False, False, True]
     kept = F.cross_entropy(logits(0), y[:1])  # the first image for both, the second for the other

@@ -57,6 +57,12 @@ def test_behind_a_block_a_gate_is_an_insert_and_comes_back_from_the_state_dict()
     assert torch.equal(fresh(x), net(x))
 
 
+def test_a_gate_that_does_not_fit_its_block_is_not_hung():
+    net = Tokens()
+    reattach_(net, {"blocks.0.gate.share": torch.ones(5), "blocks.gate.share": torch.ones(4)})
+    assert net.state_dict().keys() == Tokens().state_dict().keys()
+
+
 def test_a_block_may_put_out_more_than_its_tokens():
     class Pair(nn.Module):
         def __init__(self):

@@ -34,8 +34,8 @@ class UNIT(Augmented):
     bound. The price doubles after `patience` batches in a row whose accuracy is within `cost` of
     the model's own, and falls by 2^`fall` after as many others. The result is the tightest state,
     of the start and the end of each epoch, whose accuracy on held-out clean images (on all, where
-    they are too few to hold any out) is within `cost`. Only the upper side is cut: what follows is taken
-    to rectify.
+    they are too few to hold any out) is within `cost`. Only the upper side is cut: what
+    follows is taken to rectify.
 
     Start, objective, price and tolerance follow the authors' published implementation. It bounds
     every position of a map by itself, takes 300 steps of all images at once, which a processor
