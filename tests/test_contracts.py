@@ -42,7 +42,7 @@ FITTING: dict[str, dict[str, object]] = {
     "semantic": {"bound": 0.0},
     "bti_dbf": {"rounds": 1},
     "pam": {"rounds": 1, "of": "neural_cleanse", "settings": {"search_epochs": 1, "epochs": 1}},
-    "ims": {"rounds": 2},
+    "ims": {"rounds": 2, "first_rounds": 2},
 }
 """What else makes a method short; for the first, images of noise have what is its trigger."""
 UNCHANGED = {"semantic"}

@@ -124,7 +124,7 @@ def test_a_model_without_what_is_needed_is_refused_and_no_other(name, lacking, m
 @pytest.mark.parametrize("name", DEFENSES)
 def test_the_work_that_is_foretold_is_that_order_of_passes(name):
     defense = short("defense", name)
-    foretold = defense.work(36)
+    foretold = defense.work(36, 3)
     if foretold is None:
         pytest.skip("it does not foretell its work")
     passes = repaired(name, victim(), images(1)).notes["passes"]

@@ -158,7 +158,7 @@ def repair(
         >>> int(repaired.silenced["0"].sum())
         1
     """
-    method = build("defense", defense, parameters)
+    method = build("defense", defense, parameters, mirrored=data.mirrored(clean))
     assert isinstance(method, Defense)
     return method.repair(unwrapped(model), _fitting(model, clean), run or Run())
 
@@ -214,7 +214,7 @@ def poison(
     >>> len(found.poisoned.rows()) == round(0.1 * len(train))
     True
     """
-    method, run = _attack(attack, parameters), run or Run()
+    method, run = _attack(attack, parameters, train), run or Run()
     images = load_images(train)
     if model is None and not method.closed_form():
         raise ParameterError(f"{attack} learns its trigger on a network: give model")
@@ -249,7 +249,7 @@ def attack(
     >>> len(victim.poisoned.rows()) > 100
     True
     """
-    method, run, model = _attack(attack, parameters), run or Run(), unwrapped(model)
+    method, run, model = _attack(attack, parameters, train), run or Run(), unwrapped(model)
     images = _fitting(model, train)
     check(model, images)
     victim = method.plant(model, images, run)
@@ -258,8 +258,8 @@ def attack(
     return replace(victim, triggered=method.triggered(judged, victim.learned) if judged else None)
 
 
-def _attack(name: str, parameters: Mapping[str, object]) -> Attack:
-    found = build("attack", name, parameters)
+def _attack(name: str, parameters: Mapping[str, object], train: Source) -> Attack:
+    found = build("attack", name, parameters, mirrored=data.mirrored(train))
     assert isinstance(found, Attack)
     return found
 

@@ -135,7 +135,8 @@ def test_they_may_bring_images_of_their_own(bench, cells, zoo, sources):
     [
         ({"target": None}, "triggered and target belong together"),
         ({"data": None}, "give data, the name of"),
-        ({"clean": "digits"}, "clean, test and size are those of its data"),
+        ({"clean": "digits"}, "clean, test, size and flip are those of its data"),
+        ({"flip": False}, "clean, test, size and flip are those of its data"),
         ({"name": "none"}, "the name 'none' is taken"),
         ({"name": "fine"}, "the name 'fine' is taken"),
         ({"target": 1.5}, "target"),

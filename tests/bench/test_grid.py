@@ -6,6 +6,7 @@ from itertools import pairwise, product
 import pytest
 
 from unbackdoor.bench import grid
+from unbackdoor.core import method
 from unbackdoor.core.errors import ParameterError, UnknownNameError
 
 SMALL = """
@@ -56,17 +57,18 @@ seeds = [0]
 defenses = [
   "fine_tuning", "fine_pruning", "ft_sam", "fmp", "fmp_plus", "uat", "nad", "fst", "npd", "mcr",
   "neural_cleanse", "anp", "rnp", "sau", "unit", "i_bau", "clp", {name = "npd", epochs = 3},
+  "bti_dbf", "pam", "nft", "ban", "ims", "bnp",
 ]
 tuning = {epochs = 77, lr = 0.5, flip = false}
 """
 PLAIN = {"fine_tuning", "fine_pruning", "ft_sam", "fmp"}
-UNMIRRORED = {"uat", "i_bau", "clp"}
+UNMIRRORED = {"uat", "i_bau", "clp", "bnp", "npd", "ims", "sau"}
 """What never augments its images."""
 
 
 def test_tuning_is_for_plain_fine_tuning_and_flip_for_all_that_learn(tmp_path):
     found = [cell.defense for cell in grid.cells(read(tmp_path, LEARNING))]
-    assert len(found) == 18
+    assert {defense["name"] for defense in found} == set(method.names("defense"))
     for defense in found:
         name = defense["name"]
         assert (defense.get("epochs") == 77) == (name in PLAIN), name
@@ -196,5 +198,35 @@ def test_a_data_set_has_its_own_settings(tmp_path):
         own = cell.victim.data["name"] == "gtsrb"
         settings = cell.victim.attack or cell.victim.training
         assert settings["epochs"] == (1 if own else 3)
-        if cell.defense["name"] == "fmp":
-            assert cell.defense["flip"] is not own
+
+
+def flips(tmp_path, *entries, more=""):
+    """By the name of each data set, whether victims and defenses mirror its images."""
+    sources = 'train = "cifar10:train", test = "cifar10:test"'
+    text = f"data = [{', '.join(entries)}]\n".replace("SRC", sources)
+    text += SMALL.partition("\n")[2].partition("\n")[2].partition("training =")[0] + more
+    found = {}
+    for cell in grid.cells(read(tmp_path, text)):
+        settings = cell.victim.attack or cell.victim.training
+        told = {settings["flip"], cell.defense.get("flip", settings["flip"])}
+        found.setdefault(cell.victim.data["name"], set()).update(told)
+    return found
+
+
+def test_a_data_set_says_once_whether_it_is_mirrored(tmp_path):
+    entries = ('"cifar10"', '"gtsrb"', '{name = "signs", SRC, flip = false}')
+    assert flips(tmp_path, *entries) == {"cifar10": {True}, "gtsrb": {False}, "signs": {False}}
+    assert flips(tmp_path, '{name = "gtsrb", flip = true}') == {"gtsrb": {True}}
+    old = '{name = "signs", SRC, training = {flip = false}, tuning = {flip = false}}'
+    assert flips(tmp_path, old) == {"signs": {False}}
+    everywhere = "training = {flip = false}\ntuning = {flip = false}\n"
+    told = flips(tmp_path, '"cifar10"', '{name = "signs", SRC, flip = true}', more=everywhere)
+    assert told == {"cifar10": {False}, "signs": {True}}
+
+
+def test_whether_it_is_mirrored_is_told_by_the_methods_alone(tmp_path):
+    whole = '{name = "signs", train = "a", test = "b"'
+    new = read(tmp_path, SMALL.replace('"digits"', whole + ", flip = false}"))
+    old = whole + ", training = {flip = false}, tuning = {flip = false}}"
+    same = read(tmp_path, SMALL.replace('"digits"', old))
+    assert [cell.id for cell in grid.cells(new)] == [cell.id for cell in grid.cells(same)]

@@ -239,6 +239,17 @@ def test_victims_that_are_there_name_their_clean_model(bench, tiny, tmp_path, zo
     json.dumps(told, allow_nan=False)
 
 
+@pytest.mark.parametrize("flip", [True, False])
+def test_a_model_that_is_there_is_reactivated_as_its_data_say(bench, tiny, tmp_path, zoo, flip):
+    sources = {**tiny().data[0], "flip": flip}
+    told = {"architectures": [], "attacks": [], "victims": test_given.tables(), "data": [sources]}
+    cell = grid.cells(tiny(measures=ALL, **told), tmp_path)[0]
+    worked(bench, [cell])
+    shelf = bench.shelf(cell.victim)
+    ready = victims.load(cell.victim, shelf, bench.store.victim(cell.victim.id), Run())
+    assert victims.probe(cell.victim, ready, shelf, Run()).flip is flip
+
+
 def test_an_unknown_measure_is_refused(tmp_path, sources):
     path = tmp_path / "grid.toml"
     path.write_text("measures = ['limits']\n" + conftest.toml(sources))

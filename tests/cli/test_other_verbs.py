@@ -25,6 +25,10 @@ def test_list_filters_defenses_by_what_they_need(run):
     found = run("list", "--needs", "training,no-labels", "--json").json["defenses"]
     assert {one["name"] for one in found} >= {"ims", "fmp_plus"}
     assert all("training" in one["needs"] and "labels" not in one["needs"] for one in found)
+    few = run("list", "--needs", "no-batch_norms,passes<=50", "--json").json["defenses"]
+    assert {one["name"] for one in few} >= {"fst"} and all(one["passes"] <= 50 for one in few)
+    assert passes["pam"] > 4 * passes["neural_cleanse"] > 0 and passes["fmp"] is None
+    assert "passes<=50" in run("list", "--needs", "minutes").err
     shown = run("list", "--needs", "no-training").out
     assert "clp" in shown and "fine_tuning" not in shown and "true labels" in shown
 

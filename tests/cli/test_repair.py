@@ -61,6 +61,18 @@ def test_uat_repairs_unless_told_otherwise(run, tiny, tmp_path):
     assert run(*given, *few).json["defense"]["name"] == "uat"
 
 
+def test_digits_are_not_mirrored_unless_that_is_said(run, tmp_path):
+    data = ("--data", "digits:test", "--arch", "preact_resnet18", "--model-option", "width=2")
+    few = ("-p", "epochs=1", "--min-asr", 0, "--device", "cpu", "--json")
+    victim = run("attack", "badnets", *data, *few, "--out", tmp_path / "v").json
+    given = ("repair", tmp_path / "v" / "model.safetensors", "--clean", "digits:test", "--json")
+    asked = ("--defense", "fine_tuning", "-p", "epochs=1", "--device", "cpu")
+    plain = run(*given, *asked, "--out", tmp_path / "a").json
+    said = run(*given, *asked, "-p", "flip=true", "--out", tmp_path / "b").json
+    assert not victim["attack"]["parameters"]["flip"]
+    assert [one["defense"]["parameters"]["flip"] for one in (plain, said)] == [False, True]
+
+
 def test_the_written_model_scores_what_the_record_says(run, repair, tiny, tmp_path):
     measured = ("--test", tiny.test, "--triggered", tiny.triggered, "--target", 0, "--json")
     repaired = run(*repair, *measured, "--out", tmp_path / "out").json

@@ -27,6 +27,12 @@ def test_build_reads_text_as_json_where_it_is_json():
     assert build("defense", "fmp") == FMP()
 
 
+def test_images_that_must_not_be_mirrored_are_not_unless_that_is_said():
+    told = [build("defense", "fmp", given, mirrored=False).flip for given in ({}, {"flip": True})]
+    assert told == [False, True] and build("defense", "fmp").flip
+    assert "flip" not in type(build("defense", "clp", mirrored=False)).model_fields
+
+
 def message(error: pytest.ExceptionInfo[Exception]) -> str:
     text = str(error.value)
     assert "\n" not in text

@@ -15,6 +15,12 @@ def test_digits_and_their_two_parts():
     assert whole.pixels.max() == 255 and whole.pixels.min() == 0
 
 
+def test_mirrored_digits_and_signs_are_others():
+    named = ("digits", "digits:test", "gtsrb", "gtsrb:train")
+    assert not any(data.mirrored(name) for name in named)
+    assert all(data.mirrored(name) for name in ("cifar10", "cifar10:test", "x/gtsrb.parquet", 3))
+
+
 def test_gray_digits():
     one, three = data.open_images("digits:test", channels=1), data.open_images("digits:test")
     assert one.shape == (1, 32, 32)

@@ -30,7 +30,7 @@ MUTANTS = (
     Mutant(
         "Neural Cleanse's price follows the success",
         "training/inversion.py",
-        "cost *= 2.0 if good else 2.0**-1.5",
+        "cost *= 2.0 if good else 2.0**-search.fall",
         "cost *= 1.0",
         "training/test_inversion.py",
     ),
@@ -114,8 +114,8 @@ MUTANTS = (
     Mutant(
         "SAU's examples are shared",
         D + "sau.py",
-        " - disagreement(now, then).sum()",
-        "",
+        "(lost[0] + lost[1]) / 2 - apart, shared",
+        "(lost[0] + lost[1]) / 2, shared",
         T + "sau.py",
     ),
     Mutant(
@@ -128,8 +128,43 @@ MUTANTS = (
     Mutant(
         "SAU parts from its former self",
         D + "sau.py",
-        "self.weight * (apart * (wrong != y)).mean()",
+        "self.weight * (apart * ((wrong != y) & (wrong != own))).mean()",
         "0 * apart.mean()",
+        T + "sau.py",
+    ),
+    Mutant(
+        "SAU lets a model alone that is fooled",
+        D + "sau.py",
+        " * ~done).sum()",
+        ").sum()",
+        T + "sau.py",
+    ),
+    Mutant(
+        "SAU lets images alone that are shared",
+        D + "sau.py",
+        " * ~shared).sum()",
+        ").sum()",
+        T + "sau.py",
+    ),
+    Mutant(
+        "SAU stops where all are shared",
+        D + "sau.py",
+        "if bool(shared.all()):",
+        "if False:",
+        T + "sau.py",
+    ),
+    Mutant(
+        "SAU unlearns what turned the former answer",
+        D + "sau.py",
+        " & (wrong != own)",
+        "",
+        T + "sau.py",
+    ),
+    Mutant(
+        "SAU crops no image",
+        D + "sau.py",
+        "crop=False",
+        "crop=True",
         T + "sau.py",
     ),
     Mutant(

@@ -6,6 +6,9 @@ from unbackdoor.core.errors import ImagesError, ModelError, UnbackdoorWarning
 from unbackdoor.core.images import Images
 from unbackdoor.core.run import Run
 from unbackdoor.defenses.base.defense import Defense, Repair
+from unbackdoor.defenses.fine_tuning import FineTuning
+from unbackdoor.defenses.ft_sam import FTSAM
+from unbackdoor.defenses.i_bau import IBAU
 
 
 class Scaling(Defense):
@@ -42,6 +45,17 @@ def test_the_notes_tell_passes_seconds_and_held_out_accuracy():
     assert notes["passes"] == 45 / 60
     assert notes["held_out_acc_before"] == notes["held_out_acc_after"] == 1
     assert 0 < notes["seconds"] < 60
+
+
+def test_gradients_are_counted_apart_from_passes():
+    clean, net = bright()
+    notes = FineTuning(epochs=2, held_out=0, max_acc_drop=1).repair(net, clean, Run()).notes
+    assert (notes["passes"], notes["passes_back"]) == (2, 2)
+    # Each SAM step takes two gradients; the images that judge it take none.
+    notes = FTSAM(epochs=1, held_out=0, max_acc_drop=1).repair(net, clean, Run()).notes
+    assert (notes["passes"], notes["passes_back"]) == (2, 2)
+    notes = IBAU(epochs=1, held_out=0, max_acc_drop=1).repair(net, clean, Run()).notes
+    assert notes["passes_back"] > notes["passes"] > 0  # gradients of gradients come back once more
 
 
 def test_a_destroyed_model_comes_back_as_it_came():

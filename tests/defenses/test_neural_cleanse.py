@@ -5,6 +5,7 @@ from defenses.samples import backdoored, rate, stamped, task
 from unbackdoor.core.errors import ParameterError, UnbackdoorWarning
 from unbackdoor.core.run import Run
 from unbackdoor.defenses.neural_cleanse import NeuralCleanse
+from unbackdoor.defenses.pam import PAM
 from unbackdoor.training.inversion import Patch
 
 FAST = {"search_epochs": 40, "search_batch": 40, "batch": 40, "cost": 0.05}
@@ -39,12 +40,23 @@ def test_patches_are_stamped_in_turn_and_labels_stay():
     assert torch.equal(made.labels, clean.labels)
 
 
-def test_a_search_beyond_the_budget_is_refused_with_its_cost():
+def test_a_search_beyond_the_budget_is_refused_with_its_cost(monkeypatch):
     clean, net = task(n=40, classes=4)
+    monkeypatch.setattr("unbackdoor.defenses.neural_cleanse.seconds_of_step", lambda *_: 45.0)
     told = {"search_epochs": 10, "search_batch": 10}
-    with pytest.raises(ParameterError, match=r"4 classes in 160 steps of 10 images.*budget of 159"):
+    with pytest.raises(
+        ParameterError, match=r"4 classes in 160 steps of 10 images, about 2 hours .*budget of 159"
+    ):
         NeuralCleanse(**told, budget=159).repair(net, clean, Run())
     NeuralCleanse(**told, budget=160).check(net, clean)
+
+
+def test_it_foretells_what_the_classes_cost_and_pam_four_times_that():
+    # 80 epochs of a thousand classes with 32 images, and ten epochs of unlearning.
+    method = NeuralCleanse()
+    assert method.work(32, 1000) == 1000 * 80 * 32 + 10 * 32
+    around = PAM(of="neural_cleanse", epochs=0)
+    assert around.work(32, 1000) == 4 * 1000 * 80 * 32 + 10 * 32
 
 
 def test_the_search_sees_some_of_the_images_in_steps_of_its_own():

@@ -56,7 +56,7 @@ def test_only_the_layer_learns():
 def test_it_learns_from_clean_images_and_from_examples(monkeypatch):
     clean, net = task(classes=4)
     kept = {}
-    monkeypatch.setattr(NPD, "tune", lambda *_, **told: kept.update(told))
+    monkeypatch.setattr("unbackdoor.defenses.npd.fit", lambda *_, **told: kept.update(told))
     method = NPD(radius=3.0, enough=1.0)
     model = method.mend(net, clean, Run(precision="fp32")).model.eval()
     x, y = clean.pixels[:20].float() / 255, clean.labels[:20]

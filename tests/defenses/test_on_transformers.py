@@ -24,6 +24,7 @@ TOKENS = {"ViT", "Swin"}
 ONCE_BROKEN = {
     ("ViT", "fmp"),
     ("ViT", "unit"),
+    ("ViT", "ims"),
     ("ConvNext", "fine_pruning"),
     ("ConvNext", "npd"),
     ("Swin", "fine_pruning"),
@@ -55,7 +56,7 @@ def test_a_defense_repairs_a_network_of_transformers(family, name, tmp_path):
     again = checkpoint.load(tmp_path / "out" / "model.safetensors")
     with torch.no_grad():
         assert torch.allclose(again(NOISE), repaired(NOISE), atol=1e-5)
-    if name in INSERTING:
+    if name in INSERTING or (name == "ims" and family in TOKENS):
         return
     for file in hub.companions(tmp_path / "in"):
         (tmp_path / "out" / file.name).write_bytes(file.read_bytes())

@@ -66,6 +66,20 @@ def test_the_first_trigger_is_that_of_the_model_as_it_came(monkeypatch):
     assert torch.equal(seen[0], net[8].weight) and not torch.equal(seen[1], net[8].weight)
 
 
+def test_weights_do_not_fade(monkeypatch):
+    clean, net = task()
+    kept = {}
+    monkeypatch.setattr("unbackdoor.defenses.pam.PathAware", lambda *_, **told: kept.update(told))
+    monkeypatch.setattr(PAM, "tune", lambda self, net, *_, optimizer, **__: optimizer([]))
+    PAM(rounds=1)._round(net, net, None, clean, RUN, 1)
+    assert kept == {"rho": 0.5, "lr": 0.01, "momentum": 0.1, "weight_decay": 0.0}
+
+
+def test_the_wrapped_repair_mirrors_what_it_mirrors_itself():
+    assert [PAM(flip=flip).inner().flip for flip in (True, False)] == [True, False]
+    assert PAM(flip=False, settings={"flip": True}).inner().flip
+
+
 @pytest.mark.parametrize("name", ["fine_tuning", "pam"])
 def test_a_repair_that_finds_no_trigger_is_refused(name):
     clean, net = task()

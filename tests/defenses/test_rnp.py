@@ -1,11 +1,11 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from defenses.samples import task, with_noisy_channel
 from unbackdoor.core.errors import ModelError
 from unbackdoor.core.images import Images
-from unbackdoor.core.measure import accuracy
 from unbackdoor.core.run import Run
 from unbackdoor.defenses.rnp import RNP
 from unbackdoor.network.norms import MaskedNorms
@@ -23,40 +23,44 @@ def test_recovering_mutes_what_harms_and_leaves_what_is_useless():
     masked = MaskedNorms(net, ["0"])
     clean = Images(pixels, labels, ("dark", "bright"))
     scores = RNP(epochs=20, batch=8).recover(masked, clean, Run())
-    right, wrong, none = masked.masks[0].tolist()
-    assert (right, none) == (1.0, 1.0)
-    assert wrong == 0.0
-    assert scores["0"][[0, 2]].tolist() == [1.0, 1.0] and 0 < scores["0"][1] < 0.5
+    assert scores["0"].tolist() == masked.masks[0].tolist() == [1.0, 0.0, 1.0]
 
 
-def test_what_fell_early_scores_lower_than_what_fell_late(monkeypatch):
-    # One mask falls in the first step, one in the third of four; both end at 0.
+def asked_of_fit(monkeypatch, method):
+    """What unlearning asks of the training loop, which does nothing."""
+    kept = {}
+    monkeypatch.setattr("unbackdoor.defenses.rnp.fit", lambda *_, **told: kept.update(told))
     clean, net = task(n=16)
-    masked = MaskedNorms(net, ["1"])
-
-    def falling(model, *_, after_step, **__):
-        for step in range(4):
-            with torch.no_grad():
-                model.masks[0][0] = -1
-                model.masks[0][1] = 1 if step < 2 else -1
-            after_step(model)
-
-    monkeypatch.setattr("unbackdoor.defenses.rnp.fit", falling)
-    scores = RNP().recover(masked, clean, Run())["1"]
-    assert masked.masks[0][:2].tolist() == [0, 0]
-    assert scores[:3].tolist() == [0, 0.5, 1]
+    method.unlearn(net, clean, Run())
+    return kept
 
 
-def test_unlearning_ends_at_the_floor():
+def test_unlearning_ends_with_the_pass_that_fell_to_the_floor(monkeypatch):
+    told = asked_of_fit(monkeypatch, RNP(floor=0.5))
+    y = torch.zeros(4, dtype=torch.int64)
+    for rights in ([4, 1], [2, 1], [4, 0]):  # the right answers of two batches of four
+        for right in rights:
+            logits = torch.tensor([[1.0, 0.0]] * right + [[0.0, 1.0]] * (4 - right))
+            loss = told["objective"](lambda x, found=logits: found, None, y)
+            assert float(loss) == pytest.approx(-float(F.cross_entropy(logits, y)))
+        assert told["until"](None) is (sum(rights) <= 4)
+
+
+def test_unlearning_slows_down_and_its_gradients_are_not_clipped(monkeypatch):
+    told = asked_of_fit(monkeypatch, RNP())
+    assert [told["schedule"](step, 80) for step in (0, 39, 40, 79)] == [1, 1, 0.1, 0.1]
+    assert told["momentum"] == 0.9 and told["weight_decay"] == 5e-4
+    assert "optimizer" not in told
+
+
+def test_unlearning_spends_no_more_than_it_needs():
     clean, net = task()
-    run = Run()
     passes = []
     net.register_forward_pre_hook(lambda module, _: passes.append(module.training))
-    RNP(unlearn_lr=1.0, batch=16, floor=0.5).unlearn(net, clean, run)
-    assert accuracy(net, clean, run).value <= 0.5
-    assert 5 <= sum(passes) < 20 * 5  # the rest of its twenty epochs is not spent
+    RNP(unlearn_lr=1.0, batch=16, floor=0.5).unlearn(net, clean, Run())
+    assert all(passes) and 5 <= len(passes) < 20 * 5
     before = [weight.clone() for weight in net.parameters()]
-    RNP(unlearn_epochs=0).unlearn(net, clean, run)
+    RNP(unlearn_epochs=0).unlearn(net, clean, Run())
     assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
 
 

@@ -28,7 +28,7 @@ def test_the_tightest_state_within_the_cost_is_kept():
 
 
 def test_the_price_follows_the_accuracy():
-    price = Price(1.0, 2)
+    price = Price(1.0, 2, 1.5)
     told = []
     for good in (True, True, False, False, False, False, True, False, True, True):
         price.follow(good)

@@ -107,6 +107,7 @@ HUGE = torch.empty(10**9, device="meta")
         {"7.bound.share": torch.ones(2)},
         {"0.bound.most": torch.ones(2)},
         {"0.anything.share": torch.ones(2)},
+        {"0.gate.share": torch.ones(2)},  # not behind an encoder block
         {"0.filter.norm.weight": torch.ones(1)},  # a kernel that the file does not hold
         {"0.filter.norm.weight": HUGE, "0.filter.conv.weight": HUGE.expand(2, -1)},
         {

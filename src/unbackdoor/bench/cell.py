@@ -13,6 +13,7 @@ from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from .. import data
 from ..core import method
 from ..core.errors import ParameterError, UnknownNameError
 from .store import Kind, identity
@@ -34,6 +35,9 @@ class Data(Strict):
     train: str = Field(description="source of the training images")
     test: str = Field(description="source of the test images")
     size: int | None = Field(None, ge=1, description="height and width to resize to")
+    flip: bool | None = Field(
+        None, description="whether a mirrored image is of its class still; null: the source knows"
+    )
     reserve: float = Field(
         0, ge=0, lt=1, description="share of the training images kept from the victim, for budgets"
     )
@@ -44,7 +48,13 @@ class Data(Strict):
 
     def declaration(self) -> Table:
         """What decides the images."""
-        return self.model_dump(mode="json", exclude={"training", "tuning", "defenses"})
+        return self.model_dump(mode="json", exclude={"flip", "training", "tuning", "defenses"})
+
+    def settings(self, shared: Table, own: Table) -> Table:
+        """The `shared` settings of a grid, those of this data set, and whether it is mirrored."""
+        known = {} if data.mirrored(self.train) else {"flip": False}
+        said = {} if self.flip is None else {"flip": self.flip}
+        return {**known, **shared, **said, **own}
 
 
 @dataclass(frozen=True)
@@ -71,12 +81,14 @@ class Victim:
     """The clean model that it starts from or is compared with. No part of the identity."""
     measures: tuple[str, ...] = ()
     """What the grid asks for beside ACC, ASR and RA. No part of the identity, either."""
+    flip: bool = True
+    """Of a model that is there already: whether its images may be mirrored. No part, either."""
 
     def declaration(self) -> Table:
         """Everything that decides its weights."""
         told = {field.name: getattr(self, field.name) for field in fields(self)}
         unset = [name for name in ("given", "start") if told[name] is None]
-        for name in ("min_asr", "title", "files", "clean", "measures", *unset):
+        for name in ("min_asr", "title", "files", "clean", "measures", "flip", *unset):
             del told[name]
         return told
 

@@ -42,6 +42,7 @@ class Given(Strict):
     clean: str | None = Field(None, description="or: source of the defender's clean images")
     test: str | None = Field(None, description="or: source of its clean test images")
     size: int | None = Field(None, ge=1, description="height and width to resize these to")
+    flip: bool | None = Field(None, description="whether a mirrored one is of its class still")
     triggered: str | None = Field(None, description="source of its triggered test images")
     target: int | Literal["all-to-all"] | None = Field(None, description="where these should go")
     arch: str | None = Field(None, description="its network, where the file does not say")
@@ -64,6 +65,8 @@ class Asked(Protocol):
     def min_asr(self) -> float: ...  # noqa: D102
     @property
     def measures(self) -> Sequence[str]: ...  # noqa: D102
+    @property
+    def training(self) -> Table: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ class Found:
             *(*told, asked.precision, asked.min_asr, title, self.given, self.files),
             clean=self.clean.victim(seed, asked) if self.clean else None,
             measures=tuple(asked.measures) if self.attack else (),
+            flip=self.data.settings(asked.training, self.data.training).get("flip", True),
         )
 
 
@@ -174,8 +178,8 @@ def _check(told: Given) -> None:
     where = f"victim {told.name}"
     if (told.data is None) != bool(told.clean and told.test):
         raise ParameterError(f"{where}: give data, the name of a [[data]] entry, or clean and test")
-    if told.data is not None and (told.clean or told.test or told.size):
-        raise ParameterError(f"{where}: clean, test and size are those of its data")
+    if told.data is not None and (told.clean or told.test or told.size or told.flip is not None):
+        raise ParameterError(f"{where}: clean, test, size and flip are those of its data")
     if (told.triggered is None) != (told.target is None):
         raise ParameterError(f"{where}: triggered and target belong together; only one is given")
 
@@ -196,6 +200,7 @@ def _one(told: Given, sets: Sequence[Data], folder: Path) -> tuple[Data, Found]:
     if told.data is None:
         assert told.clean and told.test
         sources = {"name": told.name, "train": told.clean, "test": told.test, "size": told.size}
+        sources["flip"] = told.flip
         own = strict(Data, f"victim {told.name}", sources)
         for name, text in (("train", told.clean), ("test", told.test)):
             files[name] = _source(text, folder)

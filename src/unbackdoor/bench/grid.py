@@ -203,7 +203,7 @@ def _network(table: Table) -> Table:
 
 def _attacks(grid: Grid, data_set: Data) -> Iterator[tuple[str, Table | None, Table | None]]:
     """(label, declaration, None) of each attack, after (label, None, settings) of a clean model."""
-    given = {**grid.training, **data_set.training}
+    given = data_set.settings(grid.training, data_set.training)
     given.pop("start", None)
     yield NO_ATTACK, None, strict(Training, "training", given).model_dump(mode="json")
     for label, table in labelled(tables("attacks", grid.attacks), "rate"):

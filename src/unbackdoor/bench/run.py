@@ -107,7 +107,8 @@ class Bench:
                 spent = time.perf_counter() - start - planting
                 told["spent"] |= {"all": spent, "resumed": resumed}
                 if resumed:  # what the stopped run passed over the images is not known
-                    told.get("notes", {}).pop("passes", None)
+                    for note in ("passes", "passes_back"):
+                        told.get("notes", {}).pop(note, None)
                 self.store.write(wanted.kind, wanted.id, told)
             return told, True
 

@@ -41,7 +41,7 @@ def _scanners(grid: Grid) -> list[tuple[str, Table]]:
 
 
 def _defenses(grid: Grid, data_set: Data) -> list[tuple[str, Table]]:
-    given = {**grid.tuning, **data_set.tuning}
+    given = data_set.settings(grid.tuning, data_set.tuning)
     for key in given:
         if key not in TUNING:
             raise UnknownNameError.of("key of tuning", key, TUNING)
@@ -68,7 +68,7 @@ def _controls(
     grid: Grid, data_set: Data, defenses: Sequence[tuple[str, Table]], attack: Table | None
 ) -> list[tuple[str, Table]]:
     """(label, declaration) of each control; without an attack none that sees the trigger."""
-    given, found = {**grid.tuning, **data_set.tuning}, []
+    given, found = data_set.settings(grid.tuning, data_set.tuning), []
     for table in tables("controls", grid.controls):
         if controls.check(table["name"]).sees_trigger and attack is None:
             continue

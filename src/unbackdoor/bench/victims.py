@@ -152,7 +152,7 @@ def probe(victim: Victim, ready: Ready, shelf: Shelf, run: Run) -> Probe:
             return given.beside(stamped.images[places], shelf.test)
         return attack.aimed(shelf.test).images[places]
 
-    flip = bool(victim.attack.get("flip", True))
+    flip = bool(victim.attack.get("flip", victim.flip))
     return Probe(ready.model, stamped, before, shelf.train, flip, run)
 
 

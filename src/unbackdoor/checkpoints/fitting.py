@@ -204,11 +204,20 @@ def _renaming(arch: str, net: nn.Module) -> Renamed:
         # What a repair hung behind a layer goes by the layer's name.
         for kind in INSERTS:
             host, found, entry = name.partition(f".{kind}.")
-            if found and host in hosts:
-                return f"{hosts[host]}.{kind}.{entry}"
+            if found and (own := hosts.get(host) or _block(host, theirs)):
+                return f"{own}.{kind}.{entry}"
         return theirs.get(name) or models.renamed(arch, name)
 
     return ours
+
+
+def _block(stored: str, theirs: Mapping[str, str]) -> str | None:
+    """What a block with weights inside goes by, as far as one of these has kept its name."""
+    for name, ours in theirs.items():
+        inner = name.removeprefix(stored)
+        if inner != name and inner.startswith(".") and ours.endswith(inner):
+            return ours.removesuffix(inner)
+    return None
 
 
 def _shapes(net: nn.Module) -> dict[str, torch.Size]:

@@ -68,9 +68,10 @@ def attack(
         from ..core import method, record
         from ..core.files import alone
         from ..core.run import Run, pick_device
+        from ..data import mirrored
         from . import exporting, keeping, output, scores, victims
 
-        chosen = method.build("attack", name, o.pairs("-p", parameters))
+        chosen = method.build("attack", name, o.pairs("-p", parameters), mirrored=mirrored(data))
         assert isinstance(chosen, Attack)
         victims.check_asked(chosen)
         start = victims.Start(model, arch, classes, mean, std, model_option)

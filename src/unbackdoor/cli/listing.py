@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
     from ..defenses.base.defense import Defense
 
 KINDS = ("a folder of class folders", ".npz", ".parquet", "attack_result.pt")
-TYPICAL = 5000
-"""Clean images for which the work of a defense is told."""
+TYPICAL, CLASSES = 5000, 10
+"""Clean images, and their classes, for which the work of a defense is told."""
+MOST_PASSES = re.compile(r"passes<=(\d+(?:\.\d+)?)")
 
 
 def listing(
@@ -25,7 +27,7 @@ def listing(
         typer.Option(
             "--needs",
             metavar="WHAT",
-            help="only defenses, with what they need: all, or with commas labels, norms, no-labels",
+            help="only defenses, with what they need: all, or no-labels,norms,passes<=50",
         ),
     ] = None,
     as_json: o.Json = False,
@@ -64,24 +66,28 @@ def _defenses(asked: str) -> list[dict[str, Any]]:
     from ..defenses.base.needs import NEEDS
 
     words = [word.strip() for word in asked.split(",")]
+    bounds = [float(most[1]) for word in words if (most := MOST_PASSES.fullmatch(word))]
+    words = [word for word in words if not MOST_PASSES.fullmatch(word)]
     known = {"all", *NEEDS, *(f"no-{need}" for need in NEEDS)}
     for word in words:
         if word not in known:
-            raise UnknownNameError.of("need", word, sorted(known))
+            raise UnknownNameError.of("need", word, [*sorted(known), "passes<=50"])
     wanted = {word for word in words if word in NEEDS}
     spared = {word.removeprefix("no-") for word in words if word.startswith("no-")}
     built = (method.build("defense", name) for name in method.names("defense"))
     found = [cast("Defense", one) for one in built]
     return [
-        {"name": one.name(), "needs": sorted(one.needs), "passes": _passes(one)}
+        {"name": one.name(), "needs": sorted(one.needs), "passes": passes}
         for one in found
         if wanted <= one.needs and not spared & one.needs
+        if (passes := _passes(one)) is not None or not bounds
+        if passes is None or all(passes <= bound for bound in bounds)
     ]
 
 
 def _passes(defense: Defense) -> float | None:
     """How often each clean image goes through the model and back; None where nobody knows."""
-    work = defense.work(TYPICAL)
+    work = defense.work(TYPICAL, CLASSES)
     return None if work is None else round(work / TYPICAL, 1)
 
 
@@ -98,7 +104,7 @@ def _needs(chosen: list[dict[str, Any]]) -> Table:
     ]
     legend = "\n".join(f"{need}: {meaning}" for need, meaning in NEEDS.items())
     title = (
-        f"{legend}\npasses: how often each of {TYPICAL:,} clean images goes through the model and "
-        "back, about\n"
+        f"{legend}\npasses: how often each of {TYPICAL:,} clean images of {CLASSES} classes goes "
+        "through the model and back, about\n"
     )
     return table(("defense", *(need.replace("_", " ") for need in NEEDS), "passes"), rows, title)

@@ -64,9 +64,10 @@ def poison(
         from ..core.errors import ParameterError
         from ..core.files import alone
         from ..core.run import Run, pick_device
+        from ..data import mirrored
         from . import exporting, keeping, output, victims
 
-        chosen = method.build("attack", attack, o.pairs("-p", parameters))
+        chosen = method.build("attack", attack, o.pairs("-p", parameters), mirrored=mirrored(data))
         assert isinstance(chosen, Attack)
         victims.check_asked(chosen)
         learns = not chosen.closed_form()

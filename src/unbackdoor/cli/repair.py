@@ -78,6 +78,7 @@ def repair(
     """
     start = time.perf_counter()
     with Console(as_json=as_json, quiet=quiet, verbose=verbose) as console:
+        from .. import data
         from ..checkpoints import hub
         from ..core import method, record
         from ..core.files import alone
@@ -86,7 +87,8 @@ def repair(
         from ..defenses.base.defense import Defense
         from . import evidence, inputs, output, repairing, scanning, scores
 
-        chosen = method.build("defense", defense, o.pairs("-p", parameters))
+        asked = o.pairs("-p", parameters)
+        chosen = method.build("defense", defense, asked, mirrored=data.mirrored(clean))
         assert isinstance(chosen, Defense)
         bounds = inputs.Bounds(max_asr, max_acc_drop)
         bounds.check(triggered)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +19,8 @@ from ..checkpoints import checkpoint
 from ..core import record
 from ..core.files import sha256
 from ..core.images import Images, Triggered, to_float
-from ..core.measure import Score, der, predictions, score
-from ..core.modules import copied, in_mode
+from ..core.measure import Score, der, predictions, score, seconds_of_step
+from ..core.modules import copied
 from ..core.run import Run
 from ..defenses.base.defense import Defense, Repair
 from ..models import Normalized
@@ -81,20 +80,12 @@ def treat(case: Case, defense: Defense, run: Run, console: Console) -> Outcome:
 
 def _how_long(case: Case, defense: Defense, run: Run) -> str:
     """What to expect, where the defense knows how much it will do: from two timed steps."""
-    work = defense.work(len(case.clean))
+    work = defense.work(len(case.clean), len(case.clean.classes))
     if not work:
         return ""
     model = copied(case.model).to(run.device)
     x = to_float(case.clean.pixels[:TIMED]).to(run.device)
-    seconds = []
-    for _ in range(2):
-        start = time.perf_counter()
-        with in_mode(model, train=False), torch.enable_grad(), run.autocast():
-            loss = model(x).float().logsumexp(1).sum()
-        loss.backward()
-        loss.detach().item()  # waits for the device
-        seconds.append(time.perf_counter() - start)
-    minutes = min(seconds) / len(x) * work / 60
+    minutes = seconds_of_step(model, x, run) / len(x) * work / 60
     return f"; about {minutes:.0f} minutes" if minutes >= 1.5 else "; about a minute or less"
 
 

@@ -80,12 +80,21 @@ def find(role: Role, name: str) -> type[Method]:
     raise UnknownNameError(f"{module.__name__} declares no method")
 
 
-def build(role: Role, name: str, parameters: Mapping[str, object] | None = None) -> Method:
+def build(
+    role: Role,
+    name: str,
+    parameters: Mapping[str, object] | None = None,
+    *,
+    mirrored: bool = True,
+) -> Method:
     """The method called `name` with these `parameters`; text is parsed as JSON where it is JSON.
 
+    Of images that must not be `mirrored` a method mirrors none, unless `flip` is given.
     Raises `UnknownNameError` for an unknown field and `ParameterError` for a value out of bounds.
     """
-    return made(find(role, name), parameters or {})
+    cls = find(role, name)
+    known = {"flip": False} if not mirrored and "flip" in cls.model_fields else {}
+    return made(cls, {**known, **(parameters or {})})
 
 
 def made(cls: type[Method], parameters: Mapping[str, object]) -> Method:

@@ -108,6 +108,13 @@ def names() -> tuple[str, ...]:
     return tuple(name for module in _sources() for name in getattr(module, "NAMES", ()))
 
 
+def mirrored(source: object) -> bool:
+    """Whether a mirrored image of `source` is of its class still, as far as its name tells."""
+    text = source if isinstance(source, str) else ""
+    known = {name for module in _sources() for name in getattr(module, "UNMIRRORED", ())}
+    return known.isdisjoint((text, text.rpartition(":")[0]))
+
+
 def _sources() -> Iterator[Any]:
     for found in pkgutil.iter_modules(__path__):
         if not found.name.startswith("_"):

@@ -10,6 +10,7 @@ from ._source import Raw, Source
 
 NAMES = ("digits",)
 SPLITS = ("train", "test")
+UNMIRRORED = NAMES  # a mirrored digit is none
 SIDE = 32
 HELD_OUT = 4
 """Every fourth image of each class is a test image."""

@@ -18,6 +18,7 @@ from ._source import Picture, Raw, Source
 
 NAMES = ("cifar10", "cifar100", "gtsrb")
 SPLITS = ("train", "test")
+UNMIRRORED = ("gtsrb",)  # a mirrored traffic sign is another sign
 GTSRB_SIZE = (32, 32)
 """GTSRB's images are of many sizes; the field's tables are made with this one."""
 

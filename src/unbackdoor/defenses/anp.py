@@ -97,7 +97,7 @@ class ANP(Augmented):
         super().check(model, clean)
         find_norms(model, to_float(clean.pixels[:2]), self.name())
 
-    def work(self, images: int) -> float | None:
+    def work(self, images: int, classes: int) -> float | None:
         """Each image three times a step: to find the disturbance, without it and under it."""
         return 3.0 * self.steps * self.batch
 

@@ -78,7 +78,7 @@ class BAN(Tuning):
         json_schema_extra=source("authors' configuration: 0.5"),
     )
 
-    def work(self, images: int) -> float | None:
+    def work(self, images: int, classes: int) -> float | None:
         """Each image as it is, under noise, and to find the noise."""
         return self.epochs * images * (2 + self.steps)
 

@@ -62,7 +62,7 @@ class BNP(Defense):
         super().check(model, clean)
         self._norms(model, clean)
 
-    def work(self, images: int) -> float | None:
+    def work(self, images: int, classes: int) -> float | None:
         """Some images once, without a gradient."""
         return min(self.images, images) / 3
 
@@ -131,7 +131,10 @@ def _running(model: nn.Module, norm: str) -> tuple[Tensor, Tensor]:
 
 
 def divergence(mean: Tensor, var: Tensor, other_mean: Tensor, other_var: Tensor) -> Tensor:
-    """KL(N(mean, var) || N(other_mean, other_var)), elementwise."""
+    """KL(N(mean, var) || N(other_mean, other_var)), elementwise.
+
+    BackdoorBench's port does not halve the logarithm.
+    """
     tiny = torch.finfo(var.dtype).tiny
     var, other_var = var.clamp_min(tiny), other_var.clamp_min(tiny)
     spread = (var + (mean - other_mean).square()) / other_var

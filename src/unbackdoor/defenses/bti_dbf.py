@@ -21,9 +21,6 @@ from .base.defense import Repair
 from .base.inverting import Inverting, Trigger
 from .base.needs import Need
 
-NOISE = 0.03
-"""Standard deviation of the noise on images when the target is named."""
-
 
 class BTIDBF(Inverting):
     """Learns a trigger from the features that clean images do not need, and unlearns it.
@@ -31,8 +28,8 @@ class BTIDBF(Inverting):
     1. A mask m in [0, 1] over the features f that the classifier sees is learned so that m f gives
        the right class and (1 - m) f does not: m marks the benign features.
     2. A generator G (a U-Net, first taught to change nothing) learns to move the other features as
-       far as it can, less 0.01 times the benign ones. Where the mean square change of an image is
-       above `most_change`, or that of the benign features above `most_benign`, it lowers these.
+       far as it can, less `benign` times the benign ones. Where the mean square change of an image
+       is above `most_change`, or that of the benign features above `most_benign`, it lowers these.
     3. The most common answer to G's images is the target. The model is tuned by Adam with a `share`
        of each batch through G, on cross-entropy with the true labels plus the mean square distance
        of all features from those of the images as they were.
@@ -78,11 +75,11 @@ class BTIDBF(Inverting):
         json_schema_extra=source("authors' configuration: 128"),
     )
     share: float = Field(
-        0.2,
+        0.1,
         gt=0,
         le=1,
         description="share of a batch that goes through the generator",
-        json_schema_extra=source("authors' configuration: 0.2"),
+        json_schema_extra=source("authors' configuration: 0.1 and one more; PAM's authors: 0.2"),
     )
     mask_epochs: int = Field(
         20,
@@ -124,7 +121,7 @@ class BTIDBF(Inverting):
         0.012,
         gt=0,
         description="mean square change of an image above which it is lowered",
-        json_schema_extra=source("authors' configuration: 0.3, normalised by a std of 0.2"),
+        json_schema_extra=source("authors' configuration: 0.3, normalised by their std of 0.2"),
     )
     most_benign: float = Field(
         3.0,
@@ -132,16 +129,31 @@ class BTIDBF(Inverting):
         description="mean square change of benign features above which it is lowered",
         json_schema_extra=source("authors' configuration: 3"),
     )
+    benign: float = Field(
+        0.01,
+        ge=0,
+        description="weight of the benign features' change beside that of the others",
+        json_schema_extra=source("authors' configuration: 0.01"),
+    )
+    noise: float = Field(
+        0.006,
+        ge=0,
+        description="standard deviation of the noise on images when the target is named",
+        json_schema_extra=source("authors' configuration: 0.03, normalised by their std of 0.2"),
+    )
 
     def check(self, model: nn.Module, clean: Images) -> None:
         """Refuses a network whose logits no layer puts out."""
         super().check(model, clean)
         find_head(model, to_float(clean.pixels[:2]), self.name())
 
-    def work(self, images: int) -> float | None:
+    def work(self, images: int, classes: int) -> float | None:
         """The mask, unlearning twice, and the generator, which costs as much again as the model."""
-        each = self.mask_epochs / 3 + 2 * self.epochs + 2 * self.trigger_epochs
-        return images * self.rounds * each
+        return self.rounds * (self.search(images, classes) + images * 2 * self.epochs)
+
+    def search(self, images: int, classes: int) -> float:
+        """The mask, which takes no gradient of the model, and the generator."""
+        return images * (self.mask_epochs / 3 + 2 * self.trigger_epochs)
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model` without what its generator found."""
@@ -214,7 +226,7 @@ class BTIDBF(Inverting):
             if change > self.most_change or benign > self.most_benign:
                 total = change + benign * (benign > self.most_benign)
             else:
-                total = 0.01 * benign - other
+                total = self.benign * benign - other
             if target is not None:
                 goals = torch.full((len(x),), target, device=x.device)
                 total = total + F.cross_entropy(told.float(), goals)
@@ -231,7 +243,7 @@ class BTIDBF(Inverting):
         counts = torch.zeros(len(clean.classes))
         with in_mode(model, train=False), in_mode(generator, train=False):
             for x, _ in clean.batches(256):
-                noisy = x + NOISE * torch.randn(x.shape, generator=rng)
+                noisy = x + self.noise * torch.randn(x.shape, generator=rng)
                 told = model(generator(noisy.to(run.device))).argmax(1).cpu()
                 counts += torch.bincount(told, minlength=len(counts))
         return int(counts.argmax())

@@ -51,7 +51,7 @@ class CLP(Defense):
         super().check(model, clean)
         self._normed(model, clean)
 
-    def work(self, images: int) -> float | None:
+    def work(self, images: int, classes: int) -> float | None:
         """No image."""
         return 0.0
 

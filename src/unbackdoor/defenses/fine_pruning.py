@@ -17,6 +17,9 @@ from ..network.norms import deepest_cut
 from .base.defense import Repair, Tuning
 from .base.needs import Need
 
+CUTS = 32
+"""Shares are tried in steps of 1/32. Ours: BackdoorBench prunes channel by channel."""
+
 
 class FinePruning(Tuning):
     """Hides from the classifier the features that clean images activate least; fine-tunes.
@@ -54,7 +57,7 @@ class FinePruning(Tuning):
         super().check(model, clean)
         find_head(model, to_float(clean.pixels[:2]), self.name())
 
-    def work(self, images: int) -> float | None:
+    def work(self, images: int, classes: int) -> float | None:
         """Epochs of all images."""
         return float(self.epochs * images)
 
@@ -76,7 +79,7 @@ class FinePruning(Tuning):
         share = deepest_cut(
             model,
             lambda trial, cut: hide_in(trial, quietest(cut)),
-            (step / 32 for step in range(1, 32)),
+            (step / CUTS for step in range(1, CUTS)),
             self.cost,
             held,
             run,

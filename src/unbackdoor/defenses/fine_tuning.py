@@ -28,7 +28,7 @@ class FineTuning(Tuning):
     )
     needs: ClassVar[frozenset[Need]] = frozenset({"labels", "training"})
 
-    def work(self, images: int) -> float | None:
+    def work(self, images: int, classes: int) -> float | None:
         """Epochs of all images."""
         return float(self.epochs * images)
 

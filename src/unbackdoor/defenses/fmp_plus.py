@@ -153,7 +153,7 @@ class FMPPlus(Tuning, Passes):
         json_schema_extra=source("ours: 2, within Hinton et al.'s range for small networks"),
     )
 
-    def work(self, images: int) -> float | None:
+    def work(self, images: int, classes: int) -> float | None:
         """Each image once, each `glance`-th twice, and the old answers without a gradient."""
         return self.passes(images, self.epochs) * images * (1 + 1 / self.glance + 1 / 3)
 

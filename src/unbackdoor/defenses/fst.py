@@ -44,6 +44,12 @@ class FST(Tuning):
         description="batch size",
         json_schema_extra=source("authors' configuration: 128"),
     )
+    lr: float = Field(
+        0.01,
+        gt=0,
+        description="initial learning rate of SGD (cosine schedule to 0)",
+        json_schema_extra=source("authors' configuration: 0.01"),
+    )
     weight_decay: float = Field(
         0.0,
         ge=0,
@@ -62,7 +68,7 @@ class FST(Tuning):
         super().check(model, clean)
         find_head(model, to_float(clean.pixels[:2]), self.name())
 
-    def work(self, images: int) -> float | None:
+    def work(self, images: int, classes: int) -> float | None:
         """Epochs of all images."""
         return float(self.epochs * images)
 

@@ -50,7 +50,7 @@ class FTSAM(Tuning):
         json_schema_extra=source("authors' configuration: 0.1 on CIFAR-10; 0 on GTSRB"),
     )
 
-    def work(self, images: int) -> float | None:
+    def work(self, images: int, classes: int) -> float | None:
         """Two passes of all images an epoch."""
         return 2.0 * self.epochs * images
 

@@ -106,7 +106,7 @@ class IBAU(Defense):
         json_schema_extra=source("authors' configuration: 0.1"),
     )
 
-    def work(self, images: int) -> float | None:
+    def work(self, images: int, classes: int) -> float | None:
         """The perturbation, a pass with a second derivative, and the terms of the series."""
         return float(self.epochs * images * (4 + self.terms))
 

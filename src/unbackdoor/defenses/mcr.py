@@ -78,7 +78,7 @@ class MCR(Tuning):
         json_schema_extra=source("BackdoorBench: 0.1"),
     )
 
-    def work(self, images: int) -> float | None:
+    def work(self, images: int, classes: int) -> float | None:
         """Epochs of the copy and of the curve."""
         return float((self.copy_epochs + self.epochs) * images)
 

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from ..core.errors import ParameterError
 from ..core.images import Images, to_float, to_uint8
+from ..core.measure import seconds_of_step
 from ..core.method import source
+from ..core.modules import copied, device_of
 from ..core.run import Run
 from ..training.inversion import Patch, Search, anomalies, invert
 from .base.defense import Repair, Tuning
@@ -31,8 +33,8 @@ class NeuralCleanse(Tuning, Inverting):
 
     The search costs `search_epochs` passes over `search_images` for every class: 2,560 steps with
     the defaults, which is minutes a class on a processor. A search that needs more than `budget`
-    steps over all classes is refused before it starts, with what it would cost. With few images
-    there are as many passes, so fewer steps.
+    steps over all classes is refused before it starts, with the hours it would take. With few
+    images there are as many passes, so fewer steps.
     """
 
     paper: ClassVar[str] = (
@@ -94,6 +96,17 @@ class NeuralCleanse(Tuning, Inverting):
         description="epochs before that weight changes",
         json_schema_extra=source("authors' configuration: 5"),
     )
+    fall: float = Field(
+        1.5,
+        gt=0,
+        description="that weight doubles, or falls by 2 to this power",
+        json_schema_extra=source("authors' configuration: 1.5"),
+    )
+    betas: tuple[float, float] = Field(
+        (0.5, 0.9),
+        description="betas of Adam in the search",
+        json_schema_extra=source("authors' configuration: 0.5, 0.9"),
+    )
     anomaly: float = Field(
         2.0,
         gt=0,
@@ -120,11 +133,23 @@ class NeuralCleanse(Tuning, Inverting):
         classes, images = len(clean.classes), min(len(clean), self.search_images)
         steps = classes * self.search_epochs * math.ceil(images / self.search_batch)
         if steps > self.budget:
+            own = copied(model)
+            x = to_float(clean.pixels[: self.search_batch]).to(device_of(own))
+            hours = steps * seconds_of_step(own, x, Run(device=x.device)) / 3600
             raise ParameterError(
                 f"{self.name()} would search {classes:,} classes in {steps:,} steps of "
-                f"{self.search_batch} images, more than its budget of {self.budget:,}; lower "
-                "search_epochs or search_images, or raise budget"
+                f"{self.search_batch} images, about {hours:,.0f} hours where the model lies now, "
+                f"more than its budget of {self.budget:,} steps; lower search_epochs or "
+                "search_images, or raise budget"
             )
+
+    def work(self, images: int, classes: int) -> float | None:
+        """The search, and epochs of all images, if there is an outlier."""
+        return self.search(images, classes) + self.epochs * images
+
+    def search(self, images: int, classes: int) -> float:
+        """All passes of some images, for every class."""
+        return float(classes * self.search_epochs * min(images, self.search_images))
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model` without what its outlying triggers do."""
@@ -160,6 +185,8 @@ class NeuralCleanse(Tuning, Inverting):
             cost=self.cost,
             success=self.success,
             patience=self.patience,
+            fall=self.fall,
+            betas=self.betas,
         )
         classes = len(clean.classes)
         clean = clean.sample(self.search_images, run.rng("search images"))

@@ -19,12 +19,12 @@ from ..network.inserts import Polish, attach_
 from ..network.layers import find_layers
 from ..network.moments import Moments
 from ..training.adversarial import Ball, avoidance
-from ..training.fit import constant
-from .base.defense import Repair, Tuning
+from ..training.fit import constant, fit
+from .base.defense import Defense, Repair
 from .base.needs import Need
 
 
-class NPD(Tuning):
+class NPD(Defense):
     """Learns a 1x1 convolution and a norm that filter the trigger inside the last block.
 
     All weights of the model stay as they are. The layer stands before the last convolution but one
@@ -76,6 +76,19 @@ class NPD(Tuning):
         description="learning rate of SGD (constant)",
         json_schema_extra=source("authors' configuration: 0.01"),
     )
+    momentum: float = Field(
+        0.9,
+        ge=0,
+        lt=1,
+        description="momentum of SGD",
+        json_schema_extra=source("authors' configuration: 0.9"),
+    )
+    weight_decay: float = Field(
+        5e-4,
+        ge=0,
+        description="weight decay of SGD",
+        json_schema_extra=source("authors' configuration: 5e-4"),
+    )
     radius: float = Field(
         3.0,
         gt=0,
@@ -121,7 +134,7 @@ class NPD(Tuning):
         refuse_patches(model, to_float(clean.pixels[:2]), self.name())
         self._place(model, clean)
 
-    def work(self, images: int) -> float | None:
+    def work(self, images: int, classes: int) -> float | None:
         """Each image and its example, and the steps that find this."""
         return self.epochs * images * (2 + self.steps + 1 / 3)
 
@@ -144,8 +157,13 @@ class NPD(Tuning):
 
         with frozen(model):
             layer.requires_grad_(True)
-            self.tune(
+            fit(
                 *(model, clean, run),
+                epochs=self.epochs,
+                lr=self.lr,
+                batch=self.batch,
+                momentum=self.momentum,
+                weight_decay=self.weight_decay,
                 objective=loss,
                 crop=False,
                 schedule=constant,

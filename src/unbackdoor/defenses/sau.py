@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -14,24 +15,26 @@ from ..core.images import Images
 from ..core.method import source
 from ..core.modules import frozen, in_mode
 from ..core.run import Run
-from ..training.adversarial import Ball, avoidance, climbed
+from ..training.adversarial import Ball, avoidance
 from ..training.fit import constant, fit
-from .base.defense import Augmented, Repair
+from .base.defense import Defense, Repair
 from .base.needs import Need
 
 
-class SAU(Augmented):
+class SAU(Defense):
     """Unlearns adversarial examples that fool the model and its original in the same way.
 
     Within an L-inf ball around each clean image, projected gradient ascent looks for an example on
     which the model as it came and the model as it is now both err, and agree: the mean of the two
-    losses times `error` less the Jensen-Shannon divergence of the two. Where the former model errs
-    on it, the probability of its wrong class is pushed down, with weight `weight`, beside the
-    cross-entropy on clean images. Norms keep their statistics, so examples meet the same network
-    when they are unlearned as when they were found.
+    losses times `error` less the Jensen-Shannon divergence of the two. A model's loss counts until
+    it gives the example another class than the image, the divergence until both give the same other
+    class; where that holds of all images, no further step is taken. Where the former model errs on
+    an example, and gives it another class than the image, the probability of that class is pushed
+    down, with weight `weight`, beside the cross-entropy on clean images. Norms keep their
+    statistics, so examples meet the same network when they are unlearned as when they were found.
 
-    All constants are those of the authors' published implementation, and so is the start: all of
-    the ball's radius is added to every pixel. There images may leave [0, 1], here they stay.
+    All is as in the authors' published implementation, which crops and mirrors no image and starts
+    with all of the ball's radius added to every pixel, but that there images may leave [0, 1].
     """
 
     paper: ClassVar[str] = (
@@ -94,9 +97,9 @@ class SAU(Augmented):
         json_schema_extra=source("authors' configuration: 1"),
     )
 
-    def work(self, images: int) -> float | None:
+    def work(self, images: int, classes: int) -> float | None:
         """Each step of an example goes through two networks; both kinds of images after it."""
-        return self.epochs * images * (2 * self.steps + 2 + 1 / 3)
+        return self.epochs * images * (2 * self.steps + 2 + 4 / 3)
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model`, apart from its former self on what fooled it."""
@@ -105,11 +108,11 @@ class SAU(Augmented):
         def loss(tuned: nn.Module, x: Tensor, y: Tensor) -> Tensor:
             shared = self.examples(tuned, former, x, y, torch.full_like(x, self.radius))
             with torch.no_grad():
-                wrong = former(shared).argmax(1)
+                wrong, own = former(shared).argmax(1), former(x).argmax(1)
             with in_mode(tuned, train=False):
                 natural = F.cross_entropy(tuned(x).float(), y)
                 apart = avoidance(tuned(shared).float(), wrong)
-            total: Tensor = natural + self.weight * (apart * (wrong != y)).mean()
+            total: Tensor = natural + self.weight * (apart * ((wrong != y) & (wrong != own))).mean()
             return total
 
         fit(
@@ -119,7 +122,7 @@ class SAU(Augmented):
             epochs=self.epochs,
             lr=self.lr,
             batch=self.batch,
-            flip=self.flip,
+            crop=False,
             objective=loss,
             optimizer=lambda parameters: torch.optim.Adam(parameters, lr=self.lr),
             schedule=constant,
@@ -131,16 +134,37 @@ class SAU(Augmented):
         self, model: nn.Module, former: nn.Module, x: Tensor, y: Tensor, start: Tensor
     ) -> Tensor:
         """The images `x` moved from `start` on to where both models err and agree."""
-
-        def gain(moved: Tensor) -> Tensor:
-            now, then = model(moved).float(), former(moved).float()
-            lost = F.cross_entropy(now, y, reduction="sum")
-            lost = lost + F.cross_entropy(then, y, reduction="sum")
-            return self.error * lost / 2 - disagreement(now, then).sum()
-
+        ball = Ball(self.radius, "inf")
+        away = ball.clipped(start)
         with in_mode(model, train=False), frozen(model):
-            ball = Ball(self.radius, "inf")
-            return climbed(x, gain, ball, step=self.step, steps=self.steps, start=start)
+            with torch.no_grad():
+                own = [net(x).argmax(1) for net in (model, former)]
+            for _ in range(self.steps):
+                moved = (x + away).clamp(0, 1).detach().requires_grad_()
+                with torch.enable_grad():
+                    told = [net(moved).float() for net in (model, former)]
+                    gain, shared = self.gain(told, own, y)
+                    (slope,) = torch.autograd.grad(gain, moved)
+                away = ball.clipped(moved.detach() - x + self.step * slope.sign())
+                if bool(shared.all()):
+                    break
+        return (x + away).clamp(0, 1).detach()
+
+    def gain(
+        self, told: Sequence[Tensor], own: Sequence[Tensor], y: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """(what the search climbs, which images are shared already).
+
+        `told` are both models' logits `[n, classes]`, `own` their answers to the clean images.
+        """
+        fooled = [logits.argmax(1) != answers for logits, answers in zip(told, own, strict=True)]
+        shared = fooled[0] & fooled[1] & (told[0].argmax(1) == told[1].argmax(1))
+        lost = [
+            (F.cross_entropy(logits, y, reduction="none") * ~done).sum()
+            for logits, done in zip(told, fooled, strict=True)
+        ]
+        apart = (disagreement(told[0], told[1]) * ~shared).sum()
+        return self.error * (lost[0] + lost[1]) / 2 - apart, shared
 
 
 def disagreement(one: Tensor, other: Tensor) -> Tensor:

@@ -193,7 +193,7 @@ class UAT(Passes):
         json_schema_extra=source("ours: SGD at 0.01 did as well on one network and broke another"),
     )
 
-    def work(self, images: int) -> float | None:
+    def work(self, images: int, classes: int) -> float | None:
         """Each image once, old answers and norms without a gradient, the searches; and settling."""
         patches = (self.ascent_steps + 5) / 2 if self.patched else 0
         each = 1 + 2 / 3 + (self.ascent_steps + patches) / self.every

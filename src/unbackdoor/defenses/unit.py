@@ -32,10 +32,10 @@ class UNIT(Augmented):
     starts at the mean of the rectified activation on the clean images plus `spread` standard
     deviations. The objective is cross-entropy plus a price times the sum over layers of the mean
     bound. The price doubles after `patience` batches in a row whose accuracy is within `cost` of
-    the model's own, and falls by 2^1.5 after as many others. The result is the tightest state, of
-    the start and the end of each epoch, whose accuracy on held-out clean images (on all, where they
-    are too few to hold any out) is within `cost`. Only the upper side is cut: what follows is taken
-    to rectify.
+    the model's own, and falls by 2^`fall` after as many others. The result is the tightest state,
+    of the start and the end of each epoch, whose accuracy on held-out clean images (on all, where
+    they are too few to hold any out) is within `cost`. Only the upper side is cut: what
+    follows is taken to rectify.
 
     Start, objective, price and tolerance follow the authors' published implementation. It bounds
     every position of a map by itself, takes 300 steps of all images at once, which a processor
@@ -84,6 +84,17 @@ class UNIT(Augmented):
         description="batches in a row before the price changes",
         json_schema_extra=source("authors' configuration: 5"),
     )
+    fall: float = Field(
+        1.5,
+        gt=0,
+        description="the price falls by 2 to this power",
+        json_schema_extra=source("authors' configuration: 1.5"),
+    )
+    betas: tuple[float, float] = Field(
+        (0.5, 0.9),
+        description="betas of Adam",
+        json_schema_extra=source("authors' configuration: 0.5, 0.9"),
+    )
     spread: float = Field(
         4.0,
         gt=0,
@@ -103,7 +114,7 @@ class UNIT(Augmented):
         super().check(model, clean)
         self._spots(model, clean)
 
-    def work(self, images: int) -> float | None:
+    def work(self, images: int, classes: int) -> float | None:
         """Epochs of all images."""
         return float(self.epochs * images)
 
@@ -120,7 +131,7 @@ class UNIT(Augmented):
             for spot in spots
         }
         shares: list[Tensor] = [bound.share for bound in bounds.values()]
-        price = Price(self.price, self.patience)
+        price = Price(self.price, self.patience, self.fall)
         best, tightest = copy.deepcopy(model.state_dict()), math.inf
 
         def size() -> Tensor:
@@ -155,7 +166,7 @@ class UNIT(Augmented):
                 batch=self.batch,
                 flip=self.flip,
                 optimizer=lambda parameters: torch.optim.Adam(
-                    parameters, lr=self.lr, betas=(0.5, 0.9)
+                    parameters, lr=self.lr, betas=self.betas
                 ),
                 schedule=constant,
                 objective=loss,
@@ -184,18 +195,18 @@ class UNIT(Augmented):
 class Price:
     """A price that doubles after `patience` good steps in a row and falls after as many bad ones.
 
-    It falls by 2^1.5. Below its `start` it returns there as soon as so many good ones come.
+    It falls by 2^`fall`. Below its `start` it returns there as soon as so many good ones come.
     """
 
-    def __init__(self, start: float, patience: int) -> None:
+    def __init__(self, start: float, patience: int, fall: float) -> None:
         self.now = self.start = start
-        self.patience, self.streak = patience, 0
+        self.patience, self.fall, self.streak = patience, fall, 0
 
     def follow(self, good: bool) -> None:
         """Counts a step."""
         self.streak = max(1, self.streak + 1) if good else min(-1, self.streak - 1)
         if abs(self.streak) == self.patience:
-            self.now = max(2 * self.now, self.start) if good else self.now / 2**1.5
+            self.now = max(2 * self.now, self.start) if good else self.now / 2**self.fall
             self.streak = 0
 
 

@@ -3,14 +3,14 @@
 An insert is a child module of the layer whose output or input it changes, so the network's state
 dict gains entries and loses none. `reattach_` hangs the inserts that a state dict knows of at a
 fresh network's layers, so that the state dict fits it. A state dict may come from a stranger: only
-the two kinds of inserts below exist, and their size is what the network itself says, or there is
+the three kinds of inserts below exist, and their size is what the network itself says, or there is
 none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +20,10 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ..core.errors import ModelError
 from ..core.modules import device_of
+from .blocks import find_blocks
 
-INSERTS = ("bound", "filter")
-"""What a layer calls the two kinds of inserts."""
+INSERTS = ("bound", "filter", "gate")
+"""What a layer calls the three kinds of inserts."""
 
 
 class Bound(nn.Module):
@@ -58,24 +59,34 @@ class Polish(nn.Module):
         return out
 
 
-Insert = TypeVar("Insert", Bound, Polish)
+class Gate(nn.Module):
+    """Multiplies each dimension of an encoder block's tokens by a share."""
+
+    share: Tensor
+
+    def __init__(self, width: int, share: Tensor | None = None) -> None:
+        super().__init__()
+        self.register_buffer("share", torch.ones(width) if share is None else share)
+
+
+Insert = TypeVar("Insert", Bound, Polish, Gate)
 
 
 def attach_(model: nn.Module, layer: str, insert: Insert) -> Insert:
-    """The `insert`, now at the `layer` (a path) of `model`: a bound behind it, a polish before.
+    """The `insert`, now at the `layer` (a path) of `model`: a polish before it, others behind.
 
     A polish takes what a convolution would have taken. Raises `ModelError` where such an insert, or
     anything of its name, is there already.
     """
     host = model.get_submodule(layer)
-    name = "bound" if isinstance(insert, Bound) else "filter"
+    name = INSERTS[(Bound, Polish, Gate).index(type(insert))]
     if hasattr(host, name):
         raise ModelError(f"{layer} has a {name} already; repair the model that had none")
     host.add_module(name, insert.to(device_of(model)))
-    if isinstance(insert, Bound):
-        host.register_forward_hook(_bounded)
-    else:
+    if isinstance(insert, Polish):
         host.register_forward_pre_hook(_polished)
+    else:
+        host.register_forward_hook(_bounded if isinstance(insert, Bound) else _gated)
     return insert
 
 
@@ -95,6 +106,10 @@ def reattach_(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     for layer, channels in _named(model, state, "bound", "share").items():
         if channels == _width(model.get_submodule(layer)):
             attach_(model, layer, Bound(channels))
+    blocks = find_blocks(model)
+    for layer, channels in _named(model, state, "gate", "share").items():
+        if channels == blocks.get(layer):
+            attach_(model, layer, Gate(channels))
 
 
 def _named(model: nn.Module, state: Mapping[str, Tensor], name: str, entry: str) -> dict[str, int]:
@@ -124,6 +139,21 @@ def _bounded(host: nn.Module, _: object, y: Tensor) -> Tensor:
     bound, tokens = host.get_submodule("bound"), isinstance(host, nn.Linear)
     out: Tensor = bound(y.movedim(-1, 1)).movedim(1, -1) if tokens else bound(y)
     return out
+
+
+def _gated(host: nn.Module, _: object, y: Any) -> Any:
+    share = host.get_submodule("gate").share
+    assert isinstance(share, Tensor)
+    return scaled(host, y, share)
+
+
+def scaled(host: nn.Module, y: Any, share: Tensor) -> Any:
+    """What `host` puts out, each channel times its `share` `[channels]`; of several outputs the
+    first. Channels lie in dimension 1 behind a convolution, else in the last one."""
+    if isinstance(y, tuple):
+        return scaled(host, y[0], share), *y[1:]
+    axis = 1 if isinstance(host, _ConvNd) else -1
+    return (y.movedim(axis, -1) * share.to(y.dtype)).movedim(-1, axis)
 
 
 def _polished(host: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

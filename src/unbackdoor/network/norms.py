@@ -18,6 +18,9 @@ from ..core.modules import device_of, in_mode
 from ..core.run import Run
 from .channels import Mask
 
+CUTS = 20
+"""Thresholds are tried in steps of 1/20, as by the authors of ANP and RNP."""
+
 SILENT = 1e-4
 """A channel whose variance is below this share of its layer's mean is taken to be silent."""
 
@@ -177,7 +180,7 @@ def prune_below_(
         threshold = deepest_cut(
             model,
             lambda trial, cut: silence_norms_(trial, below(masks, cut)),
-            (step / 20 for step in range(1, 20)),
+            (step / CUTS for step in range(1, CUTS)),
             cost,
             held,
             run,

@@ -1,8 +1,7 @@
-"""Adversarial examples: images moved within a ball around them, up a gain."""
+"""Adversarial examples: images moved within a ball around them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,30 +32,6 @@ def _length(x: Tensor) -> Tensor:
     length: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1)
     length = length.clamp_min(torch.finfo(x.dtype).tiny)
     return length.view(-1, *[1] * (x.ndim - 1))
-
-
-def climbed(
-    x: Tensor,
-    gain: Callable[[Tensor], Tensor],
-    ball: Ball,
-    *,
-    step: float,
-    steps: int,
-    start: Tensor | None = None,
-) -> Tensor:
-    """The images `x` `[n, c, h, w]` in [0, 1] after `steps` steps up `gain`, in the `ball` still.
-
-    `gain(images)` is a scalar, a sum over the images; `step` is the size of a step in the ball's
-    norm, `start` the first move, none by default. Projected gradient ascent (Madry et al., ICLR
-    2018, arXiv 1706.06083).
-    """
-    away = torch.zeros_like(x) if start is None else ball.clipped(start)
-    for _ in range(steps):
-        moved = (x + away).clamp(0, 1).detach().requires_grad_()
-        with torch.enable_grad():
-            (slope,) = torch.autograd.grad(gain(moved), moved)
-        away = ball.clipped(moved.detach() - x + step * ball.steepest(slope.float()))
-    return (x + away).clamp(0, 1).detach()
 
 
 def avoidance(logits: Tensor, classes: Tensor) -> Tensor:

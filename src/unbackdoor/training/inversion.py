@@ -47,7 +47,8 @@ class Search:
     """How a patch is sought: Adam with rate `lr`, for `epochs` passes over the clean images.
 
     The price of a pixel of the mask starts at `cost`; after `patience` passes in a row with a
-    success of at least `success` it doubles, after as many without it falls by 2^1.5.
+    success of at least `success` it doubles, after as many without it falls by 2^`fall`. Adam's
+    betas are `betas`.
     """
 
     epochs: int = 80
@@ -56,6 +57,8 @@ class Search:
     cost: float = 1e-3
     success: float = 0.98
     patience: int = 5
+    fall: float = 1.5
+    betas: tuple[float, float] = (0.5, 0.9)
 
 
 def invert(
@@ -76,7 +79,7 @@ def invert(
         (torch.rand(shape, generator=rng) * 2 - 1).to(run.device).requires_grad_()
         for shape in ((h, w), (c, h, w))
     )
-    adam = torch.optim.Adam([mask, pattern], lr=search.lr, betas=(0.5, 0.9))
+    adam = torch.optim.Adam([mask, pattern], lr=search.lr, betas=search.betas)
     cost, streak = search.cost, 0
     best: Patch | None = None
     with in_mode(model, train=False), frozen(model):
@@ -100,7 +103,7 @@ def invert(
             good = found.success >= search.success
             streak = max(1, streak + 1) if good else min(-1, streak - 1)
             if abs(streak) == search.patience:
-                cost *= 2.0 if good else 2.0**-1.5
+                cost *= 2.0 if good else 2.0**-search.fall
                 streak = 0
             advance(1)
     return best or Patch(mask.detach().sigmoid(), pattern.detach().sigmoid(), 0.0)

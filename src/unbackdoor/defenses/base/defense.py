@@ -12,6 +12,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -81,7 +82,8 @@ class Defense(Method):
 
         What wraps it for speed (data parallelism, torch.compile) is left off.
         Its notes add the `seconds`, the `passes` over the clean images (every image that went
-        through the model counts once, with or without its gradient), and the held-out accuracy.
+        through the model counts once), the `passes_back` (every gradient that came back through
+        the model, once an image), and the held-out accuracy.
         Where that fell by more than `max_acc_drop` beyond doubt (Wilson's interval, 95 %), the
         repair has destroyed the model: a warning says so, and the model comes back as it came.
 
@@ -96,12 +98,13 @@ class Defense(Method):
         own = copied(model).to(run.device)
         batch = min(getattr(self, "batch", 1), len(clean))
         check_step(own, to_float(clean.pixels[:1]).to(run.device), batch, run)
-        with _images_through(own) as seen:
+        with _images_through(own) as (seen, back):
             repaired = self.mend(own, used, run)
         notes = {
             **repaired.notes,
             "seconds": time.perf_counter() - start,
             "passes": sum(seen) / len(clean),
+            "passes_back": sum(back) / len(clean),
         }
         modes = {name: module.training for name, module in model.named_modules()}
         for name, module in repaired.model.named_modules():
@@ -148,10 +151,10 @@ class Defense(Method):
             raise ImagesError(f"{self.name()} needs clean images, got none")
         check(model, clean)
 
-    def work(self, images: int) -> float | None:
-        """How many images a repair with so many clean ones takes through the model and back.
+    def work(self, images: int, classes: int) -> float | None:
+        """How many images a repair takes through the model and back.
 
-        None where nobody knows before.
+        With so many clean `images` of so many `classes`; None where nobody knows before.
         """
         return None
 
@@ -169,18 +172,25 @@ def _same(model: nn.Module, other: nn.Module) -> bool:
 
 
 @contextmanager
-def _images_through(model: nn.Module) -> Iterator[list[int]]:
-    """Collects the number of images of every pass through `model`, or a copy made inside."""
+def _images_through(model: nn.Module) -> Iterator[tuple[list[int], list[int]]]:
+    """Collects the number of images of every pass through `model`, or a copy, forth and back."""
     seen: list[int] = []
+    back: list[int] = []
 
-    def count(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+    def count(_: nn.Module, args: tuple[Tensor, ...], told: object) -> None:
         seen.append(len(args[0]))
+        if isinstance(told, Tensor) and told.requires_grad:
+            told.register_hook(partial(_add, back, len(args[0])))  # type: ignore[no-untyped-call]
 
-    handle = model.register_forward_pre_hook(count)
+    handle = model.register_forward_hook(count)
     try:
-        yield seen
+        yield seen, back
     finally:
         handle.remove()
+
+
+def _add(counts: list[int], images: int, _: Tensor) -> None:
+    counts.append(images)
 
 
 class Augmented(Defense):

@@ -19,5 +19,9 @@ class Inverting(Augmented):
     """A defense that can say which trigger it found."""
 
     @abstractmethod
+    def search(self, images: int, classes: int) -> float:
+        """How many images `inverted` takes through the model and back."""
+
+    @abstractmethod
     def inverted(self, model: nn.Module, clean: Images, run: Run) -> Trigger | None:
         """A trigger of `model`, or None where none was found; `model` stays as it is."""
