@@ -43,7 +43,7 @@ ATTACKS: list[dict[str, Any]] = [
 ]
 DEFENSES: list[dict[str, Any]] = [
     # The most telling first: when the time is over, every victim so far has these.
-    *({"name": name} for name in ("uat", "fmp_plus", "fine_tuning", "ft_sam", "fmp")),
+    *({"name": name} for name in ("uat", "self_distillation", "fine_tuning", "ft_sam", "fmp")),
     *({"name": name} for name in ("clp", "unit", "i_bau", "nad")),
     {"name": "anp"},
     # Readings of FMP, beside as many channels at random: `grids/fmp-readings.toml` has more.

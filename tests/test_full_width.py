@@ -53,7 +53,7 @@ def test_it_plants_the_fields_network_with_four_attacks_and_repairs_each(full_wi
     assert {cell.budget for cell in every} == {5000}
     assert [cell.follows is not None for cell in every[len(full_width.DEFENSES) :]][:2] == [0, 1]
     first = [cell.defense["name"] for cell in every][: len(full_width.DEFENSES)]
-    assert first[:5] == ["uat", "fmp_plus", "fine_tuning", "ft_sam", "fmp"]
+    assert first[:5] == ["uat", "self_distillation", "fine_tuning", "ft_sam", "fmp"]
 
 
 def test_it_stops_in_the_middle_and_goes_on_there(full_width, cells, tmp_path, monkeypatch):

@@ -55,8 +55,8 @@ data = ["digits"]
 architectures = ["preact_resnet18"]
 seeds = [0]
 defenses = [
-  "fine_tuning", "fine_pruning", "ft_sam", "fmp", "fmp_plus", "uat", "nad", "fst", "npd", "mcr",
-  "neural_cleanse", "anp", "rnp", "sau", "unit", "i_bau", "clp", {name = "npd", epochs = 3},
+  "fine_tuning", "fine_pruning", "ft_sam", "fmp", "self_distillation", "uat", "nad", "fst", "npd",
+  "mcr", "neural_cleanse", "anp", "rnp", "sau", "unit", "i_bau", "clp", {name = "npd", epochs = 3},
   "bti_dbf", "pam", "nft", "ban", "ims", "bnp",
 ]
 tuning = {epochs = 77, lr = 0.5, flip = false}

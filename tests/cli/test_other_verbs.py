@@ -23,7 +23,7 @@ def test_list_filters_defenses_by_what_they_need(run):
     passes = {one["name"]: one["passes"] for one in every}
     assert passes["clp"] == 0 and passes["fine_tuning"] == 100 and passes["ft_sam"] == 200
     found = run("list", "--needs", "training,no-labels", "--json").json["defenses"]
-    assert {one["name"] for one in found} >= {"ims", "fmp_plus"}
+    assert {one["name"] for one in found} >= {"ims", "self_distillation"}
     assert all("training" in one["needs"] and "labels" not in one["needs"] for one in found)
     few = run("list", "--needs", "no-batch_norms,passes<=50", "--json").json["defenses"]
     assert {one["name"] for one in few} >= {"fst"} and all(one["passes"] <= 50 for one in few)

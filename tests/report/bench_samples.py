@@ -17,9 +17,23 @@ PAPERS = {
     "wanet": "Nguyen, Tran: WaNet, ICLR 2021, arXiv 2102.10369",
     "fmp": "Huang, Bu: Adversarial Feature Map Pruning for Backdoor, ICLR 2024",
 }
-STRENGTH = {"fine_tuning": 0.6, "fmp": 0.12, "anp": 0.2, "clp": 0.3, "fmp_plus": 0.05, "nad": 0.35}
+STRENGTH = {
+    "fine_tuning": 0.6,
+    "fmp": 0.12,
+    "anp": 0.2,
+    "clp": 0.3,
+    "uat": 0.05,
+    "nad": 0.35,
+}
 HARD = {"badnets": 0.7, "blended": 1.1, "wanet": 0.9, "lf": 1.2, "ssba": 1.0}
-SECONDS = {"fine_tuning": 210, "fmp": 640, "anp": 330, "clp": 1.4, "fmp_plus": 38, "nad": 250}
+SECONDS = {
+    "fine_tuning": 210,
+    "fmp": 640,
+    "anp": 330,
+    "clp": 1.4,
+    "uat": 38,
+    "nad": 250,
+}
 
 
 PICTURE = cache(png)

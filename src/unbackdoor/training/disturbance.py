@@ -115,7 +115,7 @@ def toned(x: Tensor, others: Tensor) -> Tensor:
 
 
 FOUR: tuple[Way, ...] = (mixed, shaded, covered, grained)
-"""What `fmp_plus` takes."""
+"""What `self_distillation` takes."""
 
 WAYS: tuple[Way, ...] = (*FOUR, turned, softened, toned)
 """All. They are forms that triggers take, too, but none is an attack's own."""

@@ -8,7 +8,7 @@ from torch.nn import BatchNorm2d
 from defenses.samples import task
 from unbackdoor.core.images import Images
 from unbackdoor.core.run import Run
-from unbackdoor.defenses.fmp_plus import FMPPlus, Guide
+from unbackdoor.defenses.self_distillation import Guide, SelfDistillation
 from unbackdoor.training.fit import augment, fit
 
 
@@ -20,7 +20,7 @@ def trained() -> tuple[Images, torch.nn.Module]:
 
 def test_it_prunes_the_most_idle_channels_and_they_stay_silent():
     clean, net = trained()
-    repaired = FMPPlus(p=2, epochs=1, enough_images=1, flip=False, max_acc_drop=1).repair(
+    repaired = SelfDistillation(p=2, epochs=1, enough_images=1, flip=False, max_acc_drop=1).repair(
         net, clean, Run()
     )
     for name, silent in repaired.silenced.items():
@@ -34,7 +34,7 @@ def test_labels_are_not_used():
     clean, net = trained()
     wrong = Images(clean.pixels, clean.labels.roll(1), clean.classes)
     one, other = (
-        FMPPlus(epochs=1, enough_images=1, held_out=0).repair(net, images, Run()).model
+        SelfDistillation(epochs=1, enough_images=1, held_out=0).repair(net, images, Run()).model
         for images in (clean, wrong)
     )
     for a, b in zip(one.parameters(), other.parameters(), strict=True):
@@ -43,7 +43,7 @@ def test_labels_are_not_used():
 
 def test_without_pruning_it_keeps_the_answers():
     clean, net = trained()
-    repaired = FMPPlus(p=0, epochs=4, enough_images=1, flip=False, held_out=0).repair(
+    repaired = SelfDistillation(p=0, epochs=4, enough_images=1, flip=False, held_out=0).repair(
         net, clean, Run()
     )
     x = clean.pixels.float() / 255
@@ -54,7 +54,7 @@ def test_without_pruning_it_keeps_the_answers():
 
 def test_norms_take_their_statistics_from_undisturbed_images_in_the_end():
     clean, net = trained()
-    method = FMPPlus(epochs=1, enough_images=1, batch=len(clean), held_out=0)
+    method = SelfDistillation(epochs=1, enough_images=1, batch=len(clean), held_out=0)
     repaired = method.repair(net, clean, Run(precision="fp32")).model
     name, norm = next((n, m) for n, m in repaired.named_modules() if isinstance(m, BatchNorm2d))
     seen = []
@@ -74,7 +74,7 @@ def test_what_is_taught_is_as_declared(choice, value):
     clean, net = trained()
     settings = {"epochs": 1, "enough_images": 1, "held_out": 0}
     one, other = (
-        FMPPlus(**settings, **changed).repair(net, clean, Run(precision="fp32")).model
+        SelfDistillation(**settings, **changed).repair(net, clean, Run(precision="fp32")).model
         for changed in ({}, {choice: value})
     )
     assert not torch.equal(one[0].weight, other[0].weight)
@@ -84,13 +84,13 @@ def test_few_images_are_shown_more_often():
     clean, net = trained()
     run, told = Run(), []
     run = Run(progress=lambda stage, done, total: told.append((stage, total)))
-    method = FMPPlus(epochs=2, enough_images=5 * len(clean), batch=len(clean), held_out=0)
+    method = SelfDistillation(epochs=2, enough_images=5 * len(clean), batch=len(clean), held_out=0)
     method.repair(net, clean, run)
     assert ("fine-tuning", 10) in told
 
 
 def test_the_reach_grows_until_enough_answers_turn():
-    method = FMPPlus(turned=0.2)
+    method = SelfDistillation(turned=0.2)
     assert method.next_reach(2.0, 0.2) == 2.0
     assert method.next_reach(2.0, 0.0) == 2.2
     assert method.next_reach(2.0, 0.4) == 1.8
@@ -100,14 +100,14 @@ def test_the_reach_grows_until_enough_answers_turn():
 def test_the_climbs_turn_the_share_that_was_asked_for(monkeypatch):
     clean, net = trained()
     seen = []
-    follow = FMPPlus.next_reach
+    follow = SelfDistillation.next_reach
 
     def watch(self, reach, turned):
         seen.append((reach, turned))
         return follow(self, reach, turned)
 
-    monkeypatch.setattr(FMPPlus, "next_reach", watch)
-    FMPPlus(turned=0.3, rho=0.2, epochs=40, enough_images=1, lr=1e-4, held_out=0).repair(
+    monkeypatch.setattr(SelfDistillation, "next_reach", watch)
+    SelfDistillation(turned=0.3, rho=0.2, epochs=40, enough_images=1, lr=1e-4, held_out=0).repair(
         net, clean, Run(precision="fp32")
     )
     assert seen[0][0] == 0.2
@@ -116,7 +116,7 @@ def test_the_climbs_turn_the_share_that_was_asked_for(monkeypatch):
 
 
 def test_the_pace_grows_while_steps_unsettle_few_answers():
-    method = FMPPlus(unsettled=0.1)
+    method = SelfDistillation(unsettled=0.1)
     assert method.next_pace(2.0, 0.1) == 2.0
     assert method.next_pace(2.0, 0.0) == 2.1
     assert method.next_pace(2.0, 0.3) == 1.8
@@ -124,7 +124,7 @@ def test_the_pace_grows_while_steps_unsettle_few_answers():
     assert method.next_pace(4.99, 0.0) == 5.0
 
 
-def paces(method: FMPPlus, monkeypatch) -> list[float]:
+def paces(method: SelfDistillation, monkeypatch) -> list[float]:
     clean, net = trained()
     seen = []
     rate = Guide.rate
@@ -140,7 +140,7 @@ def paces(method: FMPPlus, monkeypatch) -> list[float]:
 
 
 def test_a_model_that_is_sure_is_taken_faster_until_a_third_is_over(monkeypatch):
-    sure = FMPPlus(unsettled=0.3, epochs=4, enough_images=1, batch=16, lr=1e-5, held_out=0)
+    sure = SelfDistillation(unsettled=0.3, epochs=4, enough_images=1, batch=16, lr=1e-5, held_out=0)
     seen = paces(sure, monkeypatch)
     third = math.ceil(len(seen) / 3)
     assert seen[0] == 1 and all(a < b for a, b in pairwise(seen[: third + 1]))
@@ -148,5 +148,5 @@ def test_a_model_that_is_sure_is_taken_faster_until_a_third_is_over(monkeypatch)
 
 
 def test_a_model_that_wavers_is_not(monkeypatch):
-    never = FMPPlus(unsettled=0, epochs=6, enough_images=1, batch=64, held_out=0)
+    never = SelfDistillation(unsettled=0, epochs=6, enough_images=1, batch=64, held_out=0)
     assert set(paces(never, monkeypatch)) == {1.0}

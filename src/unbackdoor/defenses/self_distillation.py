@@ -1,4 +1,4 @@
-"""FMP+: sharpness-aware self-distillation on disturbed clean images."""
+"""Self-distillation on disturbed clean images, by sharpness-aware steps."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PACED = 1 / 3
 SCORE = "unused capacity: what a channel could answer over what it answers; the highest are pruned"
 
 
-class FMPPlus(Tuning, Passes):
+class SelfDistillation(Tuning, Passes):
     """Trains the model to predict on disturbed clean images what it predicted before.
 
     The training targets are the model's own old predictions on the clean images `[n, c, h, w]`
@@ -209,7 +209,7 @@ class Guide:
     Both are kept in the optimizer's group, so that they are saved with its state.
     """
 
-    def __init__(self, method: FMPPlus, objective: Distillation, model: nn.Module) -> None:
+    def __init__(self, method: SelfDistillation, objective: Distillation, model: nn.Module) -> None:
         self.method, self.objective, self.model = method, objective, model
         self.early = True
 
