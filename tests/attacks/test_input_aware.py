@@ -8,9 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from unbackdoor.attacks.base.controlled import Joint, fresh, weights
+from unbackdoor.attacks.base.controlled import Joint, fresh, loaded, weights
 from unbackdoor.attacks.input_aware import InputAware, _sameness
+from unbackdoor.core.images import to_float
 from unbackdoor.core.run import Run
+
+from .conftest import BRIEF, Digits
 
 RUN = Run()
 
@@ -86,3 +89,13 @@ def test_the_loss_holds_the_sameness_of_the_patterns(diversity: float) -> None:
         same = _sameness(x, patterns(x).sigmoid())
     # Equal logits of three classes: the cross-entropy is log 3.
     assert loss.item() == pytest.approx(math.log(3) + diversity * float(same), rel=1e-4)
+
+
+def test_the_masks_learn_to_differ_from_image_to_image(digits: Digits, net: nn.Module) -> None:
+    attack = InputAware(mask_epochs=2, width=4, **BRIEF)
+    train, x = digits[0][slice(0, 320)], to_float(digits[1].pixels[:100])
+    learned = loaded(attack._masks, attack.learn(net, train, RUN), "masks.")
+    with torch.no_grad():
+        before = fresh(lambda: attack._masks(3), RUN, "masks").eval()
+        same = [float(_sameness(x, attack._mask(masks, x))) for masks in (before, learned)]
+    assert same[1] < 0.8 * same[0]

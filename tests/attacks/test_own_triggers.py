@@ -11,6 +11,7 @@ from PIL import Image
 from torch import nn
 
 from unbackdoor.attacks.adaptive_blend import AdaptiveBlend
+from unbackdoor.attacks.adaptive_flat import AdaptiveFlat
 from unbackdoor.attacks.adaptive_patch import AdaptivePatch
 from unbackdoor.attacks.badnets import BadNets
 from unbackdoor.attacks.base.attack import Attack
@@ -71,7 +72,8 @@ def test_what_is_no_picture_is_refused(red: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("attack", "pixels"), [(BadNets(), 9), (LabelConsistent(), 36), (AdaptivePatch(), 72)]
+    ("attack", "pixels"),
+    [(BadNets(), 9), (LabelConsistent(), 36), (AdaptivePatch(), 72), (AdaptiveFlat(), 9)],
 )
 def test_marks_cover_the_same_share_of_a_large_image(attack: Attack, pixels: int) -> None:
     for side, times in ((32, 1), (224, 49)):
