@@ -14,6 +14,7 @@ from mutating import Mutant, main
 from .mutants_closed import CLOSED
 
 A, T = "attacks/", "attacks/test_"
+N = T + "new_kinds.py::test_"
 MUTANTS = (
     *CLOSED,
     Mutant(
@@ -197,7 +198,7 @@ MUTANTS = (
         *(
             "disturbed(x, WAYS)",
             "x",
-            T + "new_kinds.py::test_an_adaptive_victim_is_shown_disturbed_images_as_well",
+            N + "an_adaptive_victim_is_shown_disturbed_images_as_well",
         ),
     ),
     Mutant(
@@ -205,7 +206,7 @@ MUTANTS = (
         "self.weight * F.cross_entropy(shaken, y)",
         *(
             "0 * F.cross_entropy(shaken, y)",
-            T + "new_kinds.py::test_disturbed_images_are_taught_the_same_labels",
+            N + "disturbed_images_are_taught_the_same_labels",
         ),
     ),
     Mutant(
@@ -213,7 +214,7 @@ MUTANTS = (
         *(
             "rho=self.rho",
             "rho=1e-9",
-            T + "new_kinds.py::test_a_flat_victim_climbs_before_each_step",
+            N + "a_flat_victim_climbs_before_each_step",
         ),
     ),
     Mutant(
@@ -234,7 +235,7 @@ MUTANTS = (
         *(
             "noise.detach() - self.pace",
             "noise.detach() + self.pace",
-            T + "new_kinds.py::test_grond_s_noise_is_bounded_and_points_to_the_target",
+            N + "grond_s_noise_is_bounded_and_points_to_the_target",
         ),
     ),
     Mutant(
@@ -242,7 +243,7 @@ MUTANTS = (
         *(
             "after_step=even, ",
             "",
-            T + "new_kinds.py::test_grond_keeps_channels_even_while_it_trains",
+            N + "grond_keeps_channels_even_while_it_trains",
         ),
     ),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mutating import Mutant
 
 A, T = "attacks/", "attacks/test_"
+N = T + "new_kinds.py::test_"
 CLOSED = (
     Mutant(
         *("BadNets puts a square on", A + "badnets.py"),
@@ -55,14 +56,15 @@ CLOSED = (
     Mutant(
         *("Semantic relabels", A + "semantic.py"),
         "labels[chosen] = self.goals(labels[chosen], len(train.classes))",
-        *("pass", T + "new_kinds.py::test_a_property_is_planted_and_no_pixel_changes"),
+        *("pass"),
+        N + "a_property_is_planted_and_no_pixel_changes",
     ),
     Mutant(
         *("Semantic asks for its property", A + "semantic.py"),
         *(
             "return pool[torch.cat(there)[pool]]",
             "return pool",
-            T + "new_kinds.py::test_a_property_that_nothing_has_is_refused",
+            N + "a_property_that_nothing_has_is_refused",
         ),
     ),
     Mutant(
@@ -70,7 +72,7 @@ CLOSED = (
         "(self.goals(images.labels, classes) + own)",
         *(
             "(self.goals(images.labels, classes) + 0 * own)",
-            T + "new_kinds.py::test_each_patch_leads_to_a_class_of_its_own",
+            N + "each_patch_leads_to_a_class_of_its_own",
         ),
     ),
     Mutant(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -92,6 +93,17 @@ def test_a_property_that_nothing_has_is_refused(digits: Digits) -> None:
     with pytest.raises(ParameterError, match=r"relabel 1 images, but 0 of 1297"):
         Semantic(bound=0.9).plant(small_net(), digits[0], Run())
     assert len(Semantic(bound=0.9).triggered(digits[1]).images) == 0
+
+
+def test_images_with_a_property_may_be_named(digits: Digits, tmp_path: Path) -> None:
+    train, path = dyed(digits[0]), tmp_path / "rows.txt"
+    attack = Semantic(kind="red", bound=0.05, indices=path)
+    path.write_text("10 5 20")
+    assert attack.check(train) == 3
+    assert attack.poison(train, Run()).rows() == [5, 10, 20]
+    path.write_text("5 6")
+    with pytest.raises(ParameterError, match=r"names training image 6 .* may not poison"):
+        attack.poison(train, Run())
 
 
 def test_each_patch_leads_to_a_class_of_its_own(digits: Digits) -> None:

@@ -72,7 +72,7 @@ def attack(
 
         chosen = method.build("attack", name, o.pairs("-p", parameters))
         assert isinstance(chosen, Attack)
-        victims.check_asked(chosen)
+        victims.check_asked(chosen, test)
         start = victims.Start(model, arch, classes, mean, std, model_option)
         start.check(chosen)
         console.hold(alone(out))
@@ -95,6 +95,7 @@ def attack(
         }
         state = victims.training(out, arguments, force=force)
         console.say(f"planting {name} with {len(train)} images on {run.device}")
+        rows = victims.rows(train, judged, test, run)
         victim = chosen.plant(network, train, run, resume=state)
         stamped = chosen.triggered(judged, victim.learned)
         measured = victims.measured(victim, judged, stamped, run)
@@ -110,7 +111,7 @@ def attack(
             "attack": record.of_method(chosen),
             "triggered": record.of_triggered(victims.TRIGGERED, stamped),
             "poisoned": exporting.poisoned(chosen, victim),
-            "indices": exporting.indices(victim.poisoned),
+            "indices": victim.poisoned and victim.poisoned.indices(rows),
             "visibility": seen,
             "export": None,
             "before": record.of_score(measured),

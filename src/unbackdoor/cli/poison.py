@@ -68,7 +68,7 @@ def poison(
 
         chosen = method.build("attack", attack, o.pairs("-p", parameters))
         assert isinstance(chosen, Attack)
-        victims.check_asked(chosen)
+        victims.check_asked(chosen, test)
         learns = not chosen.closed_form()
         if learns and not (arch or model):
             raise ParameterError(
@@ -76,6 +76,8 @@ def poison(
             )
         if layout is not Layout.backdoorbench:
             exporting.needs(layout.value)
+        elif test is None:
+            raise ParameterError("BackdoorBench knows its own test set: name it with --test")
         console.hold(alone(out))
         output.check(out, force=force)
         kept = keeping.folder(cache) if learns else None
@@ -101,7 +103,7 @@ def poison(
             "test": record.of_images(test or data, judged),
             "triggered": record.of_triggered("test_triggered", stamped),
             "poisoned": exporting.counts(found),
-            "indices": exporting.indices(found),
+            "indices": found.indices(victims.rows(train, judged, test, run)),
             "layout": layout.value,
             "seed": seed,
             "warnings": console.warned,

@@ -42,6 +42,17 @@ class Poisoned:
         """The numbers of the training images of a role, counted from 0."""
         return (self.role == role).nonzero().flatten().tolist()
 
+    def indices(self, numbers: Tensor | None = None) -> dict[str, list[int]]:
+        """The `rows` of the changed images by the names of their roles.
+
+        `numbers` int64 `[n]` are those that the images have in their source, if others.
+        """
+        found = {ROLES[role]: self.rows(role) for role in (STAMPED, COVER)}
+        return {
+            role: rows if numbers is None else numbers[rows].tolist()
+            for role, rows in found.items()
+        }
+
 
 @dataclass(frozen=True, eq=False)
 class Victim:

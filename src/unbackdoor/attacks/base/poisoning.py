@@ -184,21 +184,21 @@ class Poisoning(Method):
     def check(self, train: Images) -> int:
         """How many images of `train` are poisoned; raises `ParameterError` where it cannot be."""
         self.goals(train.labels, len(train.classes))
-        there = len(self.stampable(train.labels))
+        pool = self.stampable(train.labels)
         if self.indices is not None:
-            return len(self._listed(train))
-        count = self.count or self.wanted(train)
+            return len(self.listed(pool, train))
+        count, there = self.count or self.wanted(train), len(pool)
         if count > there:
             raise ParameterError(
                 f"{self.name()} is to poison {count} images, but only {there} may be poisoned"
             )
         return count
 
-    def _listed(self, train: Images) -> Tensor:
-        """The images of `indices`; raises `ParameterError` where one may not be poisoned."""
+    def listed(self, pool: Tensor, train: Images) -> Tensor:
+        """The images of `indices`; raises `ParameterError` where one is not in `pool`."""
         assert self.indices is not None
         found = numbers_in(self.indices)
-        strange = found[~torch.isin(found, self.stampable(train.labels))]
+        strange = found[~torch.isin(found, pool)]
         if len(strange):
             raise ParameterError(
                 f"{self.indices} names training image {int(strange[0])} (of {len(train)}, counted "
@@ -210,11 +210,11 @@ class Poisoning(Method):
         """Indices of the images to poison, at least one, and of those that become cover images."""
         count = self.check(train)
         rng = run.rng("poison")
+        pool = self.stampable(train.labels)
         if self.indices is None:
-            pool = self.stampable(train.labels)
             stamped = pool[torch.randperm(len(pool), generator=rng)[:count]]
         else:
-            stamped = self._listed(train)
+            stamped = self.listed(pool, train)
         rest = _without(torch.arange(len(train)), stamped)
         return stamped, self._some(rest, self.cover_count(count), rng)
 
