@@ -236,8 +236,10 @@ def attack(
     """A copy of `model` with a backdoor, trained on `train`; the model that came in stays as it is.
 
     `parameters` are the fields of the attack, those of the training among them. The victim's
-    `triggered` are the images of `test` with the trigger, None without `test`. Warns where the
-    victim learned too little to judge a repair by. Raises `UnbackdoorError`.
+    `triggered` are the images of `test` with the trigger, None without `test`; give them to
+    `evaluate`. So are those in `elsewhere`, of classes that are no sources. `taught` says how much
+    of its training images the victim learned; warns where that is too little to judge a repair by.
+    Raises `UnbackdoorError`.
 
     >>> import torch
     >>> _ = torch.manual_seed(0)
@@ -253,9 +255,14 @@ def attack(
     images = _fitting(model, train)
     check(model, images)
     victim = method.plant(model, images, run)
-    planting.warn_of_weakness(planting.learned(method, victim, images, run))
-    judged = None if test is None else _fitting(model, test)
-    return replace(victim, triggered=method.triggered(judged, victim.learned) if judged else None)
+    taught = planting.learned(method, victim, images, run)
+    planting.warn_of_weakness(taught)
+    if test is None:
+        return replace(victim, taught=taught)
+    judged = _fitting(model, test)
+    triggered = method.triggered(judged, victim.learned)
+    elsewhere = method.elsewhere(judged, victim.learned)
+    return replace(victim, triggered=triggered, elsewhere=elsewhere, taught=taught)
 
 
 def _attack(name: str, parameters: Mapping[str, object]) -> Attack:

@@ -4,6 +4,7 @@ import json
 from itertools import pairwise, product
 
 import pytest
+from PIL import Image
 
 from unbackdoor.bench import grid
 from unbackdoor.core.errors import ParameterError, UnknownNameError
@@ -198,3 +199,20 @@ def test_a_data_set_has_its_own_settings(tmp_path):
         assert settings["epochs"] == (1 if own else 3)
         if cell.defense["name"] == "fmp":
             assert cell.defense["flip"] is not own
+
+
+def test_a_victim_is_known_by_the_files_that_its_attack_names(tiny, tmp_path):
+    picture = tmp_path / "patch.png"
+    attack = {"name": "badnets", "patch": str(picture)}
+    found = []
+    for colour in (0, 0, 255):
+        Image.new("L", (2, 2), colour).save(picture)
+        *_, victim = [cell.victim for cell in grid.cells(tiny(attacks=[attack]))]
+        found.append(victim)
+    assert found[0].id == found[1].id != found[2].id
+    assert found[0].declaration()["contents"].keys() == {"patch"}
+    *_, plain = [cell.victim for cell in grid.cells(tiny())]
+    assert "contents" not in plain.declaration()
+    picture.unlink()
+    with pytest.raises(ParameterError, match=r"cannot read .*patch\.png"):
+        grid.cells(tiny(attacks=[attack]))

@@ -88,6 +88,7 @@ def attack(
 
         arguments = {
             "attack": chosen.declaration(),
+            "files": chosen.contents(),
             "model": record.of_model(network, network.spec, model),
             "data": record.of_images(data, train),
             "test": record.of_images(test or data, judged),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ...core.errors import ParameterError
 from ...core.images import Images, Triggered, to_float, to_uint8
+from ...core.measure import Rate
 from ...core.recall import Learned
 
 CLEAN, STAMPED, COVER = 0, 1, 2
@@ -59,13 +60,17 @@ class Victim:
     """A model with a backdoor, the training set that put it there, and what was learned for it.
 
     `poisoned` is None where the attack controlled the training and no fixed set exists;
-    `triggered` holds test images with the trigger where `unbackdoor.attack` was given some.
+    `unbackdoor.attack` adds the rest: `triggered` are test images with the trigger, where it was
+    given some, and `elsewhere` those of a source-specific attack whose class is no source. `taught`
+    says how many of its training images the victim learned, by their kind.
     """
 
     model: nn.Module
     poisoned: Poisoned | None
     learned: Learned = field(default_factory=dict)
     triggered: Triggered | None = None
+    elsewhere: Triggered | None = None
+    taught: Mapping[str, Rate] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

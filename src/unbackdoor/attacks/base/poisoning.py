@@ -268,18 +268,25 @@ class Poisoning(Method):
     def elsewhere(self, test: Images, learned: Learned = NOTHING) -> Triggered | None:
         """Triggered images of `test` whose class is no source; None where there are none of them.
 
-        A source-specific trigger does nothing on them.
+        A source-specific trigger does nothing on them. None, too, for a label map of several goals:
+        nothing says which of them another class would go to.
         """
-        others = tuple(k for k in range(len(test.classes)) if k not in (self.sources or ()))
-        if self.sources is None or not others:
+        sources = self.triggered_classes()
+        goals = set(self.target.values()) if isinstance(self.target, dict) else {self.target}
+        others = tuple(k for k in range(len(test.classes)) if k not in (sources or ()))
+        if sources is None or not others or len(goals) > 1:
             return None
-        found = self.model_copy(update={"sources": others}).triggered(test, learned)
+        wanted = {"sources": others, "target": goals.pop()}
+        found = self.model_copy(update=wanted).triggered(test, learned)
         return found if len(found.goals) else None
 
     def contents(self) -> dict[str, str]:
-        """The SHA-256 of each file that a field names, by the field."""
+        """The SHA-256 of each file that a field names; `ParameterError` for one that is not there."""
         given = {name: getattr(self, name) for name in self.files}
-        return {name: sha256(path) for name, path in given.items() if path is not None}
+        try:
+            return {name: sha256(path) for name, path in given.items() if path is not None}
+        except OSError as error:
+            raise ParameterError(f"cannot read {error.filename}: {error.strerror}") from None
 
 
 def _without(rows: Tensor, taken: Tensor) -> Tensor:
