@@ -254,6 +254,7 @@ def attack(
     method, run, model = _attack(attack, parameters), run or Run(), unwrapped(model)
     images = _fitting(model, train)
     check(model, images)
+    planting.warn_of_mirrors(method, images)
     victim = method.plant(model, images, run)
     taught = planting.learned(method, victim, images, run)
     planting.warn_of_weakness(taught)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from unbackdoor.bench import grid
-from unbackdoor.core.errors import ParameterError, UnknownNameError
+from unbackdoor.core.errors import CheckpointError, ParameterError, UnknownNameError
 
 SMALL = """
 data = ["digits"]
@@ -214,5 +214,5 @@ def test_a_victim_is_known_by_the_files_that_its_attack_names(tiny, tmp_path):
     *_, plain = [cell.victim for cell in grid.cells(tiny())]
     assert "contents" not in plain.declaration()
     picture.unlink()
-    with pytest.raises(ParameterError, match=r"cannot read .*patch\.png"):
+    with pytest.raises(CheckpointError, match=r"no such file: .*patch\.png"):
         grid.cells(tiny(attacks=[attack]))

@@ -173,7 +173,7 @@ def test_a_victim_s_record_tells_which_images_were_poisoned_and_of_other_sources
     bench, tiny, sources
 ):
     half = {**sources, "reserve": 0.5}
-    attack = {"name": "badnets", "size": 2, "sources": [1], "count": 2, "source_covers": 0.5}
+    attack = {"name": "badnets", "size": 2, "sources": [[1]], "count": 2, "source_covers": 0.5}
     cells = grid.cells(tiny(data=[half], attacks=[attack], defenses=["clp"]))
     *_, (cell, record, _) = worked(bench, cells)
     victim, images = bench.store.read("victims", record["victim"]), bench.shelf(cell.victim)

@@ -94,6 +94,7 @@ def attack(
             "test": record.of_images(test or data, judged),
             **{key: record.of_run(run)[key] for key in ("seed", "device", "precision")},
         }
+        planting.warn_of_mirrors(chosen, train)
         state = victims.training(out, arguments, force=force)
         console.say(f"planting {name} with {len(train)} images on {run.device}")
         rows = victims.rows(train, judged, test, run)

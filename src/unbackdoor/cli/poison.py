@@ -59,6 +59,7 @@ def poison(
     out as test images. A trigger that is learned needs --arch (or --model).
     """
     with Console(as_json=as_json, quiet=quiet, verbose=verbose) as console:
+        from ..attacks.base import planting
         from ..attacks.base.attack import NOTHING, Attack
         from ..core import method, record
         from ..core.errors import ParameterError
@@ -88,6 +89,7 @@ def poison(
             start.check(chosen)
             network, train, judged = start.load(data, test, run, download=download)
             victims.check(chosen, network, train, judged)
+            planting.warn_of_mirrors(chosen, train)
             learned = chosen.recalled(network, train, run)
         else:
             train, judged = victims.images(data, test, run, None, download=download)

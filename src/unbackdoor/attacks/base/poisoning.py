@@ -49,15 +49,18 @@ class Poisoning(Method):
     sources: tuple[NonNegativeInt, ...] | None = Field(
         None,
         min_length=1,
-        description="true classes whose images are poisoned; null for all",
+        description="source classes: true classes whose images are poisoned; null for all",
         json_schema_extra=source("source-specific attacks, as Tang et al. 2021 (TaCT) study them"),
     )
     rate: float = Field(
         0.1,
         gt=0,
         le=1,
-        description="poisoning rate, of the images that may be poisoned",
-        json_schema_extra=source("BackdoorBench: pratio 0.1, a share of the whole training set"),
+        description="poisoning rate: share of the training set; of the source classes with sources "
+        "or a label map",
+        json_schema_extra=source(
+            "BackdoorBench: pratio 0.1 of the training set, which is all that may be poisoned there"
+        ),
     )
     count: int | None = Field(
         None,
@@ -280,13 +283,13 @@ class Poisoning(Method):
         found = self.model_copy(update=wanted).triggered(test, learned)
         return found if len(found.goals) else None
 
+    def paths(self) -> dict[str, Path]:
+        """The files that fields name, by the field."""
+        return {name: path for name in self.files if (path := getattr(self, name)) is not None}
+
     def contents(self) -> dict[str, str]:
-        """The SHA-256 of each file that a field names; `ParameterError` for one that is not there."""
-        given = {name: getattr(self, name) for name in self.files}
-        try:
-            return {name: sha256(path) for name, path in given.items() if path is not None}
-        except OSError as error:
-            raise ParameterError(f"cannot read {error.filename}: {error.strerror}") from None
+        """The SHA-256 of each of its files."""
+        return {name: sha256(path) for name, path in self.paths().items()}
 
 
 def _without(rows: Tensor, taken: Tensor) -> Tensor:
