@@ -171,6 +171,15 @@ MUTANTS = (
         *("for name in sorted({names[k] for k in images.labels.tolist()}):", T + "export.py"),
     ),
     Mutant(
+        *("BackdoorBench's indicator covers the whole set", A + "base/backdoorbench.py"),
+        *("indicator = np.zeros(total)", "indicator = np.zeros(len(rows))", T + "backdoorbench.py"),
+    ),
+    Mutant(
+        *("TrojanNN's patch grows with the image", A + "trojannn.py"),
+        "side = scaled(self.size, *train.shape[1:])",
+        *("side = self.size", T + "own_triggers.py"),
+    ),
+    Mutant(
         *("folders sort in the order of the classes", A + "base/export.py"),
         *(" and sorted(classes) == list(classes)", "", T + "export.py"),
     ),

@@ -56,8 +56,7 @@ CLOSED = (
     Mutant(
         *("Semantic relabels", A + "semantic.py"),
         "labels[chosen] = self.goals(labels[chosen], len(train.classes))",
-        *("pass"),
-        N + "a_property_is_planted_and_no_pixel_changes",
+        *("pass", N + "a_property_is_planted_and_no_pixel_changes"),
     ),
     Mutant(
         *("Semantic asks for its property", A + "semantic.py"),
@@ -74,6 +73,15 @@ CLOSED = (
             "(self.goals(images.labels, classes) + 0 * own)",
             N + "each_patch_leads_to_a_class_of_its_own",
         ),
+    ),
+    Mutant(
+        *("Multi-target's targets are named", A + "multi_target.py"),
+        "return torch.tensor(self.targets)[own]",
+        *("return torch.tensor(self.targets)[0 * own]", T + "own_triggers.py"),
+    ),
+    Mutant(
+        *("Coarse grows with the image", A + "coarse.py"),
+        *("times = scaled(1, height, width)", "times = 1", T + "own_triggers.py"),
     ),
     Mutant(
         *("CTRL adds its waves", A + "ctrl.py"),

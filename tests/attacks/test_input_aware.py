@@ -10,10 +10,8 @@ from torch import Tensor, nn
 
 from unbackdoor.attacks.base.controlled import Joint, fresh, loaded, weights
 from unbackdoor.attacks.input_aware import InputAware, _sameness
-from unbackdoor.core.images import to_float
+from unbackdoor.core.images import Images, to_uint8
 from unbackdoor.core.run import Run
-
-from .conftest import BRIEF, Digits
 
 RUN = Run()
 
@@ -91,11 +89,12 @@ def test_the_loss_holds_the_sameness_of_the_patterns(diversity: float) -> None:
     assert loss.item() == pytest.approx(math.log(3) + diversity * float(same), rel=1e-4)
 
 
-def test_the_masks_learn_to_differ_from_image_to_image(digits: Digits, net: nn.Module) -> None:
-    attack = InputAware(mask_epochs=2, width=4, **BRIEF)
-    train, x = digits[0][slice(0, 320)], to_float(digits[1].pixels[:100])
-    learned = loaded(attack._masks, attack.learn(net, train, RUN), "masks.")
+def test_the_masks_learn_to_differ_from_image_to_image() -> None:
+    attack, x = InputAware(mask_epochs=4, width=4, batch=32, flip=False), noise(160, 32)
+    train = Images(to_uint8(x), torch.arange(160) % 4, ("a", "b", "c", "d"))
+    learned = loaded(attack._masks, attack.learn(nn.Identity(), train, RUN), "masks.")
+    before = fresh(lambda: attack._masks(3), RUN, "masks")
     with torch.no_grad():
-        before = fresh(lambda: attack._masks(3), RUN, "masks").eval()
-        same = [float(_sameness(x, attack._mask(masks, x))) for masks in (before, learned)]
-    assert same[1] < 0.8 * same[0]
+        # By the norms of these images: running statistics alone change masks, too.
+        same = [float(_sameness(x, attack._mask(one.train(), x))) for one in (before, learned)]
+    assert same[1] < 0.9 * same[0]
