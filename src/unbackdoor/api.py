@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -175,9 +174,9 @@ def scan(
 ) -> Verdict:
     """Whether `model` shows signs of a backdoor, and for which class; it stays as it was.
 
-    `clean` is `Images`, or what `load_images` takes; 20 images of each class are enough. The score
-    is compared with clean models of the same kind, of the package or a `calibration` file; without
-    any `targeted` compares with other kinds, and other scanners judge nothing. The default is
+    `clean` is what `load_images` takes; 20 images of each class are enough. The score is compared
+    with clean models of the same kind, of the package or a `calibration` file; without any
+    `targeted` compares with other kinds, and other scanners judge nothing. The default is
     `latent` where it is calibrated, else `targeted`; `parameters` are its fields, `minutes` the
     budget. Raises `UnbackdoorError`.
 
@@ -235,10 +234,9 @@ def attack(
 ) -> Victim:
     """A copy of `model` with a backdoor, trained on `train`; the model that came in stays as it is.
 
-    `parameters` are the fields of the attack, those of the training among them. The victim's
-    `triggered` are the images of `test` with the trigger, None without `test`; give them to
-    `evaluate`. So are those in `elsewhere`, of classes that are no sources. `taught` says how much
-    of its training images the victim learned; warns where that is too little to judge a repair by.
+    `parameters` are the fields of the attack, those of the training among them. Images of `test`
+    with the trigger are in the victim's `triggered`, and in `elsewhere` if they are of no source:
+    for `evaluate`. Warns where the victim learned too little (`taught`) to judge a repair by.
     Raises `UnbackdoorError`.
 
     >>> import torch
@@ -255,15 +253,8 @@ def attack(
     images = _fitting(model, train)
     check(model, images)
     planting.warn_of_mirrors(method, images)
-    victim = method.plant(model, images, run)
-    taught = planting.learned(method, victim, images, run)
-    planting.warn_of_weakness(taught)
-    if test is None:
-        return replace(victim, taught=taught)
-    judged = _fitting(model, test)
-    triggered = method.triggered(judged, victim.learned)
-    elsewhere = method.elsewhere(judged, victim.learned)
-    return replace(victim, triggered=triggered, elsewhere=elsewhere, taught=taught)
+    judged = None if test is None else _fitting(model, test)
+    return planting.completed(method, method.plant(model, images, run), images, judged, run)
 
 
 def _attack(name: str, parameters: Mapping[str, object]) -> Attack:

@@ -88,6 +88,11 @@ def test_the_same_images_are_poisoned_again_from_their_numbers(run, tiny, tmp_pa
     assert torch.equal(one.pixels, two.pixels)
 
 
+def test_a_person_is_told_how_many_images_are_triggered(run, tiny, tmp_path):
+    more = ("--attack", "badnets", *COUNT, "--out", tmp_path / "p")
+    assert "triggered training images" in run("poison", tiny.clean, *more).out
+
+
 def test_backdoorbench_s_layout_needs_the_test_set(run, tiny, tmp_path):
     more = ("--attack", "badnets", "--layout", "backdoorbench", "--out", tmp_path / "p")
     done = run("poison", tiny.clean, *more)

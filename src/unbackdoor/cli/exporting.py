@@ -92,6 +92,7 @@ def write_poison(
 
 def shown(told: Mapping[str, Any]) -> Table:
     """What a person is shown of poisoned data."""
-    rows = [(f"{role} training images", f"{n:,}") for role, n in told["poisoned"].items()]
+    kinds = zip(("clean", "triggered", "cover"), told["poisoned"].values(), strict=True)
+    rows = [(f"{kind} training images", f"{count:,}") for kind, count in kinds]
     rows.append(("test images with the trigger", f"{told['triggered']['images']:,}"))
     return table(("", "images"), rows)

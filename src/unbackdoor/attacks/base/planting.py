@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ... import models
@@ -84,6 +84,22 @@ def learned(attack: Attack, victim: Victim, train: Images, run: Run) -> dict[str
         for kind, images in taught.items()
         if len(images)
     }
+
+
+def completed(
+    attack: Attack, victim: Victim, train: Images, test: Images | None, run: Run
+) -> Victim:
+    """`victim` with what it was taught, and the images of `test` with the trigger if there are any.
+
+    Warns where it learned too little.
+    """
+    taught = learned(attack, victim, train, run)
+    warn_of_weakness(taught)
+    if test is None:
+        return replace(victim, taught=taught)
+    shown = test, victim.learned
+    triggered, elsewhere = attack.triggered(*shown), attack.elsewhere(*shown)
+    return replace(victim, triggered=triggered, elsewhere=elsewhere, taught=taught)
 
 
 def lacking(learned: Mapping[str, Rate]) -> list[str]:
