@@ -17,7 +17,7 @@ MUTANTS = (
     Mutant(
         "UAT keeps its old answers",
         D + "uat.py",
-        "torch.lerp(kept, F.cross_entropy(told, y), self.method.labels)",
+        "torch.lerp(kept, F.cross_entropy(told, y), labels)",
         "F.cross_entropy(told, y) + 0 * kept",
         T + "uat.py",
     ),
@@ -87,8 +87,29 @@ MUTANTS = (
     Mutant(
         "UAT settles",
         D + "uat.py",
-        "epochs=self._epochs(len(clean), self.settling)",
-        "epochs=0",
+        '("settling", self.settling,',
+        '("settling", 0,',
         T + "uat.py",
+    ),
+    Mutant(
+        "few labels weigh little while UAT settles",
+        D + "uat.py",
+        "lesson.settled, lesson.view = there,",
+        "lesson.settled, lesson.view = 1.0,",
+        T + "uat.py",
+    ),
+    Mutant(
+        "the teacher sees the view that the model sees",
+        D + "uat.py",
+        "self.teacher(x)",
+        "self.teacher(x.flip(-1))",
+        T + "uat.py",
+    ),
+    Mutant(
+        "images are mirrored only where the model tells them as well",
+        "training/views.py",
+        "return turned >= ALIKE * as_they_are",
+        "return True",
+        "training/test_views.py",
     ),
 )

@@ -190,9 +190,70 @@ def test_few_images_are_passed_over_more_often():
         UAT(batch=20, epochs=1, patched=0, settling=0, enough_images=n)
         .repair(net, clean, Run())
         .notes["passes"]
-        for n in (80, 240)
+        for n in (36, 110)
     ]
     assert passes[1] == pytest.approx(2 * passes[0])
+
+
+@pytest.mark.parametrize(("enough", "cropped"), [(110, 0.0), (160, 1.0)])
+def test_few_images_are_shown_in_other_views(enough, cropped):
+    clean, net = task()  # 60 images are taught
+    method = UAT(batch=20, enough_images=enough, epochs=1, settling=1)
+    notes = method.repair(net, clean, Run()).notes
+    assert notes["cropped"] == cropped and notes["mirrored"] in (0, cropped)
+
+
+def test_a_view_is_what_model_and_teacher_are_shown():
+    clean, net = task()
+    lesson = Lesson(UAT(radius=1e-6, patched=0, disturbed=0, norm_momentum=0), net, 4)
+    lesson.optimized(net.parameters())
+    lesson.view = lambda x: x.flip(-1)
+    seen = [[], []]
+    for model, inputs in zip((net, lesson.teacher), seen, strict=True):
+        model.register_forward_pre_hook(lambda _, x, inputs=inputs: inputs.append(x[0]))
+    x, y = clean.pixels[:20] / 255, clean.labels[:20]
+    lesson(net, x, y)
+    lesson.settled = 0.5
+    lesson.settle(net, x, y)
+    for shown in (seen[0][-2:], seen[1]):
+        assert len(shown) == 2
+        for each in shown:
+            torch.testing.assert_close(each, x.flip(-1), atol=1e-3, rtol=0)
+
+
+def test_a_patch_is_sought_on_whole_images(monkeypatch):
+    clean, net = task()
+    seen = []
+    monkeypatch.setattr(Patches, "search", lambda self, model, x, y: seen.append(x))
+    lesson = Lesson(UAT(), net, 4)
+    lesson.optimized(net.parameters())
+    lesson.view = torch.zeros_like
+    lesson(net, clean.pixels[:20] / 255, clean.labels[:20])
+    assert torch.equal(seen[0], clean.pixels[:20] / 255)
+
+
+def test_labels_of_few_images_weigh_little_while_settling():
+    clean, net = task()
+    x, y = clean.pixels / 255, 1 - clean.labels  # wrong, so that they say something else
+    lesson = Lesson(UAT(patched=0, disturbed=0), net, 4)
+    lesson.optimized(net.parameters())
+    told = []
+    for lesson.settled in (0.0, 0.1, 1.0):
+        told.append(lesson.settle(net, x, y).item())
+    assert told[0] == pytest.approx(0, abs=1e-4) and told[2] > 1
+    assert told[1] == pytest.approx(0.1 * told[2], rel=1e-3)
+
+
+def test_the_labels_of_few_images_weigh_what_their_number_is_worth(monkeypatch):
+    clean, net = task()
+    seen = []
+    settle = Lesson.settle
+    monkeypatch.setattr(
+        Lesson, "settle", lambda self, *told: seen.append(self.settled) or settle(self, *told)
+    )
+    for enough in (110, 240):
+        UAT(batch=80, enough_images=enough, epochs=0, settling=1).repair(net, clean, Run())
+    assert seen[0] == 1 and seen[-1] == pytest.approx(60 / 240)
 
 
 def test_a_stopped_repair_goes_on_with_the_same_bits(tmp_path):

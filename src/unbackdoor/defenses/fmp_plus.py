@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -22,6 +21,7 @@ from ..training.fit import cosine, estimate_norms_
 from ..training.sharpness import SharpnessAwareSGD
 from .base.defense import Repair, Tuning
 from .base.needs import Need
+from .base.passes import Passes
 
 GAIN = 0.5
 """How fast the radius and the learning rate follow what a step changed."""
@@ -38,7 +38,7 @@ PACED = 1 / 3
 SCORE = "unused capacity: what a channel could answer over what it answers; the highest are pruned"
 
 
-class FMPPlus(Tuning):
+class FMPPlus(Tuning, Passes):
     """Trains the model to predict on disturbed clean images what it predicted before.
 
     The training targets are the model's own old predictions on the clean images `[n, c, h, w]`
@@ -98,12 +98,6 @@ class FMPPlus(Tuning):
         description="passes over the clean images; more if they are few",
         json_schema_extra=source("ours: some 230 steps on 5,000 images"),
     )
-    enough_images: int = Field(
-        5000,
-        ge=1,
-        description="with fewer images, as many passes more as keep the number of steps",
-        json_schema_extra=source("ours: 5,000, a tenth of CIFAR-10"),
-    )
     batch: int = Field(
         128,
         ge=2,
@@ -161,10 +155,7 @@ class FMPPlus(Tuning):
 
     def work(self, images: int) -> float | None:
         """Each image once, each `glance`-th twice, and the old answers without a gradient."""
-        return self._epochs(images) * images * (1 + 1 / self.glance + 1 / 3)
-
-    def _epochs(self, images: int) -> int:
-        return math.ceil(self.epochs * max(1, self.enough_images / images))
+        return self.passes(images, self.epochs) * images * (1 + 1 / self.glance + 1 / 3)
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model`, trained on its own old predictions; with `p`, pruned before."""
@@ -188,7 +179,7 @@ class FMPPlus(Tuning):
             objective=objective,
             optimizer=guide.optimizer,
             schedule=guide.rate,
-            epochs=self._epochs(len(clean)),
+            epochs=self.passes(len(clean), self.epochs),
             resume=self.state_file(model, clean, run),
         )
         if self.epochs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable
+from functools import partial
 from itertools import accumulate
 from typing import ClassVar
 
@@ -18,16 +19,21 @@ from ..core.images import Images
 from ..core.method import source
 from ..core.modules import in_mode
 from ..core.run import Run
+from ..training import views
 from ..training.disturbance import WAYS, disturbed
 from ..training.fit import fit, follow_norms_
 from ..training.patches import Patches
 from ..training.relative import relative_adam
 from ..training.universal import Universal
-from .base.defense import Defense, Repair
+from .base.defense import Repair
 from .base.needs import Need
+from .base.passes import Passes
+
+FEW = 0.5
+"""Fewer than this share of `enough_images` are few."""
 
 
-class UAT(Defense):
+class UAT(Passes):
     """Trains the model not to obey single changes of all images that harm it most.
 
     A backdoor is such a change: one trigger sends all images to one class, and no other change
@@ -49,13 +55,16 @@ class UAT(Defense):
 
     Weights fade a little in each step (`decay`): what clean images do not use should not stay.
 
-    All images keep two answers: their label and, with weight `1 - labels`, what the model said
-    before the repair of the image as it was (Hinton et al.), which spares its accuracy. Images
-    `[n, c, h, w]` are in [0, 1], and are neither cropped nor mirrored.
+    All images `[n, c, h, w]`, in [0, 1], keep two answers: their label and, with weight
+    `1 - labels`, what the model said of them before the repair (Hinton et al.).
 
     Then `settling` epochs win back accuracy: smaller steps on the labels alone, of patched and
     disturbed images, without searches. With the old answers in them a backdoor came back in one
     run (ASR 17 to 40 on a small VGG).
+
+    Few images would be learned by heart. Below half of `enough_images` they are cropped, and
+    mirrored if the model tells mirrored ones as well (`training/views`). While settling, labels
+    then weigh the share of `enough_images` that is there, and the old answers the rest.
 
     Three choices make one setting fit every network, and make it last:
 
@@ -68,8 +77,8 @@ class UAT(Defense):
       mean square of its tensor. Adam's usual 0.001 is 0.7 % of the weights of a small VGG, but
       10 % of those in the last layers of a PreActResNet18, which it destroyed (ACC 36).
 
-    What differs from I-BAU: the perturbation lives on, is aimed at classes, too, and has no
-    implicit gradient; the patches; the old answers beside the labels; the relative rate.
+    Unlike I-BAU's, the perturbation lives on, is aimed at classes, too, and has no implicit
+    gradient. I-BAU has no patches, no old answers and no relative rate.
     """
 
     paper: ClassVar[str] = (
@@ -88,12 +97,6 @@ class UAT(Defense):
         ge=0,
         description="passes over the clean images, if they are enough",
         json_schema_extra=source("ours: docs/uat.md tells what was tried"),
-    )
-    enough_images: int = Field(
-        5000,
-        ge=1,
-        description="over fewer images as many passes more as it takes",
-        json_schema_extra=source("ours: 5,000, a tenth of CIFAR-10"),
     )
     lr: float = Field(
         0.014,
@@ -194,53 +197,47 @@ class UAT(Defense):
         """Each image once, old answers and norms without a gradient, the searches; and settling."""
         patches = (self.ascent_steps + 5) / 2 if self.patched else 0
         each = 1 + 2 / 3 + (self.ascent_steps + patches) / self.every
-        epochs = self._epochs(images, self.epochs) * each + self._epochs(images, self.settling)
+        epochs = self.passes(images, self.epochs) * each + self.passes(images, self.settling)
         return epochs * images
-
-    def _epochs(self, images: int, epochs: int) -> int:
-        return math.ceil(epochs * max(1, self.enough_images / images))
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model`, trained in place."""
         lesson = Lesson(self, model, math.ceil(len(clean) / self.batch))
-        fit(
-            model,
-            clean,
-            run,
-            stage="fine-tuning",
-            epochs=self._epochs(len(clean), self.epochs),
-            lr=self.lr,
-            batch=self.batch,
-            crop=False,
-            objective=lesson,
-            optimizer=lesson.optimized,
-            resume=self.state_file(model, clean, run),
-        )
-        fit(
-            model,
-            clean,
-            run,
-            stage="settling",
-            epochs=self._epochs(len(clean), self.settling),
-            lr=self.settling_lr,
-            batch=self.batch,
-            crop=False,
-            objective=lesson.settle,
-            optimizer=lambda parameters: relative_adam(parameters, self.settling_lr),
-            resume=self.state_file(model, clean, run),
-        )
-        return Repair(model)
+        there = len(clean) / self.enough_images
+        if there < FEW:
+            lesson.settled, lesson.view = there, views.for_few(model, clean, run)
+        settling = partial(relative_adam, rate=self.settling_lr)
+        for stage, epochs, lr, objective, optimizer in (
+            ("fine-tuning", self.epochs, self.lr, lesson, lesson.optimized),
+            ("settling", self.settling, self.settling_lr, lesson.settle, settling),
+        ):
+            fit(
+                model,
+                clean,
+                run,
+                stage=stage,
+                epochs=self.passes(len(clean), epochs),
+                lr=lr,
+                batch=self.batch,
+                crop=False,
+                objective=objective,
+                optimizer=optimizer,
+                resume=self.state_file(model, clean, run),
+            )
+        return Repair(model, notes=views.notes(lesson.view))
 
 
 class Lesson:
     """The objective of a training step, (model, x, y) -> loss, and the perturbation in it.
 
-    `per_epoch` is the number of steps of an epoch. The perturbation is kept in the optimizer's
-    first group, so that it is saved with its state.
+    `per_epoch` is the number of steps of an epoch. Images are seen through `view`; while settling,
+    labels weigh `settled`. The perturbation is saved with the optimizer, in its first group.
     """
 
     def __init__(self, method: UAT, teacher: nn.Module, per_epoch: int) -> None:
         self.method, self.per_epoch, self.steps = method, per_epoch, 0
+        self.view: views.View = views.as_is
+        self.settled = 1.0
         self.teacher = copy.deepcopy(teacher)
         self.universal = Universal(method.radius, method.ascent_steps)
         self.patches = Patches(method.ascent_steps)
@@ -257,6 +254,7 @@ class Lesson:
         method, universal, patches = self.method, self.universal, self.patches
         step = self.steps % self.per_epoch
         self.steps += 1
+        whole, x = x, self.view(x)  # a patch has its place: it is sought on whole images
         if method.norm_momentum:
             follow_norms_(model, x, method.norm_momentum)
         with in_mode(model, train=False), in_mode(self.teacher, train=False):
@@ -268,24 +266,27 @@ class Lesson:
             if step % method.every == 0:
                 universal.search(model, x, y)
                 if method.patched:
-                    patches.search(model, x, y)
+                    patches.search(model, whole, y)
             moved = max(1, int(method.share * len(x)))
             changed = [universal.added(x[:moved]), *self._changed(x[moved:])]
-            return self._loss(model(torch.cat(changed)), x, y)
+            return self._loss(model(torch.cat(changed)), x, y, method.labels)
 
     def settle(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """The loss of a step of settling: without searches, and without the perturbation."""
         self.patches.state = self.adam.param_groups[0]["patches"]
-        with in_mode(model, train=False):
-            return F.cross_entropy(model(torch.cat(self._changed(x))).float(), y)
+        x = self.view(x)
+        with in_mode(model, train=False), in_mode(self.teacher, train=False):
+            return self._loss(model(torch.cat(self._changed(x))), x, y, self.settled)
 
-    def _loss(self, logits: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    def _loss(self, logits: Tensor, x: Tensor, y: Tensor, labels: float) -> Tensor:
         temperature, told = self.method.temperature, logits.float()
+        if labels == 1:
+            return F.cross_entropy(told, y)
         with torch.no_grad():
             old = F.softmax(self.teacher(x).float() / temperature, dim=1)
         soft = F.log_softmax(told / temperature, dim=1)
         kept = F.kl_div(soft, old, reduction="batchmean") * temperature**2
-        return torch.lerp(kept, F.cross_entropy(told, y), self.method.labels)
+        return torch.lerp(kept, F.cross_entropy(told, y), labels)
 
     def _changed(self, x: Tensor) -> list[Tensor]:
         """`x` in order: some with a patch, some disturbed, some as they are."""

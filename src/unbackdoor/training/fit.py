@@ -45,7 +45,7 @@ def augment(x: Tensor, rng: torch.Generator, *, flip: bool) -> Tensor:
     if not flip:
         return crops
     mirrored = torch.rand(n, generator=rng) < 0.5
-    return torch.where(mirrored.view(n, 1, 1, 1), crops.flip(-1), crops)
+    return torch.where(mirrored.view(n, 1, 1, 1).to(x.device), crops.flip(-1), crops)
 
 
 def cosine(step: int, steps: int) -> float:
