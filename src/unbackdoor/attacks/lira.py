@@ -38,9 +38,8 @@ class LIRA(ControlledAttack):
     both descend in the same step, where the paper alternates, for half of the cost; one `eps` in
     both stages, for the tenth that the released code takes in the second (0.0022) is lost when
     triggered images are rounded to 8 bits; a small generator in place of a U-Net, for time on a
-    processor; the victim starts from the given weights, as those of all attacks do, where the paper
-    goes on from the classifier of the first stage. That classifier, too, starts from the given
-    weights: whoever controls the training knows them.
+    processor; the victim starts from the given weights, as those of all attacks do. So does the
+    classifier of the first stage: whoever controls the training knows these weights.
     """
 
     paper: ClassVar[str] = (
