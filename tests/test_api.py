@@ -94,3 +94,11 @@ def test_an_attack_from_python_gives_a_victim_that_obeys_its_trigger() -> None:
     score = unbackdoor.evaluate(victim.model, test, victim.triggered)
     assert score.asr.value > 0.9 and score.acc.value > 0.7
     assert unbackdoor.evaluate(victim.model, None, None).asr is None
+    assert victim.taught["relabelled"].value > 0.9 and victim.elsewhere is None
+    few = train[slice(0, 100)]
+    short = {"size": 8, "epochs": 1, "flip": False}
+    with pytest.warns(unbackdoor.UnbackdoorWarning, match="it flatters every defense"):
+        own = unbackdoor.attack(net, few, test=test, sources=[3, 5], **short)
+        assert unbackdoor.attack(net, few, **short).triggered is None
+    assert set(own.triggered.images.labels.tolist()) == {3, 5}
+    assert set(own.elsewhere.images.labels.tolist()) == {1, 2, 4, 6, 7, 8, 9}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -175,9 +174,9 @@ def scan(
 ) -> Verdict:
     """Whether `model` shows signs of a backdoor, and for which class; it stays as it was.
 
-    `clean` is `Images`, or what `load_images` takes; 20 images of each class are enough. The score
-    is compared with clean models of the same kind, of the package or a `calibration` file; without
-    any `targeted` compares with other kinds, and other scanners judge nothing. The default is
+    `clean` is what `load_images` takes; 20 images of each class are enough. The score is compared
+    with clean models of the same kind, of the package or a `calibration` file; without any
+    `targeted` compares with other kinds, and other scanners judge nothing. The default is
     `latent` where it is calibrated, else `targeted`; `parameters` are its fields, `minutes` the
     budget. Raises `UnbackdoorError`.
 
@@ -235,9 +234,10 @@ def attack(
 ) -> Victim:
     """A copy of `model` with a backdoor, trained on `train`; the model that came in stays as it is.
 
-    `parameters` are the fields of the attack, those of the training among them. The victim's
-    `triggered` are the images of `test` with the trigger, None without `test`. Warns where the
-    victim learned too little to judge a repair by. Raises `UnbackdoorError`.
+    `parameters` are the fields of the attack, those of the training among them. Images of `test`
+    with the trigger are in the victim's `triggered`, and in `elsewhere` if they are of no source:
+    for `evaluate`. Warns where the victim learned too little (`taught`) to judge a repair by.
+    Raises `UnbackdoorError`.
 
     >>> import torch
     >>> _ = torch.manual_seed(0)
@@ -252,10 +252,9 @@ def attack(
     method, run, model = _attack(attack, parameters, train), run or Run(), unwrapped(model)
     images = _fitting(model, train)
     check(model, images)
-    victim = method.plant(model, images, run)
-    planting.warn_of_weakness(planting.learned(method, victim, images, run))
+    planting.warn_of_mirrors(method, images)
     judged = None if test is None else _fitting(model, test)
-    return replace(victim, triggered=method.triggered(judged, victim.learned) if judged else None)
+    return planting.completed(method, method.plant(model, images, run), images, judged, run)
 
 
 def _attack(name: str, parameters: Mapping[str, object], train: Source) -> Attack:

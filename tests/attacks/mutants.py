@@ -11,8 +11,12 @@ import sys
 
 from mutating import Mutant, main
 
+from .mutants_closed import CLOSED
+
 A, T = "attacks/", "attacks/test_"
+N = T + "new_kinds.py::test_"
 MUTANTS = (
+    *CLOSED,
     Mutant(
         *("Blind attacks the loss", A + "blind.py"),
         *("return _balanced(clean, stamped, learning)", "return clean", T + "blind.py"),
@@ -108,22 +112,22 @@ MUTANTS = (
     ),
     Mutant(
         *("Refool mixes in linear light", A + "refool.py"),
-        *("GAMMA = 2.2", "GAMMA = 1.0", T + "learned.py"),
+        *("GAMMA = 2.2", "GAMMA = 1.0", T + "refool.py"),
     ),
     Mutant(
         *("Narcissus' surrogate never saw the other classes", A + "narcissus.py"),
         "seen = self.seen(inside, run)",
-        *("seen = train", T + "learned.py"),
+        *("seen = train", T + "narcissus.py"),
     ),
     Mutant(
         *("Narcissus' noise points inward", A + "narcissus.py"),
         "_margin(net((x + noise).clamp(0, 1)).float(), y).mean()",
         "-_margin(net((x + noise).clamp(0, 1)).float(), y).mean()",
-        T + "learned.py",
+        T + "narcissus.py",
     ),
     Mutant(
         *("Narcissus is magnified at test", A + "narcissus.py"),
-        *("(x + self.magnify * needed(", "(x + needed(", T + "learned.py"),
+        *("(x + self.magnify * needed(", "(x + needed(", T + "narcissus.py"),
     ),
     Mutant(
         *("TrojanNN takes the best connected neurons", A + "trojannn.py"),
@@ -167,8 +171,89 @@ MUTANTS = (
         *("for name in sorted({names[k] for k in images.labels.tolist()}):", T + "export.py"),
     ),
     Mutant(
+        *("BackdoorBench's indicator covers the whole set", A + "base/backdoorbench.py"),
+        *("indicator = np.zeros(total)", "indicator = np.zeros(len(rows))", T + "backdoorbench.py"),
+    ),
+    Mutant(
+        *("TrojanNN's patch grows with the image", A + "trojannn.py"),
+        "side = scaled(self.size, *train.shape[1:])",
+        *("side = self.size", T + "own_triggers.py"),
+    ),
+    Mutant(
         *("folders sort in the order of the classes", A + "base/export.py"),
         *(" and sorted(classes) == list(classes)", "", T + "export.py"),
+    ),
+    Mutant(
+        *("LIRA's generator learns", A + "lira.py"),
+        "return self._loss(joint.victim, lambda x: self._changed(generator, x), x, y)",
+        "return 0 * self._loss(joint.victim, lambda x: self._changed(generator, x), x, y)",
+        T + "lira.py",
+    ),
+    Mutant(
+        *("input-aware masks are diverse", A + "input_aware.py"),
+        "return _sameness(x, self._mask(masks, x))",
+        *("return 0 * _sameness(x, self._mask(masks, x))", T + "input_aware.py"),
+    ),
+    Mutant(
+        *("Adaptive-Blend has covers", A + "adaptive_blend.py"),
+        *("return round(self.covers * stamped)", "return 0", T + "adaptive.py"),
+    ),
+    Mutant(
+        *("Adaptive-Patch has covers", A + "adaptive_patch.py"),
+        *("return round(self.covers * stamped)", "return 0", T + "adaptive.py"),
+    ),
+    Mutant(
+        *("Adaptive-Consistent disturbs images", A + "adaptive_consistent.py"),
+        *(
+            "disturbed(x, WAYS)",
+            "x",
+            N + "an_adaptive_victim_is_shown_disturbed_images_as_well",
+        ),
+    ),
+    Mutant(
+        *("Adaptive-Consistent teaches disturbed images", A + "adaptive_consistent.py"),
+        "self.weight * F.cross_entropy(shaken, y)",
+        *(
+            "0 * F.cross_entropy(shaken, y)",
+            N + "disturbed_images_are_taught_the_same_labels",
+        ),
+    ),
+    Mutant(
+        *("Adaptive-Flat climbs first", A + "adaptive_flat.py"),
+        *(
+            "rho=self.rho",
+            "rho=1e-9",
+            N + "a_flat_victim_climbs_before_each_step",
+        ),
+    ),
+    Mutant(
+        *("marks grow with the image", A + "base/marked.py"),
+        "side = scaled(self.size, height, width)",
+        *("side = self.size", T + "own_triggers.py"),
+    ),
+    Mutant(
+        *("Refool's ghosts grow apart with the image", A + "refool.py"),
+        *("shift = scaled(self.shift, *x.shape[2:])", "shift = self.shift", T + "refool.py"),
+    ),
+    Mutant(
+        *("Narcissus' surrogate is warmed up on the target", A + "narcissus.py"),
+        *("if self.warmup_epochs:", "if False:", T + "narcissus.py"),
+    ),
+    Mutant(
+        *("Grond's noise points to the target", A + "grond.py"),
+        *(
+            "noise.detach() - self.pace",
+            "noise.detach() + self.pace",
+            N + "grond_s_noise_is_bounded_and_points_to_the_target",
+        ),
+    ),
+    Mutant(
+        *("Grond evens channels out", A + "grond.py"),
+        *(
+            "after_step=even, ",
+            "",
+            N + "grond_keeps_channels_even_while_it_trains",
+        ),
     ),
 )
 

@@ -5,8 +5,10 @@ import torch
 
 from unbackdoor.attacks.adaptive_blend import AdaptiveBlend
 from unbackdoor.attacks.adaptive_patch import AdaptivePatch
+from unbackdoor.attacks.base.attack import COVER, STAMPED, Attack
 from unbackdoor.attacks.base.patterns import picture
 from unbackdoor.core.errors import ParameterError
+from unbackdoor.core.images import Images
 from unbackdoor.core.run import Run
 
 
@@ -25,6 +27,21 @@ def test_half_of_the_sixteen_parts_hold_the_faint_picture() -> None:
 def test_at_test_the_whole_picture_is_shown() -> None:
     whole = AdaptiveBlend().stamp(torch.zeros(1, 3, 8, 8))
     assert torch.allclose(whole[0], 0.2 * picture(0, 8, 3, 8, 8))
+
+
+@pytest.mark.parametrize(("attack", "covers"), [(AdaptiveBlend, 10), (AdaptivePatch, 20)])
+def test_cover_images_go_with_the_poisoned_ones_and_keep_their_label(
+    attack: type[Attack], covers: int
+) -> None:
+    train = Images(
+        torch.zeros(60, 3, 16, 16, dtype=torch.uint8), torch.arange(60) % 3, tuple("abc")
+    )
+    poisoned = attack(count=10).poison(train, Run())
+    covered = poisoned.role == COVER
+    assert (poisoned.role == STAMPED).sum() == 10
+    assert covered.sum() == covers
+    assert torch.equal(poisoned.images.labels[covered], train.labels[covered])
+    assert (poisoned.images.pixels[covered] > 0).flatten(1).any(1).all()
 
 
 def corners(side: int, size: int) -> list[tuple]:

@@ -66,6 +66,8 @@ DIGITS: dict[str, dict[str, Any]] = {
     "grond": {"class_rate": 1.0, "eps": 0.15, "pace": 0.01},
 }
 """The attacks that do not plant on digits at their defaults, and what they take there."""
+COVERED = {"adaptive_blend": 1, "adaptive_patch": 2, "batt": 0.5, "bpp": 0.5, "wanet": 2}
+"""Cover images for each poisoned one."""
 SLOWER = {"batt", "coarse", "sticker"}
 """Every pixel of theirs is computed anew: thousands of images a second, not tens of thousands."""
 ELSEWHERE = {"semantic"}
@@ -168,9 +170,11 @@ def test_planting_leaves_the_model_and_says_what_was_done(
     stamped, covers = poisoned.role == STAMPED, poisoned.role == COVER
     changed = (poisoned.images.pixels != train.pixels).flatten(1).any(1)
     assert stamped.sum() >= 1
-    assert covers.sum() == min(attack.cover_count(int(stamped.sum())), int((~stamped).sum()))
+    wanted = round(COVERED.get(name, 0) * int(stamped.sum()))
+    assert covers.sum() == min(max(wanted, 2) if name == "bpp" else wanted, int((~stamped).sum()))
     assert not changed[poisoned.role == 0].any()
-    assert changed[stamped].any() == (name not in UNCHANGED)
+    share = float(changed[stamped].float().mean())
+    assert share == 0 if name in UNCHANGED else share > 0.9
     assert torch.equal(poisoned.original, train.labels)
     relabelled = poisoned.images.labels != train.labels
     assert not relabelled[~stamped].any()

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from unbackdoor.attacks.base.controlled import Joint, fresh, weights
+from unbackdoor.attacks.base.controlled import Joint, fresh, loaded, weights
 from unbackdoor.attacks.input_aware import InputAware, _sameness
+from unbackdoor.core.images import Images, to_uint8
 from unbackdoor.core.run import Run
 
 RUN = Run()
@@ -86,3 +87,14 @@ def test_the_loss_holds_the_sameness_of_the_patterns(diversity: float) -> None:
         same = _sameness(x, patterns(x).sigmoid())
     # Equal logits of three classes: the cross-entropy is log 3.
     assert loss.item() == pytest.approx(math.log(3) + diversity * float(same), rel=1e-4)
+
+
+def test_the_masks_learn_to_differ_from_image_to_image() -> None:
+    attack, x = InputAware(mask_epochs=4, width=4, batch=32, flip=False), noise(160, 32)
+    train = Images(to_uint8(x), torch.arange(160) % 4, ("a", "b", "c", "d"))
+    learned = loaded(attack._masks, attack.learn(nn.Identity(), train, RUN), "masks.")
+    before = fresh(lambda: attack._masks(3), RUN, "masks")
+    with torch.no_grad():
+        # By the norms of these images: running statistics alone change masks, too.
+        same = [float(_sameness(x, attack._mask(one.train(), x))) for one in (before, learned)]
+    assert same[1] < 0.9 * same[0]

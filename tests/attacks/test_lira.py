@@ -1,6 +1,7 @@
 """LIRA: the bound of the change."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 from unbackdoor.attacks.base.controlled import fresh, weights
 from unbackdoor.attacks.lira import LIRA
 from unbackdoor.core.run import Run
+
+from .conftest import BRIEF, Digits
 
 
 def test_the_change_is_within_eps_and_reaches_it() -> None:
@@ -46,3 +49,19 @@ def test_the_loss_is_that_of_the_clean_batch_and_of_its_stamped_copy() -> None:
     # Equal logits: each image's share of its loss shows in its gradient.
     shares = -victim.logits.grad.min(1).values * 3 / 2
     assert shares.tolist() == pytest.approx([0.25 / 4] * 4 + [0.75 / 2] * 2)
+
+
+def test_the_generator_and_a_classifier_learn_together(
+    digits: Digits, net: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses, original = [], LIRA._loss
+
+    def watched(*told: Any) -> Tensor:
+        losses.append(original(*told))
+        return losses[-1]
+
+    monkeypatch.setattr(LIRA, "_loss", watched)
+    attack = LIRA(trigger_epochs=3, width=4, **BRIEF)
+    attack.learn(net, digits[0][slice(0, 160)], Run())
+    steps = torch.stack(losses).view(3, 5)
+    assert steps[2].mean() < 0.8 * steps[0].mean()

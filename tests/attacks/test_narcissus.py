@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from unbackdoor.attacks.base.public import drawn, from_file
 from unbackdoor.attacks.narcissus import Narcissus, _margin
 from unbackdoor.core.errors import ImagesError
-from unbackdoor.core.images import to_float
+from unbackdoor.core.images import Images, to_float
 from unbackdoor.core.measure import accuracy
 from unbackdoor.core.run import Run
 from unbackdoor.training.fit import fit
@@ -64,6 +64,30 @@ def test_the_surrogate_of_narcissus_never_sees_the_victim_s_other_classes(digits
     assert torch.equal(seen.pixels[own], train.pixels[train.labels == 3])
     # Nine classes of textures take the places of the other nine, as many of each.
     assert (seen.labels[~own].bincount(minlength=10) == own.sum()).sum() == 9
+
+
+def test_what_narcissus_learns_from_is_the_target_class_and_public_images(
+    digits: Digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, shown, warmed = digits[0], [], []
+
+    def surrogate(attack: Narcissus, model: nn.Module, seen: Images, *_: object) -> nn.Module:
+        shown.append(seen)
+        return model
+
+    monkeypatch.setattr(Narcissus, "surrogate", surrogate)
+    monkeypatch.setattr(
+        "unbackdoor.attacks.narcissus.fit",
+        lambda net, images, run, **told: warmed.append((images, told["epochs"])),
+    )
+    net = nn.Sequential(nn.Flatten(), nn.Linear(768, 10))
+    Narcissus(target=3, rounds=1).learn(net, train, Run())
+    (seen,), ((inside, epochs),) = shown, warmed
+    strange = {image.numpy().tobytes() for image in train.pixels[train.labels != 3]}
+    assert len(seen) > len(inside) == (train.labels == 3).sum()
+    for images in (seen, inside):
+        assert not any(image.numpy().tobytes() in strange for image in images.pixels)
+    assert torch.equal(inside.pixels, train.pixels[train.labels == 3]) and epochs == 5
 
 
 def test_narcissus_takes_public_images_from_a_file(digits: Digits, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,13 +16,13 @@ from unbackdoor.attacks.grond import Grond, even_
 from unbackdoor.attacks.multi_target import MultiTarget
 from unbackdoor.attacks.semantic import Semantic
 from unbackdoor.core.errors import ParameterError
-from unbackdoor.core.images import Images
+from unbackdoor.core.images import Images, to_float
 from unbackdoor.core.measure import score
 from unbackdoor.core.method import build
 from unbackdoor.core.run import Run
 from unbackdoor.training.fit import fit
 
-from .conftest import BRIEF, Digits, small_net
+from .conftest import BRIEF, Digits, loss, small_net
 
 PLANTED: list[tuple[str, dict[str, Any], float]] = [
     # The attack, and the most that a clean model obeys: learned noises fool it by themselves.
@@ -92,6 +93,17 @@ def test_a_property_that_nothing_has_is_refused(digits: Digits) -> None:
     with pytest.raises(ParameterError, match=r"relabel 1 images, but 0 of 1297"):
         Semantic(bound=0.9).plant(small_net(), digits[0], Run())
     assert len(Semantic(bound=0.9).triggered(digits[1]).images) == 0
+
+
+def test_images_with_a_property_may_be_named(digits: Digits, tmp_path: Path) -> None:
+    train, path = dyed(digits[0]), tmp_path / "rows.txt"
+    attack = Semantic(kind="red", bound=0.05, indices=path)
+    path.write_text("10 5 20")
+    assert attack.check(train) == 3
+    assert attack.poison(train, Run()).rows() == [5, 10, 20]
+    path.write_text("5 6")
+    with pytest.raises(ParameterError, match=r"names training image 6 .* may not poison"):
+        attack.poison(train, Run())
 
 
 def test_each_patch_leads_to_a_class_of_its_own(digits: Digits) -> None:
@@ -196,3 +208,30 @@ def test_an_adaptive_victim_is_shown_disturbed_images_as_well(digits: Digits) ->
         plain, shaken = x.chunk(2)
         # A black square of another image on black changes nothing.
         assert (plain != shaken).flatten(1).any(1).float().mean() > 0.8
+
+
+class Blank(nn.Module):
+    """Tells no class from another."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.logits = torch.zeros(len(x), 3, requires_grad=True)
+        return self.logits
+
+
+def test_disturbed_images_are_taught_the_same_labels() -> None:
+    net, x = Blank(), torch.rand(4, 3, 8, 8, generator=Run().rng("x"))
+    AdaptiveConsistent(weight=0.5)._loss(net, x, torch.tensor([0, 1, 2, 1])).backward()
+    assert net.logits.grad is not None
+    plain, shaken = net.logits.grad.chunk(2)
+    assert plain.argmin(1).tolist() == [0, 1, 2, 1]
+    assert torch.allclose(shaken, 0.5 * plain)
+
+
+def test_grond_s_noise_is_bounded_and_points_to_the_target(
+    digits: Digits, clean: nn.Module
+) -> None:
+    attack = Grond(target=3, clean_epochs=0, steps=20, batch=32)
+    learned = attack.learn(clean, digits[0], Run())
+    assert learned["noise"].abs().max() == pytest.approx(8 / 255)
+    x = to_float(digits[1].pixels)
+    assert loss(clean, attack.trigger(learned)(x), 3) < 0.8 * loss(clean, x, 3)

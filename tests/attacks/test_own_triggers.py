@@ -9,15 +9,20 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torch.nn import functional as F
 
 from unbackdoor.attacks.adaptive_blend import AdaptiveBlend
+from unbackdoor.attacks.adaptive_flat import AdaptiveFlat
 from unbackdoor.attacks.adaptive_patch import AdaptivePatch
 from unbackdoor.attacks.badnets import BadNets
 from unbackdoor.attacks.base.attack import Attack
-from unbackdoor.attacks.base.patterns import given
+from unbackdoor.attacks.base.patterns import given, picture
 from unbackdoor.attacks.blended import Blended
+from unbackdoor.attacks.coarse import Coarse
 from unbackdoor.attacks.label_consistent import LabelConsistent
+from unbackdoor.attacks.multi_target import MultiTarget
 from unbackdoor.attacks.refool import Refool
+from unbackdoor.attacks.trojannn import TrojanNN
 from unbackdoor.attacks.wanet import WaNet
 from unbackdoor.core.errors import ParameterError
 from unbackdoor.core.images import Images
@@ -71,7 +76,11 @@ def test_what_is_no_picture_is_refused(red: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("attack", "pixels"), [(BadNets(), 9), (LabelConsistent(), 36), (AdaptivePatch(), 72)]
+    ("attack", "pixels"),
+    [
+        *((BadNets(), 9), (LabelConsistent(), 36), (AdaptivePatch(), 72), (AdaptiveFlat(), 9)),
+        (MultiTarget(), 16),
+    ],
 )
 def test_marks_cover_the_same_share_of_a_large_image(attack: Attack, pixels: int) -> None:
     for side, times in ((32, 1), (224, 49)):
@@ -85,6 +94,45 @@ def test_a_warp_moves_the_same_share_of_a_large_image() -> None:
         return float((WaNet().places(side, side)[0, :, :, 0] - still).abs().mean()) * side / 2
 
     assert shift(224) == pytest.approx(7 * shift(32), rel=0.1)
+
+
+@pytest.mark.parametrize("effect", ["blur", "pixels"])
+def test_a_large_image_loses_as_much_detail(effect: Any) -> None:
+    small = picture(0, 16, 1, 32, 32).unsqueeze(0)
+    large = small.repeat_interleave(3, 2).repeat_interleave(3, 3)
+    attack = Coarse(effect=effect)
+    assert torch.allclose(F.avg_pool2d(attack.stamp(large), 3), attack.stamp(small), atol=0.04)
+
+
+def test_the_patch_of_trojannn_grows_with_the_image_and_so_does_its_margin() -> None:
+    net = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4, 2))
+    for side, times in ((32, 1), (96, 3)):
+        grey = torch.full((2, 1, side, side), 128, dtype=torch.uint8)
+        attack = TrojanNN(clean_epochs=0, steps=1)
+        learned = attack.learn(net, Images(grey, torch.arange(2), ("a", "b")), Run())
+        stamped = attack.trigger(learned)(grey / 255)[0, 0]
+        rows = (stamped != 128 / 255).any(1).nonzero().flatten()
+        assert (int(rows.min()), int(rows.max())) == (25 * times, 31 * times - 1)
+
+
+def test_pictures_of_one_s_own_for_several_targets(red: Path, ring: Path) -> None:
+    attack = MultiTarget(patches=(red, ring), targets=(4, 1))
+    grey = torch.randint(100, 150, (40, 3, 32, 32), generator=Run().rng("x"))
+    test = Images(grey.to(torch.uint8), torch.arange(40) % 5, ("a", "b", "c", "d", "e"))
+    triggered, kept = attack.triggered(test), attack.aimed(test).images
+    first = (triggered.images.pixels != kept.pixels)[..., :4, :4].flatten(1).any(1)
+    assert set(triggered.goals.tolist()) == {4, 1}
+    assert torch.equal(triggered.goals == 4, first)
+    # The right half of the second picture is transparent.
+    assert torch.equal(triggered.images.pixels[~first][..., -1], kept.pixels[~first][..., -1])
+    assert attack.contents().keys() == {"patches[0]", "patches[1]"}
+    poisoned = attack.poison(test, Run())
+    assert set(poisoned.images.labels[poisoned.rows()].tolist()) <= {4, 1}
+    with pytest.raises(ParameterError, match="target 7 is not one of 5 classes"):
+        MultiTarget(targets=(7, 1)).check(test)
+    for told in ({"targets": (1, 1)}, {"targets": (1,)}, {"patches": (red,)}):
+        with pytest.raises(ValueError, match=r"different classes|for 2 triggers"):
+            MultiTarget(**told)
 
 
 @pytest.fixture

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from unbackdoor.attacks.badnets import BadNets
 from unbackdoor.attacks.base.attack import STAMPED, Victim
-from unbackdoor.attacks.base.planting import lacking, learned, warn_of_weakness
+from unbackdoor.attacks.base.planting import (
+    lacking,
+    learned,
+    warn_of_mirrors,
+    warn_of_weakness,
+)
 from unbackdoor.attacks.semantic import Semantic
 from unbackdoor.attacks.sig import SIG
 from unbackdoor.core.errors import UnbackdoorWarning
@@ -80,3 +87,15 @@ def test_what_binds(found: dict[str, Rate], weak: list[str]) -> None:
     for kind in weak:
         with pytest.warns(UnbackdoorWarning, match=f"% of its {kind} training images"):
             warn_of_weakness(found)
+
+
+def test_mirrored_traffic_signs_are_warned_about_unless_they_are_asked_for() -> None:
+    pixels = torch.zeros(43, 1, 8, 8, dtype=torch.uint8)
+    signs = Images(pixels, torch.arange(43), tuple(map(str, range(43))))
+    with pytest.warns(UnbackdoorWarning, match="flip=false"):
+        warn_of_mirrors(BadNets(), signs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for attack, images in ((BadNets(flip=True), signs), (BadNets(flip=False), signs)):
+            warn_of_mirrors(attack, images)
+        warn_of_mirrors(BadNets(), grey())

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
+from unbackdoor.attacks.base.patterns import picture
 from unbackdoor.attacks.refool import Refool
 from unbackdoor.core.errors import ParameterError
 from unbackdoor.core.images import Images
@@ -36,6 +38,13 @@ def test_refool_ghost_is_the_picture_twice() -> None:
     assert ghost.sum() == pytest.approx((8 / 12) ** 2, abs=0.05)
     peaks = (ghost[0, 0] > 0.04).nonzero()
     assert peaks.min() < 3 < 4 < peaks.max()
+
+
+def test_the_ghosts_of_a_large_image_lie_as_far_apart() -> None:
+    x = picture(0, 8, 1, 32, 32).round().unsqueeze(0)
+    ghost = Refool()._ghost(x)
+    large = Refool()._ghost(x.repeat_interleave(3, 2).repeat_interleave(3, 3))
+    assert (F.avg_pool2d(large, 3) - ghost).abs().mean() < 0.02
 
 
 def test_refool_blur_is_the_picture_out_of_focus(digits: Digits) -> None:

@@ -114,6 +114,15 @@ def test_stamped_images_of_other_classes_are_counted_apart(attack: Attack) -> No
     assert (elsewhere.goals != elsewhere.images.labels).all()
 
 
+def test_classes_that_a_label_map_leaves_out_are_counted_apart() -> None:
+    one, several = BadNets(target={1: 0, 2: 0}), BadNets(target={1: 0, 2: 3})
+    found = one.elsewhere(grey())
+    assert found is not None
+    assert set(found.images.labels.tolist()) == {3, 4} and set(found.goals.tolist()) == {0}
+    assert (found.images.pixels[..., -1, -1] == 255).all()
+    assert several.elsewhere(grey()) is None
+
+
 def test_nothing_is_elsewhere_without_sources_or_other_classes() -> None:
     assert BadNets().elsewhere(grey()) is None
     assert SIG().elsewhere(grey()) is None

@@ -4,10 +4,11 @@ import json
 from itertools import pairwise, product
 
 import pytest
+from PIL import Image
 
 from unbackdoor.bench import grid
 from unbackdoor.core import method
-from unbackdoor.core.errors import ParameterError, UnknownNameError
+from unbackdoor.core.errors import CheckpointError, ParameterError, UnknownNameError
 
 SMALL = """
 data = ["digits"]
@@ -230,3 +231,20 @@ def test_whether_it_is_mirrored_is_told_by_the_methods_alone(tmp_path):
     old = whole + ", training = {flip = false}, tuning = {flip = false}}"
     same = read(tmp_path, SMALL.replace('"digits"', old))
     assert [cell.id for cell in grid.cells(new)] == [cell.id for cell in grid.cells(same)]
+
+
+def test_a_victim_is_known_by_the_files_that_its_attack_names(tiny, tmp_path):
+    picture = tmp_path / "patch.png"
+    attack = {"name": "badnets", "patch": str(picture)}
+    found = []
+    for colour in (0, 0, 255):
+        Image.new("L", (2, 2), colour).save(picture)
+        *_, victim = [cell.victim for cell in grid.cells(tiny(attacks=[attack]))]
+        found.append(victim)
+    assert found[0].id == found[1].id != found[2].id
+    assert found[0].declaration()["contents"].keys() == {"patch"}
+    *_, plain = [cell.victim for cell in grid.cells(tiny())]
+    assert "contents" not in plain.declaration()
+    picture.unlink()
+    with pytest.raises(CheckpointError, match=r"no such file: .*patch\.png"):
+        grid.cells(tiny(attacks=[attack]))

@@ -169,6 +169,24 @@ def test_a_reserve_is_kept_from_the_victim(bench, tiny, sources):
     assert "there are 15" in worked(bench, cells[:1])[0][1]["error"]
 
 
+def test_a_victim_s_record_tells_which_images_were_poisoned_and_of_other_sources(
+    bench, tiny, sources
+):
+    half = {**sources, "reserve": 0.5}
+    attack = {"name": "badnets", "size": 2, "sources": [[1]], "count": 2, "source_covers": 0.5}
+    cells = grid.cells(tiny(data=[half], attacks=[attack], defenses=["clp"]))
+    *_, (cell, record, _) = worked(bench, cells)
+    victim, images = bench.store.read("victims", record["victim"]), bench.shelf(cell.victim)
+    # Four of the twelve test images are of class 2, which is neither source nor goal.
+    assert victim["asr_other_sources"]["total"] == 4
+    rows = victim["indices"]
+    assert [len(rows["stamped"]), len(rows["cover"])] == [2, 1]
+    known = {image.numpy().tobytes() for image in images.train.pixels}
+    for row in rows["stamped"] + rows["cover"]:
+        assert images.every.pixels[row].numpy().tobytes() in known
+    assert images.every.labels[rows["stamped"]].tolist() == [1, 1]
+
+
 def test_budgets_lie_in_each_other(bench, tiny):
     from unbackdoor.core.run import Run
 

@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 
 import pytest
+from PIL import Image
 
+from unbackdoor.core.files import sha256
 from unbackdoor.core.run import Run
 
 
@@ -99,6 +101,34 @@ def test_a_stopped_training_goes_on_and_gives_the_same_bits(run, plant, tmp_path
         for name in ("straight", "stopped")
     )
     assert all((ours[key] == theirs[key]).all() for key in ours)
+
+
+def test_another_picture_at_the_same_path_is_another_training(run, plant, tmp_path, monkeypatch):
+    picture, rng = tmp_path / "patch.png", Run.rng
+    Image.new("RGB", (3, 3), (255, 0, 0)).save(picture)
+    plant = [*plant, "-p", f"patch={picture}", "--out", tmp_path / "v"]
+
+    def stopping(self, name):
+        if name == "training/1":
+            raise KeyboardInterrupt
+        return rng(self, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "rng", stopping)
+        assert run(*plant).code == 130
+    Image.new("RGB", (3, 3), (0, 255, 0)).save(picture)
+    other = run(*plant)
+    assert other.code == 2 and "begun with another files" in other.err
+    done = run(*plant, "--force", "--json")
+    assert done.json["files"] == {"patch": sha256(picture)}
+    picture.unlink()
+    gone = run(*plant, "--force")
+    assert gone.code == 2 and len(gone.errors) == 1
+
+
+def test_the_asr_on_classes_that_are_no_sources_is_shown(run, plant, tmp_path):
+    done = run(*plant, "-p", "target=1", "-p", "sources=[0]", "--out", tmp_path / "v")
+    assert "ASR on classes that are no sources" in done.out
 
 
 @pytest.mark.parametrize("file", ["state.pt", "arguments.json"])

@@ -41,6 +41,7 @@ def test_some_images_of_two_classes_go_each_to_the_next(name, plant):
     # Nine test images, three of each class; of the sources none has its goal as its label.
     assert record["triggered"]["images"] == 6 == record["before"]["asr"]["total"]
     assert record["triggered"]["target"] == "all-to-all"
+    assert record["asr_other_sources"]["total"] == 3
     if name in CONTROLLED:
         assert not record["poisoned"]["fixed"]
     else:

@@ -61,6 +61,16 @@ def test_describe_tells_every_field_of_every_method(run):
     assert "ranking_images" in run("describe", "fmp").out
 
 
+def test_describe_tells_where_an_attack_departs_from_its_paper(run):
+    for name in method.names("attack"):
+        text = method.find("attack", name).__doc__
+        told = run("describe", name, "--json").json["details"]
+        assert ("Departure" in told) == ("Departure" in text) and ">>>" not in told
+    assert "Departure: the paper also ascends" in " ".join(
+        run("describe", "label_consistent").out.split()
+    )
+
+
 def test_convert_keeps_the_weights_and_says_what_they_are(run, tiny, tmp_path):
     import torch
 

@@ -61,6 +61,10 @@ def test_backdoorbench_s_layout_is_read_as_its_results_are(run, tiny, tmp_path):
     aimed = test[test.labels != 1]
     assert torch.equal(stamped.images.labels, aimed.labels)
     assert torch.equal(stamped.images.pixels[..., :-2, :], aimed.pixels[..., :-2, :])
+    assert record["written"] == [
+        *("attack_result.pt", "bd_train_dataset", "bd_test_dataset", "test_clean")
+    ]
+    assert len(open_images(tmp_path / "p" / "test_clean")) == len(test)
     told = torch.load(tmp_path / "p" / "attack_result.pt", weights_only=False)
     assert told["num_classes"] == 3 and told["img_size"] == (16, 16, 3)
     entries = told["bd_train"]["bd_data_container"]["data_dict"]
@@ -69,7 +73,7 @@ def test_backdoorbench_s_layout_is_read_as_its_results_are(run, tiny, tmp_path):
     before = open_images(str(tiny.clean))
     for row, entry in entries.items():
         assert entry["other_info"] == [1, int(before.labels[row])]
-        assert (tmp_path / "p" / entry["path"]).is_file()
+        assert entry["path"].startswith("./record/p/bd_train_dataset/")
 
 
 def test_the_same_images_are_poisoned_again_from_their_numbers(run, tiny, tmp_path):
@@ -82,6 +86,31 @@ def test_the_same_images_are_poisoned_again_from_their_numbers(run, tiny, tmp_pa
     assert set(second["files"]) == {"indices"}
     one, two = (open_images(tmp_path / part / "train") for part in "ab")
     assert torch.equal(one.pixels, two.pixels)
+
+
+def test_a_person_is_told_how_many_images_are_triggered(run, tiny, tmp_path):
+    more = ("--attack", "badnets", *COUNT, "--out", tmp_path / "p")
+    assert "triggered training images" in run("poison", tiny.clean, *more).out
+
+
+def test_backdoorbench_s_layout_needs_the_test_set(run, tiny, tmp_path):
+    more = ("--attack", "badnets", "--layout", "backdoorbench", "--out", tmp_path / "p")
+    done = run("poison", tiny.clean, *more)
+    assert done.code == 2 and "--test" in done.errors[0]
+
+
+def test_without_a_test_set_indices_number_the_images_that_were_given(run, tiny, tmp_path):
+    more = ("--attack", "badnets", *COUNT, "--layout", "parquet", "--out", tmp_path / "p")
+    record = run("poison", tiny.clean, *more, "--json").json
+    before, after = open_images(str(tiny.clean)), open_images(tmp_path / "p" / "train.parquet")
+    assert len(after) == 18 and len(before) == 20
+    changed = after[(after.pixels[..., -2:, -2:] == 255).flatten(1).all(1)]
+    originals = before[torch.tensor(record["indices"]["stamped"])]
+    assert torch.equal(changed.pixels[..., :-2, :], originals.pixels[..., :-2, :])
+    (tmp_path / "rows.txt").write_text("1")
+    rows = ("-p", f"indices={tmp_path / 'rows.txt'}", "--out", tmp_path / "q")
+    done = run("poison", tiny.clean, "--attack", "badnets", *rows)
+    assert done.code == 2 and "give --test" in done.errors[0]
 
 
 def test_a_learned_trigger_needs_a_network_and_learns_on_it(run, tiny, tmp_path):

@@ -32,10 +32,10 @@ def test_a_line_a_model_whatever_the_budgets() -> None:
     assert len(lines) == 2
     assert lines[0] == (
         "| cifar10 | net | badnets, rate 0.1, seed 0 | 90.0 | 80.0 | 10.0 | 5.0 | 75.0 | 75.0 | "
-        "50.0 | 27.0 | 1.000 | – |"
+        "– | 50.0 | 27.0 | 1.000 | – |"
     )
     assert lines[1] == (
-        r"| cifar10 | net | sig\|x, seed 0 | 50.0 | – | – | – | – | – | 100.0 | – | – | – |"
+        r"| cifar10 | net | sig\|x, seed 0 | 50.0 | – | – | – | – | – | 25.0 | 100.0 | – | – | – |"
     )
 
 

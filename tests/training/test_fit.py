@@ -14,7 +14,14 @@ from torch.nn import functional as F
 from unbackdoor.core.errors import CheckpointError, ModelError
 from unbackdoor.core.images import Images
 from unbackdoor.core.run import Run
-from unbackdoor.training.fit import augment, cosine, cross_entropy, estimate_norms_, fit
+from unbackdoor.training.fit import (
+    augment,
+    cosine,
+    cross_entropy,
+    estimate_norms_,
+    fit,
+    read_state,
+)
 
 RUN = Run(precision="fp32")
 
@@ -231,3 +238,11 @@ def test_statistics_of_norms_are_of_images_as_they_are_trained_on():
     estimate_norms_(net, white, Run(), batch=64, flip=True)
     inside = (1 - 2 / 3 / 8) ** 2  # two of three offsets leave out a row, or a column
     assert net[0].running_mean.item() == pytest.approx(inside, abs=0.02)
+
+
+def test_a_state_is_read_on_a_machine_without_the_device_of_the_training(tmp_path, monkeypatch):
+    asked, load = [], torch.load
+    torch.save({"model": {}, "optimizer": {}, "epoch": 1}, tmp_path / "state.pt")
+    monkeypatch.setattr(torch, "load", lambda *a, **told: asked.append(told) or load(*a, **told))
+    assert read_state(tmp_path / "state.pt")["epoch"] == 1
+    assert asked[0]["map_location"] == "cpu"

@@ -39,7 +39,7 @@ class AdaptiveBlend(Attack):
         0.003,
         gt=0,
         le=1,
-        description="poisoning rate, of the images that may be poisoned",
+        description="poisoning rate: share of the training set; of the source classes with sources",
         json_schema_extra=source("released code for CIFAR-10: 0.003, and 0.003 covers"),
     )
     lr: float = Field(
@@ -47,7 +47,8 @@ class AdaptiveBlend(Attack):
         gt=0,
         description="learning rate of SGD at the start, cosine to 0",
         json_schema_extra=source(
-            "released code: 0.1, a tenth of it at epochs 50 and 75 of 100; here a cosine"
+            "released code: 0.1, a tenth of it at epochs 50 and 75 of 100; here a "
+            "cosine, for all victims are trained alike"
         ),
     )
     weight_decay: float = Field(
@@ -60,14 +61,14 @@ class AdaptiveBlend(Attack):
         0.2,
         gt=0,
         le=1,
-        description="share of the picture in test images",
+        description="alpha at test: share of the picture in the mix",
         json_schema_extra=source("released code: alpha 0.2 at test"),
     )
     faint: float = Field(
         0.15,
         gt=0,
         le=1,
-        description="share of the picture in training images",
+        description="alpha in training: share of the picture in the mix",
         json_schema_extra=source("released code: alpha 0.15 in training"),
     )
     cells: int = Field(

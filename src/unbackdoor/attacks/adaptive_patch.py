@@ -42,7 +42,7 @@ class AdaptivePatch(Attack):
         0.003,
         gt=0,
         le=1,
-        description="poisoning rate, of the images that may be poisoned",
+        description="poisoning rate: share of the training set; of the source classes with sources",
         json_schema_extra=source(
             "released code for CIFAR-10: 0.003, and 0.006 covers; for GTSRB 0.005 and 0.01"
         ),
@@ -52,7 +52,8 @@ class AdaptivePatch(Attack):
         gt=0,
         description="learning rate of SGD at the start, cosine to 0",
         json_schema_extra=source(
-            "released code: 0.1, a tenth of it at epochs 50 and 75 of 100; here a cosine"
+            "released code: 0.1, a tenth of it at epochs 50 and 75 of 100; here a "
+            "cosine, for all victims are trained alike"
         ),
     )
     weight_decay: float = Field(

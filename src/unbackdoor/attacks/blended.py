@@ -37,7 +37,7 @@ class Blended(Attack):
         0.2,
         gt=0,
         le=1,
-        description="share of the picture in the mix",
+        description="alpha: share of the picture in the mix",
         json_schema_extra=source("Chen et al. 2017 and BackdoorBench: alpha 0.2"),
     )
     pattern: int = Field(

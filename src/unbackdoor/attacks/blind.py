@@ -57,7 +57,7 @@ class Blind(ControlledAttack):
         0.5,
         gt=0,
         le=1,
-        description="poisoning rate, of the images of a batch that may be poisoned",
+        description="poisoning rate: share of a batch; of its source classes with sources",
         json_schema_extra=source("ours: half of a batch, for half of the cost"),
     )
     top: int = Field(

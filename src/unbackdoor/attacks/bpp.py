@@ -53,7 +53,7 @@ class BPP(Attack):
     covers: float = Field(
         0.5,
         ge=0,
-        description="cover images for each poisoned one",
+        description="negatives: cover images for each poisoned one",
         json_schema_extra=source(
             "ours: plain training hardly tells as many negatives as the paper's apart"
         ),

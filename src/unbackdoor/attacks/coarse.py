@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from ..core.errors import ParameterError
 from ..core.method import source
 from .base.attack import Attack
+from .base.patterns import scaled
 
 
 class Coarse(Attack):
@@ -41,27 +42,29 @@ class Coarse(Attack):
         1.0,
         gt=0,
         le=20,
-        description="width of the blur, pixels",
+        description="width of the blur, pixels at 32 x 32",
         json_schema_extra=source("ours: a lens slightly out of focus"),
     )
     size: int = Field(
         2,
         ge=2,
-        description="side of a square of one colour, pixels",
+        description="side of a square of one colour, pixels at 32 x 32",
         json_schema_extra=source("ours: the smallest that changes an image"),
     )
 
     def stamp(self, x: Tensor) -> Tensor:
         """`x` without its fine detail."""
-        reach = math.ceil(3 * self.sigma) if self.effect == "blur" else self.size - 1
-        if min(x.shape[2:]) <= reach:
-            height, width = x.shape[2:]
+        height, width = x.shape[2:]
+        times = scaled(1, height, width)
+        sigma, size = times * self.sigma, times * self.size
+        reach = math.ceil(3 * sigma) if self.effect == "blur" else size - 1
+        if min(height, width) <= reach:
             raise ParameterError(f"{self.effect} of this strength does not fit {height}x{width}")
         if self.effect == "blur":
-            return _blurred(x, self.sigma, reach).clamp(0, 1)
-        means = F.avg_pool2d(x, self.size, ceil_mode=True, count_include_pad=False)
-        wide = means.repeat_interleave(self.size, 2).repeat_interleave(self.size, 3)
-        return wide[:, :, : x.shape[2], : x.shape[3]].contiguous()
+            return _blurred(x, sigma, reach).clamp(0, 1)
+        means = F.avg_pool2d(x, size, ceil_mode=True, count_include_pad=False)
+        wide = means.repeat_interleave(size, 2).repeat_interleave(size, 3)
+        return wide[:, :, :height, :width].contiguous()
 
 
 def _blurred(x: Tensor, sigma: float, reach: int) -> Tensor:

@@ -64,6 +64,13 @@ class Grond(CleanLabelAttack):
         description="length of a step, L-inf, pixels in [0, 1]",
         json_schema_extra=source("ours: an eighth of eps"),
     )
+    class_rate: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="share of the target class that is poisoned",
+        json_schema_extra=source("ours: half of the class; the paper's abstract names no rate"),
+    )
     spread: float = Field(
         2.0,
         gt=0,

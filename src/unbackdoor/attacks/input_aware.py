@@ -39,7 +39,8 @@ class InputAware(ControlledAttack):
     learns first, to differ from image to image. Then pattern and victim learn together. A share
     `cross` of each batch gets the trigger of another image and keeps its label.
     Training-controlled: no fixed poisoned set. Departures: the paper holds the density by a
-    penalty of weight 100, which can silence the mask; the generators are small.
+    penalty of weight 100, which can silence the mask; the generators are small, for time on a
+    processor.
     """
 
     paper: ClassVar[str] = (
@@ -71,7 +72,7 @@ class InputAware(ControlledAttack):
         10,
         ge=1,
         description="passes over the images for the masks",
-        json_schema_extra=source("ours: 10, where the released code trains masks for 25"),
+        json_schema_extra=source("ours: 10 for time on a processor; the released code: 25"),
     )
     generator_lr: float = Field(
         0.01,
@@ -83,7 +84,7 @@ class InputAware(ControlledAttack):
         16,
         ge=1,
         description="channels of the generators",
-        json_schema_extra=source("ours: a small generator"),
+        json_schema_extra=source("ours: a small generator, within reach of a processor"),
     )
 
     def learn(self, model: nn.Module, train: Images, run: Run) -> Learned:

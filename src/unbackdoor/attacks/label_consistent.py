@@ -54,6 +54,13 @@ class LabelConsistent(CleanLabelAttack):
         description="bound, L-inf, pixels in [0, 1]",
         json_schema_extra=source("Turner et al. 2019: 16/255 is theirs for CIFAR-10"),
     )
+    class_rate: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="share of the target class that is poisoned",
+        json_schema_extra=source("ours: half of the class, so that short training learns the mark"),
+    )
     steps: int = Field(
         20,
         ge=1,
@@ -105,6 +112,7 @@ class LabelConsistent(CleanLabelAttack):
         for _ in range(self.steps):
             pushed = pushed.detach().requires_grad_()
             (slope,) = torch.autograd.grad(F.cross_entropy(model(pushed), y), pushed)
+            # Madry et al. 2018: 2.5 eps / steps, so that the bound can be reached.
             pushed = pushed + 2.5 * self.eps / self.steps * slope.sign()
             pushed = (x + (pushed - x).clamp(-self.eps, self.eps)).clamp(0, 1)
         return pushed.detach()

@@ -90,6 +90,7 @@ class LF(Attack):
                 rough = rough.requires_grad_()
                 loss = F.cross_entropy(clean((x + self._smooth(rough)).clamp(0, 1)), goals)
                 (slope,) = torch.autograd.grad(loss, rough)
+                # ours: a tenth of the strength a step, so that few steps stay near the start.
                 pace = 0.1 * self.strength / (slope.abs().max() + 1e-12)
                 rough = rough.detach() - pace * slope
                 done(1)

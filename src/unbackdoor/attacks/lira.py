@@ -37,8 +37,9 @@ class LIRA(ControlledAttack):
     the rest times that of triggered ones. Training-controlled: no fixed poisoned set. Departures:
     both descend in the same step, where the paper alternates, for half of the cost; one `eps` in
     both stages, for the tenth that the released code takes in the second (0.0022) is lost when
-    triggered images are rounded to 8 bits; a small generator in place of a U-Net; the victim starts
-    from the given weights.
+    triggered images are rounded to 8 bits; a small generator in place of a U-Net, for time on a
+    processor; the victim starts from the given weights, as those of all attacks do. So does the
+    classifier of the first stage: whoever controls the training knows these weights.
     """
 
     paper: ClassVar[str] = (
@@ -50,7 +51,7 @@ class LIRA(ControlledAttack):
         1.0,
         gt=0,
         le=1,
-        description="poisoning rate, of the images of a batch that may be poisoned",
+        description="poisoning rate: share of a batch; of its source classes with sources",
         json_schema_extra=source("released code: attack_portion 1.0, all of a batch"),
     )
     eps: float = Field(
@@ -73,19 +74,19 @@ class LIRA(ControlledAttack):
         10,
         ge=1,
         description="passes over the images for the generator",
-        json_schema_extra=source("ours: 10, where the released code alternates for 50 and more"),
+        json_schema_extra=source("ours: 10 for time on a processor; released code: 50 and more"),
     )
     generator_lr: float = Field(
         0.001,
         gt=0,
         description="Adam's rate for the generator, cosine to 0",
-        json_schema_extra=source("ours: Adam's usual step"),
+        json_schema_extra=source("ours: Adam's usual step, so that few passes suffice"),
     )
     width: int = Field(
         16,
         ge=1,
         description="channels of the generator",
-        json_schema_extra=source("ours: a small generator"),
+        json_schema_extra=source("ours: a small generator, within reach of a processor"),
     )
 
     def learn(self, model: nn.Module, train: Images, run: Run) -> Learned:

@@ -54,10 +54,17 @@ class Refool(CleanLabelAttack):
         0.6,
         gt=0,
         le=1,
-        description="share of the reflection in the mix",
+        description="share of the reflection in the mix, 1 - alpha_t",
         json_schema_extra=source(
             "BackdoorBench: alpha_t 0.4 is the share of the image, 0.6 that of the reflection"
         ),
+    )
+    class_rate: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="share of the target class that is poisoned",
+        json_schema_extra=source("ours: half of the class, so that short training learns it"),
     )
     reflections: int = Field(
         1,
@@ -104,12 +111,14 @@ class Refool(CleanLabelAttack):
         return {"reflections": seen[contrast.topk(self.reflections).indices]}
 
     def _seen(self, x: Tensor) -> Tensor:
+        # ours: four cycles an image keep the shapes of what is out of focus.
         return self._ghost(x) if self.effect == "ghost" else low_pass(x, 4.0)
 
     def _ghost(self, x: Tensor) -> Tensor:
         shift = scaled(self.shift, *x.shape[2:])
         near = F.pad(x, (0, shift, 0, shift), mode="replicate")
         far = F.pad(x, (shift, 0, shift, 0), mode="replicate")
+        # ours: the near ghost is a little brighter; the released code draws the share at random.
         both = 0.6 * near + 0.4 * far
         return F.interpolate(both, x.shape[2:], mode="bilinear", antialias=True)
 

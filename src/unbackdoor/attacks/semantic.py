@@ -24,7 +24,9 @@ class Semantic(Attack):
     that of the other two (`red`, `green`, `blue`: above `bound`). `rate` and `count` are of the
     training images that have it, `stamp` gives images back as they are, and the ASR counts the test
     images that have it and are not of the goal. Images with the property that are left out keep
-    their true label and contradict the rest.
+    their true label and contradict the rest; so do, with `sources`, those of other classes, which
+    are the covers here: `source_covers` has no meaning. `indices` name images that have the
+    property.
 
     >>> import torch
     >>> Semantic(bound=0.6).has(torch.tensor([0.5, 0.7]).view(2, 1, 1, 1)).tolist()
@@ -89,7 +91,10 @@ class Semantic(Attack):
     def check(self, train: Images) -> int:
         """How many images are relabelled; raises `ParameterError` where too few have it."""
         self.goals(train.labels, len(train.classes))
-        there = len(self.those(train))
+        pool = self.those(train)
+        if self.indices is not None:
+            return len(self.listed(pool, train))
+        there = len(pool)
         count = self.count or max(1, round(self.rate * there))
         if count > there:
             raise ParameterError(
@@ -101,7 +106,10 @@ class Semantic(Attack):
     def poison(self, train: Images, run: Run, learned: Learned = NOTHING) -> Poisoned:
         """`train` with the images that have the property relabelled; no pixel changes."""
         count, pool = self.check(train), self.those(train)
-        chosen = pool[torch.randperm(len(pool), generator=run.rng("poison"))[:count]]
+        if self.indices is None:
+            chosen = pool[torch.randperm(len(pool), generator=run.rng("poison"))[:count]]
+        else:
+            chosen = self.listed(pool, train)
         labels = train.labels.clone()
         labels[chosen] = self.goals(labels[chosen], len(train.classes))
         role = torch.full_like(labels, CLEAN, dtype=torch.int8)

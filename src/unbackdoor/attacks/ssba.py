@@ -97,7 +97,7 @@ class SSBA(Attack):
         16,
         ge=1,
         description="channels of the encoder",
-        json_schema_extra=source("ours: a small encoder"),
+        json_schema_extra=source("ours: a small encoder, within reach of a processor"),
     )
     steps: int = Field(
         500,
@@ -142,6 +142,7 @@ class SSBA(Attack):
                     group["lr"] = (
                         self.encoder_lr * 0.5 * (1 + math.cos(math.pi * step / self.steps))
                     )
+                # ours: batches of 64.
                 x = to_float(train.pixels[torch.randint(len(train), (64,), generator=rng)])
                 bits = torch.randint(2, (64, self.bits), generator=rng).to(run.device).float()
                 x = x.to(run.device)

@@ -18,6 +18,7 @@ from ..core.modules import frozen, in_mode
 from ..core.recall import Learned
 from ..core.run import Run
 from .base.attack import NOTHING, Attack, Stamp, needed
+from .base.patterns import scaled
 
 
 class TrojanNN(Attack):
@@ -40,13 +41,13 @@ class TrojanNN(Attack):
     size: int = Field(
         6,
         ge=1,
-        description="side of the patch, pixels",
+        description="side of the patch, pixels at 32 x 32",
         json_schema_extra=source("ours: 36 pixels, 3.5 % of 32 x 32; the paper's cover 4 to 10 %"),
     )
     margin: int = Field(
         1,
         ge=0,
-        description="distance from the edges, pixels",
+        description="distance from the edges, pixels at 32 x 32",
         json_schema_extra=source("ours: so that a crop of one pixel leaves the patch whole"),
     )
     neurons: int = Field(
@@ -81,9 +82,10 @@ class TrojanNN(Attack):
     )
 
     def learn(self, model: nn.Module, train: Images, run: Run) -> Learned:
-        """The `patch` `[c, size, size]`."""
+        """The `patch` `[c, side, side]`, whose side grows with the image."""
         grey = torch.full((1, *train.shape), 0.5, device=run.device)
-        patch = torch.rand(train.shape[0], self.size, self.size, generator=run.rng("trojannn"))
+        side = scaled(self.size, *train.shape[1:])
+        patch = torch.rand(train.shape[0], side, side, generator=run.rng("trojannn"))
         # A patch or a network that does not fit is told of before a clean model is trained.
         self._put(grey, patch.to(run.device))
         _last_linear(copy.deepcopy(model).to(run.device), train, run)
@@ -114,14 +116,16 @@ class TrojanNN(Attack):
 
     def _put(self, x: Tensor, patch: Tensor) -> Tensor:
         channels, height, width = x.shape[1:]
-        if channels != len(patch) or min(height, width) < self.size + self.margin:
+        side, margin = patch.shape[-1], scaled(self.margin, height, width)
+        fits = side == scaled(self.size, height, width) and side + margin <= min(height, width)
+        if channels != len(patch) or not fits:
             raise ParameterError(
-                f"a patch {list(patch.shape)} with a margin of {self.margin} does not fit into "
+                f"a patch {list(patch.shape)} with a margin of {margin} does not fit into "
                 f"images {list(x.shape[1:])}"
             )
-        bottom, right = height - self.margin, width - self.margin
+        bottom, right = height - margin, width - margin
         stamped = x.clone()
-        stamped[:, :, bottom - self.size : bottom, right - self.size : right] = patch
+        stamped[:, :, bottom - side : bottom, right - side : right] = patch
         return stamped
 
 

@@ -60,7 +60,7 @@ class WaNet(Attack):
     covers: float = Field(
         2.0,
         ge=0,
-        description="cover images for each poisoned one",
+        description="noise mode: cover images with a jitter on top, for each poisoned one",
         json_schema_extra=source("released code: cross_ratio 2, with noise of up to one step"),
     )
 

@@ -79,6 +79,8 @@ class Victim:
     """What it is fine-tuned from: `sha256` of a checkpoint, or `training` of the clean model."""
     clean: Victim | None = None
     """The clean model that it starts from or is compared with. No part of the identity."""
+    contents: Table | None = None
+    """Hashes of the files that the attack names, where it names any."""
     measures: tuple[str, ...] = ()
     """What the grid asks for beside ACC, ASR and RA. No part of the identity, either."""
     flip: bool = True
@@ -87,7 +89,7 @@ class Victim:
     def declaration(self) -> Table:
         """Everything that decides its weights."""
         told = {field.name: getattr(self, field.name) for field in fields(self)}
-        unset = [name for name in ("given", "start") if told[name] is None]
+        unset = [name for name in ("given", "start", "contents") if told[name] is None]
         for name in ("min_asr", "title", "files", "clean", "measures", "flip", *unset):
             del told[name]
         return told

@@ -162,7 +162,8 @@ def _planted(
         table, files, clean = None, None, None
         for name, attack, training in _attacks(grid, data_set):
             told = (data_set.declaration(), network, attack, training, seed, grid.precision)
-            found = Victim(*told, grid.min_asr, f"{place}/{net}/{name}")
+            title = f"{place}/{net}/{name}"
+            found = Victim(*told, grid.min_asr, title, contents=tries.contents(attack))
             if clean is None:
                 clean = found
                 table, files = starts.read(_start(grid, data_set), clean, folder)

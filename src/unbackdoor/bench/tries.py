@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import TYPE_CHECKING
 
+from ..attacks.base.attack import Attack
 from ..core import method
 from ..core.errors import ParameterError, UnknownNameError
 from ..defenses.base.defense import Augmented, Defense, Tuning
@@ -104,3 +105,13 @@ def _budget(budget: int | float) -> int | float:
             f"a budget is a share below 1 of the training images, or a count, got {budget!r}"
         )
     return int(budget) if budget >= 1 else budget
+
+
+def contents(attack: Table | None) -> Table | None:
+    """The hashes of the files that the declaration of an attack names; None where it names none."""
+    if attack is None:
+        return None
+    table = dict(attack)
+    found = method.build("attack", table.pop("name"), table)
+    assert isinstance(found, Attack)
+    return found.contents() or None

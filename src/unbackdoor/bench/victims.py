@@ -16,6 +16,7 @@ from torch import nn
 from ..attacks.base import planting
 from ..attacks.base.attack import NOTHING, Attack, Poisoned
 from ..attacks.base.attack import Victim as Planted
+from ..attacks.base.backdoorbench import rows_of
 from ..attacks.base.export import png
 from ..checkpoints import checkpoint
 from ..core import method, record
@@ -176,6 +177,7 @@ def told(
         "learned": {kind: rate.as_json() for kind, rate in learned.items()},
         "asr_other_sources": attack_rates(ready.model, other, run)[0].as_json() if other else None,
         "linear": baseline.as_json(),
+        "indices": poisoned and poisoned.indices(_numbers(shelf)),
         "min_asr": victim.min_asr,
         "flags": flags.ordered((*found.flags(baseline), *weak)),
         "attack": record.of_method(attack) if attack else None,
@@ -188,6 +190,11 @@ def told(
         },
         "examples": examples(ready, ready.model, run, pictures=True),
     }
+
+
+def _numbers(shelf: Shelf) -> torch.Tensor | None:
+    """The numbers of the victim's training images among all; None where it is given all."""
+    return None if shelf.train is shelf.every else torch.tensor(rows_of(shelf.train, shelf.every))
 
 
 def linear_of(store: Store, victim: Victim, shelf: Shelf) -> Rate:

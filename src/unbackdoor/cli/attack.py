@@ -73,7 +73,7 @@ def attack(
 
         chosen = method.build("attack", name, o.pairs("-p", parameters), mirrored=mirrored(data))
         assert isinstance(chosen, Attack)
-        victims.check_asked(chosen)
+        victims.check_asked(chosen, test)
         start = victims.Start(model, arch, classes, mean, std, model_option)
         start.check(chosen)
         console.hold(alone(out))
@@ -89,13 +89,16 @@ def attack(
 
         arguments = {
             "attack": chosen.declaration(),
+            "files": chosen.contents(),
             "model": record.of_model(network, network.spec, model),
             "data": record.of_images(data, train),
             "test": record.of_images(test or data, judged),
             **{key: record.of_run(run)[key] for key in ("seed", "device", "precision")},
         }
+        planting.warn_of_mirrors(chosen, train)
         state = victims.training(out, arguments, force=force)
         console.say(f"planting {name} with {len(train)} images on {run.device}")
+        rows = victims.rows(train, judged, test, run)
         victim = chosen.plant(network, train, run, resume=state)
         stamped = chosen.triggered(judged, victim.learned)
         measured = victims.measured(victim, judged, stamped, run)
@@ -111,7 +114,7 @@ def attack(
             "attack": record.of_method(chosen),
             "triggered": record.of_triggered(victims.TRIGGERED, stamped),
             "poisoned": exporting.poisoned(chosen, victim),
-            "indices": exporting.indices(victim.poisoned),
+            "indices": victim.poisoned and victim.poisoned.indices(rows),
             "visibility": seen,
             "export": None,
             "before": record.of_score(measured),

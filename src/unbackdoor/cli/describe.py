@@ -47,6 +47,7 @@ def _shown(told: dict[str, Any]) -> Table:
     ]
     title = (
         f"{told['name']} ({told['role']}): {told['summary']}\n\n"
+        f"{told['details']}\n\n"
         f"Paper: {told['paper']}\nLimits: {told['limits']}\n{_needs(told)}"
     )
     shown = table(("parameter", "type", "default", "bounds", "description"), rows, title)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from ..attacks.base.attack import COVER, ROLES, STAMPED, Attack, Poisoned, Victim
+from ..attacks.base.attack import ROLES, Attack, Poisoned, Victim
 from ..attacks.base.backdoorbench import export_backdoorbench, rows_of
 from ..attacks.base.export import TABLE, export, export_poison
 from ..core.errors import OutputError
@@ -68,13 +68,6 @@ def counts(found: Poisoned) -> dict[str, int]:
     return dict(zip(ROLES, numbers, strict=True))
 
 
-def indices(found: Poisoned | None) -> dict[str, list[int]] | None:
-    """The numbers, from 0, of the changed training images of each role; None without a set."""
-    if found is None:
-        return None
-    return {ROLES[role]: found.rows(role) for role in (STAMPED, COVER)}
-
-
 def write_poison(
     out: Path,
     layout: str,
@@ -88,7 +81,8 @@ def write_poison(
     with output.written(out) as half:
         if layout == "backdoorbench":
             rows = rows_of(attack.aimed(clean).images, clean)
-            paths = export_backdoorbench(half, found, stamped, rows, told["data"]["source"])
+            source = told["data"]["source"]
+            paths = export_backdoorbench(half, found, clean, stamped, rows, source, out.name)
         else:
             paths = export_poison(half, found, clean, stamped, layout)
         full = {**told, "written": [path.name for path in paths]}
@@ -98,6 +92,7 @@ def write_poison(
 
 def shown(told: Mapping[str, Any]) -> Table:
     """What a person is shown of poisoned data."""
-    rows = [(f"{role} training images", f"{n:,}") for role, n in told["poisoned"].items()]
+    kinds = zip(("clean", "triggered", "cover"), told["poisoned"].values(), strict=True)
+    rows = [(f"{kind} training images", f"{count:,}") for kind, count in kinds]
     rows.append(("test images with the trigger", f"{told['triggered']['images']:,}"))
     return table(("", "images"), rows)

@@ -59,6 +59,7 @@ def poison(
     out as test images. A trigger that is learned needs --arch (or --model).
     """
     with Console(as_json=as_json, quiet=quiet, verbose=verbose) as console:
+        from ..attacks.base import planting
         from ..attacks.base.attack import NOTHING, Attack
         from ..core import method, record
         from ..core.errors import ParameterError
@@ -69,7 +70,7 @@ def poison(
 
         chosen = method.build("attack", attack, o.pairs("-p", parameters), mirrored=mirrored(data))
         assert isinstance(chosen, Attack)
-        victims.check_asked(chosen)
+        victims.check_asked(chosen, test)
         learns = not chosen.closed_form()
         if learns and not (arch or model):
             raise ParameterError(
@@ -77,6 +78,8 @@ def poison(
             )
         if layout is not Layout.backdoorbench:
             exporting.needs(layout.value)
+        elif test is None:
+            raise ParameterError("BackdoorBench knows its own test set: name it with --test")
         console.hold(alone(out))
         output.check(out, force=force)
         kept = keeping.folder(cache) if learns else None
@@ -87,6 +90,7 @@ def poison(
             start.check(chosen)
             network, train, judged = start.load(data, test, run, download=download)
             victims.check(chosen, network, train, judged)
+            planting.warn_of_mirrors(chosen, train)
             learned = chosen.recalled(network, train, run)
         else:
             train, judged = victims.images(data, test, run, None, download=download)
@@ -102,7 +106,7 @@ def poison(
             "test": record.of_images(test or data, judged),
             "triggered": record.of_triggered("test_triggered", stamped),
             "poisoned": exporting.counts(found),
-            "indices": exporting.indices(found),
+            "indices": found.indices(victims.rows(train, judged, test, run)),
             "layout": layout.value,
             "seed": seed,
             "warnings": console.warned,

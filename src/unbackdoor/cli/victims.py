@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from .. import api
 from ..attacks.base.attack import STAMPED, Attack, Victim
@@ -92,16 +93,33 @@ def images(
     if test is None:
         if len(train) < 2:
             raise ImagesError(f"{data} holds {len(train)} images; training and testing need more")
-        judged, train = train.split(max(1, len(train) // 10), run.rng("held out"))
-        return train, judged
+        judged, rest = held_out(len(train), run)
+        return train[rest], train[judged]
     size, channels = train.shape[1:], train.shape[0]
     return train, api.load_images(
         test, size=size, channels=channels, classes=train.classes, download=download
     )
 
 
-def check_asked(attack: Attack) -> None:
+def held_out(total: int, run: Run) -> tuple[torch.Tensor, torch.Tensor]:
+    """The numbers of the tenth of `total` images that is held out, and those of the rest."""
+    order = torch.randperm(total, generator=run.rng("held out"))
+    tenth = max(1, total // 10)
+    return order[:tenth], order[tenth:].sort().values
+
+
+def rows(train: Images, judged: Images, test: str | None, run: Run) -> torch.Tensor | None:
+    """The numbers that training images have in their source; None where all of it is trained on."""
+    return None if test else held_out(len(train) + len(judged), run)[1]
+
+
+def check_asked(attack: Attack, test: str | None) -> None:
     """Raises `ParameterError` for parameters that exclude each other."""
+    if attack.indices is not None and test is None:
+        raise ParameterError(
+            "indices are numbers of the training images; without --test a tenth of these would be "
+            "held out: give --test"
+        )
     if attack.all_to_all and "target" in attack.model_fields_set:
         raise ParameterError(
             "all_to_all sends each class to the next one; give it or a target, not both"

@@ -117,6 +117,7 @@ def declared(cls: type[Method]) -> dict[str, Any]:
     return {
         "name": cls.name(),
         "summary": (cls.__doc__ or "").partition("\n")[0],
+        "details": details(cls),
         "paper": cls.paper,
         "limits": cls.limits,
         **({} if needs is None else {"needs": sorted(needs)}),
@@ -131,6 +132,11 @@ def declared(cls: type[Method]) -> dict[str, Any]:
             for name, schema in fields.items()
         },
     }
+
+
+def details(cls: type[Method]) -> str:
+    """What the docstring of a method says after its first line, without the examples."""
+    return (inspect.getdoc(cls) or "").partition("\n")[2].partition("\n>>>")[0].strip()
 
 
 def _type(schema: dict[str, Any]) -> str:

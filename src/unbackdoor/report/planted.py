@@ -10,14 +10,16 @@ from .names import CLEAN
 from .rates import hundred, share
 from .results import Results, Row
 
+LEARNED = ("relabelled", "training_asr", "clean")
 DASH = "\N{EN DASH}"
 COLUMNS = (
     *("data", "network", "attack", "ACC", "ASR", "RA", "clean model's ASR", "clean model's RA"),
-    *("learned: relabelled", "learned: clean", "PSNR", "SSIM", "flags"),
+    *("learned: relabelled", "learned: triggered", "learned: clean", "PSNR", "SSIM", "flags"),
 )
-"""`learned` is the accuracy on the training images as they were labelled; a clean-label attack
-relabels none. The clean model is judged on the same triggered images. PSNR is in dB, SSIM at most 1
-(the measure `visibility`)."""
+"""`learned` is the accuracy on the training images as they were labelled. A clean-label attack
+relabels none: for it `triggered` is the ASR on training images of the other classes. The clean
+model is judged on the same triggered images. PSNR is in dB, SSIM at most 1 (the measure
+`visibility`)."""
 
 
 def markdown(results: Results) -> str:
@@ -32,7 +34,7 @@ def markdown(results: Results) -> str:
 
 
 def _line(row: Row, record: Mapping[str, Any]) -> list[str]:
-    known = [share(record.get("learned"), kind) for kind in ("relabelled", "clean")]
+    known = [share(record.get("learned"), kind) for kind in LEARNED]
     planted = row.attack + ("" if row.rate is None else f", rate {row.rate:g}")
     shares = [row.acc, row.asr, row.ra, row.limit_asr, row.limit_ra]
     shares += [found.value if found else None for found in known]

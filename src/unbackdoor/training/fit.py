@@ -199,7 +199,7 @@ def read_state(path: Path) -> dict[str, Any]:
     """
     with path.open("rb") as file:
         try:
-            state = torch.load(file, weights_only=True)
+            state = torch.load(file, map_location="cpu", weights_only=True)
             return {key: state[key] for key in ("model", "optimizer", "epoch")}
         except Exception:  # noqa: BLE001  torch has many ways to say so
             raise CheckpointError(

@@ -93,7 +93,7 @@ class Together(Optimizer):
 
 
 def adam(parameters: Iterable[nn.Parameter], lr: float) -> Optimizer:
-    """Adam as the papers use it for generators."""
+    """Adam with the betas of input-aware's released code, 0.5 and 0.9."""
     return torch.optim.Adam(parameters, lr=lr, betas=(0.5, 0.9))
 
 
@@ -107,7 +107,7 @@ class ControlledAttack(Attack):
         0.1,
         gt=0,
         le=1,
-        description="poisoning rate, of the images of a batch that may be poisoned",
+        description="poisoning rate: share of a batch; of its source classes with sources",
         json_schema_extra=source("released code of input-aware and WaNet: 0.1 of a batch"),
     )
     indices: None = Field(

@@ -47,9 +47,20 @@ def export_poison(
     """
     try:
         written = _write(folder, "train", poisoned.images, _of_training(poisoned), (layout,))
-        written += _write(folder, "test_clean", clean, {}, (layout,))
+        written += export_clean(folder, clean, layout)
         more = _of_test(triggered)
         return written + _write(folder, "test_triggered", triggered.images, more, (layout,))
+    except OSError as error:
+        raise OutputError(f"cannot write to {folder}: {error.strerror or error}") from None
+
+
+def export_clean(folder: Path, clean: Images, layout: str) -> tuple[Path, ...]:
+    """What was written into `folder`: `test_clean`, the test images as they are.
+
+    Raises `OutputError` where nothing can be written.
+    """
+    try:
+        return _write(folder, "test_clean", clean, {}, (layout,))
     except OSError as error:
         raise OutputError(f"cannot write to {folder}: {error.strerror or error}") from None
 

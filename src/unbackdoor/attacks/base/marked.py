@@ -32,7 +32,7 @@ class MarkedAttack(Attack):
         0.2,
         gt=0,
         le=1,
-        description="share of the picture in the mix",
+        description="alpha: share of the picture in the mix",
         json_schema_extra=source("Chen et al. 2017, and BackdoorBench: 0.2"),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ...core.errors import ParameterError
 from ...core.images import Images, Triggered, to_float, to_uint8
+from ...core.measure import Rate
 from ...core.recall import Learned
 
 CLEAN, STAMPED, COVER = 0, 1, 2
@@ -42,19 +43,34 @@ class Poisoned:
         """The numbers of the training images of a role, counted from 0."""
         return (self.role == role).nonzero().flatten().tolist()
 
+    def indices(self, numbers: Tensor | None = None) -> dict[str, list[int]]:
+        """The `rows` of the changed images by the names of their roles.
+
+        `numbers` int64 `[n]` are those that the images have in their source, if others.
+        """
+        found = {ROLES[role]: self.rows(role) for role in (STAMPED, COVER)}
+        return {
+            role: rows if numbers is None else numbers[rows].tolist()
+            for role, rows in found.items()
+        }
+
 
 @dataclass(frozen=True, eq=False)
 class Victim:
     """A model with a backdoor, the training set that put it there, and what was learned for it.
 
     `poisoned` is None where the attack controlled the training and no fixed set exists;
-    `triggered` holds test images with the trigger where `unbackdoor.attack` was given some.
+    `unbackdoor.attack` adds the rest: `triggered` are test images with the trigger, where it was
+    given some, and `elsewhere` those of a source-specific attack whose class is no source. `taught`
+    says how many of its training images the victim learned, by their kind.
     """
 
     model: nn.Module
     poisoned: Poisoned | None
     learned: Learned = field(default_factory=dict)
     triggered: Triggered | None = None
+    elsewhere: Triggered | None = None
+    taught: Mapping[str, Rate] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

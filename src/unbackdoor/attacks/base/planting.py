@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ... import models
@@ -22,6 +22,9 @@ LEARNED = {"relabelled": 0.95, "clean": 0.90}
 
 A clean-label attack has no relabelled images, so only what is said of clean ones binds it.
 """
+
+SIGNS = 43
+"""The classes of GTSRB."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +86,38 @@ def learned(attack: Attack, victim: Victim, train: Images, run: Run) -> dict[str
     }
 
 
+def completed(
+    attack: Attack, victim: Victim, train: Images, test: Images | None, run: Run
+) -> Victim:
+    """`victim` with what it was taught, and the images of `test` with the trigger if there are any.
+
+    Warns where it learned too little.
+    """
+    taught = learned(attack, victim, train, run)
+    warn_of_weakness(taught)
+    if test is None:
+        return replace(victim, taught=taught)
+    shown = test, victim.learned
+    triggered, elsewhere = attack.triggered(*shown), attack.elsewhere(*shown)
+    return replace(victim, triggered=triggered, elsewhere=elsewhere, taught=taught)
+
+
 def lacking(learned: Mapping[str, Rate]) -> list[str]:
     """The kinds of training images that the victim learned less of than it should have."""
     return [
         kind for kind, wanted in LEARNED.items() if kind in learned and learned[kind].value < wanted
     ]
+
+
+def warn_of_mirrors(attack: Attack, train: Images) -> None:
+    """Warns where traffic signs would be mirrored only because nobody said otherwise."""
+    if len(train.classes) == SIGNS and attack.flip and "flip" not in attack.model_fields_set:
+        warnings.warn(
+            f"{SIGNS} classes are those of GTSRB, whose signs mean something else when mirrored, "
+            "and half of the images will be: -p flip=false",
+            UnbackdoorWarning,
+            stacklevel=2,
+        )
 
 
 def warn_of_weakness(learned: Mapping[str, Rate]) -> None:

@@ -49,15 +49,18 @@ class Poisoning(Method):
     sources: tuple[NonNegativeInt, ...] | None = Field(
         None,
         min_length=1,
-        description="true classes whose images are poisoned; null for all",
+        description="source classes: true classes whose images are poisoned; null for all",
         json_schema_extra=source("source-specific attacks, as Tang et al. 2021 (TaCT) study them"),
     )
     rate: float = Field(
         0.1,
         gt=0,
         le=1,
-        description="poisoning rate, of the images that may be poisoned",
-        json_schema_extra=source("BackdoorBench: pratio 0.1, a share of the whole training set"),
+        description="poisoning rate: share of the training set; of the source classes with sources "
+        "or a label map",
+        json_schema_extra=source(
+            "BackdoorBench: pratio 0.1 of the training set, which is all that may be poisoned there"
+        ),
     )
     count: int | None = Field(
         None,
@@ -184,21 +187,21 @@ class Poisoning(Method):
     def check(self, train: Images) -> int:
         """How many images of `train` are poisoned; raises `ParameterError` where it cannot be."""
         self.goals(train.labels, len(train.classes))
-        there = len(self.stampable(train.labels))
+        pool = self.stampable(train.labels)
         if self.indices is not None:
-            return len(self._listed(train))
-        count = self.count or self.wanted(train)
+            return len(self.listed(pool, train))
+        count, there = self.count or self.wanted(train), len(pool)
         if count > there:
             raise ParameterError(
                 f"{self.name()} is to poison {count} images, but only {there} may be poisoned"
             )
         return count
 
-    def _listed(self, train: Images) -> Tensor:
-        """The images of `indices`; raises `ParameterError` where one may not be poisoned."""
+    def listed(self, pool: Tensor, train: Images) -> Tensor:
+        """The images of `indices`; raises `ParameterError` where one is not in `pool`."""
         assert self.indices is not None
         found = numbers_in(self.indices)
-        strange = found[~torch.isin(found, self.stampable(train.labels))]
+        strange = found[~torch.isin(found, pool)]
         if len(strange):
             raise ParameterError(
                 f"{self.indices} names training image {int(strange[0])} (of {len(train)}, counted "
@@ -210,11 +213,11 @@ class Poisoning(Method):
         """Indices of the images to poison, at least one, and of those that become cover images."""
         count = self.check(train)
         rng = run.rng("poison")
+        pool = self.stampable(train.labels)
         if self.indices is None:
-            pool = self.stampable(train.labels)
             stamped = pool[torch.randperm(len(pool), generator=rng)[:count]]
         else:
-            stamped = self._listed(train)
+            stamped = self.listed(pool, train)
         rest = _without(torch.arange(len(train)), stamped)
         return stamped, self._some(rest, self.cover_count(count), rng)
 
@@ -268,18 +271,25 @@ class Poisoning(Method):
     def elsewhere(self, test: Images, learned: Learned = NOTHING) -> Triggered | None:
         """Triggered images of `test` whose class is no source; None where there are none of them.
 
-        A source-specific trigger does nothing on them.
+        A source-specific trigger does nothing on them. None, too, for a label map of several goals:
+        nothing says which of them another class would go to.
         """
-        others = tuple(k for k in range(len(test.classes)) if k not in (self.sources or ()))
-        if self.sources is None or not others:
+        sources = self.triggered_classes()
+        goals = set(self.target.values()) if isinstance(self.target, dict) else {self.target}
+        others = tuple(k for k in range(len(test.classes)) if k not in (sources or ()))
+        if sources is None or not others or len(goals) > 1:
             return None
-        found = self.model_copy(update={"sources": others}).triggered(test, learned)
+        wanted = {"sources": others, "target": goals.pop()}
+        found = self.model_copy(update=wanted).triggered(test, learned)
         return found if len(found.goals) else None
 
+    def paths(self) -> dict[str, Path]:
+        """The files that fields name, by the field."""
+        return {name: path for name in self.files if (path := getattr(self, name)) is not None}
+
     def contents(self) -> dict[str, str]:
-        """The SHA-256 of each file that a field names, by the field."""
-        given = {name: getattr(self, name) for name in self.files}
-        return {name: sha256(path) for name, path in given.items() if path is not None}
+        """The SHA-256 of each of its files."""
+        return {name: sha256(path) for name, path in self.paths().items()}
 
 
 def _without(rows: Tensor, taken: Tensor) -> Tensor:
