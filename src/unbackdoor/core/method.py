@@ -54,6 +54,9 @@ def source(text: str) -> dict[str, JsonValue]:
 
     `text` names a paper, its released code or a known collection; or it begins with `ours:` and
     says why the default is not that of the paper.
+
+    >>> source("ours: the smallest that changes an image")
+    {'source': 'ours: the smallest that changes an image'}
     """
     return {"source": text}
 
