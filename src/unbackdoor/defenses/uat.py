@@ -87,7 +87,7 @@ class UAT(Passes):
         "arXiv 1811.11304, and Hinton, Vinyals, Dean 2015, arXiv 1503.02531"
     )
     limits: ClassVar[str] = (
-        "costs accuracy, much with few images; a backdoor comes back from a few triggered images; "
+        "costs accuracy, more with few images; a backdoor comes back from a few triggered images; "
         "Refool stays; docs/uat.md has the figures; of more than 20 classes not all are searched"
     )
     needs: ClassVar[frozenset[Need]] = frozenset({"labels", "training"})
