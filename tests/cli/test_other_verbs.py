@@ -61,6 +61,13 @@ def test_describe_tells_every_field_of_every_method(run):
     assert "ranking_images" in run("describe", "fmp").out
 
 
+def test_describe_breaks_lines_where_the_terminal_ends():
+    from unbackdoor.cli.describe import _flowing
+
+    told = "One\nline.\n\n* an entry\n  of two lines\n* another\n\nThe end."
+    assert _flowing(told) == "One line.\n\n* an entry of two lines\n* another\n\nThe end."
+
+
 def test_describe_tells_where_an_attack_departs_from_its_paper(run):
     for name in method.names("attack"):
         text = method.find("attack", name).__doc__

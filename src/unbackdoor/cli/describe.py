@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 import typer
@@ -47,7 +48,7 @@ def _shown(told: dict[str, Any]) -> Table:
     ]
     title = (
         f"{told['name']} ({told['role']}): {told['summary']}\n\n"
-        f"{told['details']}\n\n"
+        f"{_flowing(told['details'])}\n\n"
         f"Paper: {told['paper']}\nLimits: {told['limits']}\n{_needs(told)}"
     )
     shown = table(("parameter", "type", "default", "bounds", "description"), rows, title)
@@ -57,6 +58,11 @@ def _shown(told: dict[str, Any]) -> Table:
     shown.columns[1].max_width, shown.columns[3].max_width = TYPE, BOUNDS
     shown.title_style = ""
     return shown
+
+
+def _flowing(text: str) -> str:
+    """Each paragraph, and each entry of a list, on one line: the terminal breaks them."""
+    return re.sub(r"(?<=\S)\n(?!\n|\* )\s*", " ", text)
 
 
 def _needs(told: dict[str, Any]) -> str:
