@@ -58,3 +58,11 @@ def test_a_balanced_draw_keeps_the_number_and_evens_the_classes():
     assert images.labels.bincount(minlength=4).tolist() == [3, 3, 0, 3]
     assert images.pixels[images.labels == 3].flatten().tolist() == [8, 8, 8]
     assert len(set(images.pixels[images.labels == 0].flatten().tolist())) == 3
+
+
+def test_only_the_first_pass_of_a_step_moves_the_statistics_of_norms():
+    clean, net = task()
+    before = int(net[1].num_batches_tracked)
+    repaired = FTSAM(epochs=1, batch=16, held_out=0).repair(net, clean, Run()).model
+    steps = -(-len(clean) // 16)
+    assert int(repaired[1].num_batches_tracked) - before == steps
