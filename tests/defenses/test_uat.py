@@ -33,7 +33,7 @@ def test_it_raises_the_loss_and_stays_in_its_ball():
 def test_every_other_time_it_sends_images_to_a_class_each_in_its_turn():
     clean, net = backdoored(classes=4)
     x, y = clean.pixels / 255, clean.labels
-    found = Universal(radius=40.0, steps=5)
+    found = Universal(radius=40.0, steps=20)
     left, towards = [], []
     for number in range(16):
         before = found.state["away"].clone()
