@@ -156,7 +156,7 @@ def test_a_first_look_comes_before_a_slower_scanner(here, run):
 
 
 def test_a_kind_that_is_not_known_is_compared_with_others(here, run, monkeypatch):
-    quick = Targeted(images=8, held_out=8, radii=3, steps=1)
+    quick = Targeted(images=8, held_out=8, most_classes=2)
     kinds = [
         calibration.made(told(), {quick: [0.0] * 7}, "of this test")
         .kinds[0]
@@ -165,7 +165,7 @@ def test_a_kind_that_is_not_known_is_compared_with_others(here, run, monkeypatch
     ]
     text = calibration.Calibration(format=1, kinds=kinds).model_dump_json()
     (here / "others.json").write_text(text)
-    given = [f"{name}={getattr(quick, name)}" for name in ("images", "held_out", "radii", "steps")]
+    given = [f"{name}={getattr(quick, name)}" for name in ("images", "held_out", "most_classes")]
     asked = [part for text in given for part in ("-p", text)]
     done = scan(run, "bad", "--calibration", here / "others.json", *asked, "--json")
     assert done.json["scanner"]["name"] == "targeted" and done.code in (1, 3)

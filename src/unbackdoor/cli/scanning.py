@@ -240,12 +240,17 @@ def pictures(one: Scanned, run: Run) -> dict[str, Any] | None:
 
 
 def _visible(finding: Finding) -> Tensor:
-    """The change as an image: what is added around grey, stretched; a patch under its mask."""
+    """The change as an image: what is added around grey, stretched; a patch under its mask.
+
+    Of a warp red is how far to the right a pixel is taken from, green how far down.
+    """
     assert finding.change is not None
     if finding.mask is not None:
         return to_uint8(finding.mask * finding.change)
-    largest = finding.change.abs().max().clamp_min(1e-9)
-    return to_uint8(0.5 + finding.change / (2 * largest))
+    change = finding.change
+    if finding.warp:
+        change = torch.cat([change, torch.zeros_like(change[:1])])
+    return to_uint8(0.5 + change / (2 * change.abs().max().clamp_min(1e-9)))
 
 
 def write(out: Path, full: dict[str, Any], location: str) -> None:

@@ -23,6 +23,7 @@ from ...core.measure import check
 from ...core.method import Method, source
 from ...core.modules import copied
 from ...core.run import Run
+from .changes import warped
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,14 +34,16 @@ class Finding:
     the verdict compares with clean models. `change` is the change of all images that was found
     for the most suspicious class, if there is one: float `[c, h, w]`, added to images in [0, 1];
     where it is a patch, `mask` `[h, w]` says how much of the image it covers and `change` is its
-    picture. `reach` is the share of the images that the change sends to that class. `notes` are
-    numbers worth keeping.
+    picture; where it is a `warp`, `change` is `[2, h, w]`: how far to the right and down each pixel
+    is taken from, in pixels. `reach` is the share of the images that the change sends to that
+    class. `notes` are numbers worth keeping.
     """
 
     classes: Tensor
     score: float
     change: Tensor | None = None
     mask: Tensor | None = None
+    warp: bool = False
     reach: float | None = None
     notes: Mapping[str, float] = field(default_factory=dict)
 
@@ -53,6 +56,8 @@ class Finding:
         """The images `x` `[n, c, h, w]` with the change that was found."""
         if self.change is None:
             return x
+        if self.warp:
+            return warped(x, self.change.unsqueeze(0))
         if self.mask is None:
             return (x + self.change).clamp(0, 1)
         return x + self.mask * (self.change - x)

@@ -1,8 +1,7 @@
-"""Ways to the classes: one change of all images towards each class, in L2 balls that grow."""
+"""Ways to the classes: one change of all images towards each class, at sizes that grow."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -12,39 +11,44 @@ from torch.nn import functional as F
 
 from ...core.images import Images, to_float
 from ...core.run import Run
-from ...training.adversarial import Ball
-from ...training.universal import REFERENCE, clipped
+from .changes import SIDE, Change, Losses
 
-STEP = 0.4
-"""Length of a step, of the radius."""
-
-FIRST = 0.1
-"""Length of the random start, of the first radius."""
+LEAST = 16
+"""Of larger images fewer are used, for time, but not fewer than so many."""
 
 
 @dataclass(eq=False)
 class Way:
-    """The change `[1, c, h, w]` towards a class, and the share it drew at each radius."""
+    """The change towards a class, and the share of the others' images it drew at each size."""
 
     label: int
-    away: Tensor
+    change: Change
     shares: list[float] = field(default_factory=lambda: [0.0])
+
+    def size(self, reach: float) -> float:
+        """The size at which it draws `reach`, between the last two that were tried.
+
+        The last of all sizes where it does not.
+        """
+        sizes, (*_, before, now) = self.change.sizes, self.shares
+        if now < reach:
+            return sizes[-1]
+        last = len(self.shares) - 2
+        # Before the first one there would be one as much smaller as it is than the second.
+        growth = sizes[last] / sizes[last - 1] if last else sizes[1] / sizes[0]
+        return float(sizes[last] * growth ** ((reach - before) / (now - before) - 1))
 
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """Images, and the classes that the model gives them; `scale` is how long a radius of 1 is."""
+    """Images, and the classes that the model gives them."""
 
     x: Tensor
     answers: Tensor
 
-    @property
-    def scale(self) -> float:
-        """The root of the number of values, relative to images of 3x32x32."""
-        return math.sqrt(self.x[0].numel() / REFERENCE)
-
     def others(self, label: int, most: int) -> Tensor:
-        """At most so many images that the model does not see as `label`."""
+        """At most so many images that the model does not see as `label`; fewer of large ones."""
+        most = min(most, max(LEAST, most * SIDE**2 // self.x[0, 0].numel()))
         return self.x[self.answers != label][:most]
 
 
@@ -58,72 +62,38 @@ def seen(model: nn.Module, images: Images, run: Run) -> Seen:
 
 @dataclass(frozen=True)
 class Search:
-    """How ways are gone: on how many images, through which radii, to which share of the others."""
+    """How ways are gone: on how many images, and to which share of those of other classes."""
 
     images: int
     held_out: int
-    smallest: float
-    growth: float
-    radii: int
-    steps: int
     reach: float
-
-    def radius(self, place: int) -> float:
-        """The radius of a place on the ladder."""
-        return float(self.smallest * self.growth**place)
-
-    def reached(self, way: Way) -> float:
-        """The radius at which a way draws `reach`, between the last two that were tried."""
-        *_, before, now = way.shares
-        last = len(way.shares) - 2
-        if now < self.reach:
-            return self.radius(last + 1)
-        part = (self.reach - before) / (now - before)
-        return self.radius(last) * float(self.growth ** (part - 1))
 
     def gone(
         self,
         model: nn.Module,
+        kind: type[Change],
         halves: tuple[Seen, Seen],
         labels: Sequence[int],
-        enough: int,
         run: Run,
         advance: Callable[[int], None],
     ) -> list[Way]:
-        """The ways to the classes `labels`, until `enough` of them draw `reach`.
+        """The ways to the classes `labels`, until two of them draw `reach`.
 
         Ways are sought on the first half of the images; shares are counted on the other.
         """
-        rng, (sought, _) = run.rng("start"), halves
-        ways = [Way(label, self._start(sought, rng)) for label in labels]
-        for place in range(self.radii):
+        rng, (sought, counted) = run.rng("start"), halves
+        ways = [Way(label, kind(sought.x, rng)) for label in labels]
+        for size in kind.sizes:
             for way in [way for way in ways if way.shares[-1] < self.reach]:
-                self._pushed(way, place, model, *halves, run)
+                x = sought.others(way.label, self.images)
+                if len(x):
+                    way.change.fit(_losses(model, way.label, run), x, size)
+                held_out = counted.others(way.label, self.held_out)
+                way.shares.append(share(model, held_out, way, run))
                 advance(1)
-            if sum(way.shares[-1] >= self.reach for way in ways) >= enough:
+            if sum(way.shares[-1] >= self.reach for way in ways) >= 2:
                 break
         return ways
-
-    def _start(self, sought: Seen, rng: torch.Generator) -> Tensor:
-        draw = torch.randn(sought.x[:1].shape, generator=rng).to(sought.x)
-        start: Tensor = draw / draw.norm() * FIRST * self.smallest * sought.scale
-        return start
-
-    def _pushed(
-        self, way: Way, place: int, model: nn.Module, sought: Seen, counted: Seen, run: Run
-    ) -> None:
-        """Moves `way` on at the radius of `place`, and counts what it draws."""
-        x = sought.others(way.label, self.images)
-        ball = Ball(self.radius(place) * sought.scale, "2")
-        goal = torch.full((len(x),), way.label, device=x.device)
-        for _ in range(self.steps if len(x) else 0):
-            away = way.away.detach().requires_grad_()
-            with run.autocast():
-                told = model(clipped(x + away)).float()
-            (slope,) = torch.autograd.grad(-F.cross_entropy(told, goal), away)
-            step = STEP * ball.radius * ball.steepest(slope.float())
-            way.away = ball.clipped(away.detach() + step)
-        way.shares.append(share(model, counted.others(way.label, self.held_out), way, run))
 
 
 def share(model: nn.Module, x: Tensor, way: Way, run: Run) -> float:
@@ -131,7 +101,7 @@ def share(model: nn.Module, x: Tensor, way: Way, run: Run) -> float:
     if not len(x):
         return 0.0
     with torch.no_grad(), run.autocast():
-        now = model(clipped(x + way.away)).argmax(1)
+        now = model(way.change.applied(x)).argmax(1)
     return float((now == way.label).float().mean())
 
 
@@ -143,3 +113,14 @@ def likeliest(model: nn.Module, images: Seen, most: int, run: Run) -> list[int]:
     mean = likely.masked_fill(own, 0).sum(0) / (~own).sum(0).clamp_min(1)
     found: list[int] = sorted(mean.topk(min(most, likely.shape[1])).indices.tolist())
     return found
+
+
+def _losses(model: nn.Module, label: int, run: Run) -> Losses:
+    def of(images: Tensor) -> Tensor:
+        with run.autocast():
+            told = model(images).float()
+        return F.cross_entropy(
+            told, told.new_full((len(told),), label, dtype=torch.int64), reduction="none"
+        )
+
+    return of
