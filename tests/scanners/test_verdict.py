@@ -135,6 +135,11 @@ def test_an_unknown_kind_is_compared_with_others_where_a_score_compares_classes(
     # Of the third kind one model is above the threshold of the other two; nothing else is.
     assert (found.alarms.false_alarms.hits, found.alarms.false_alarms.total) == (1, 30)
     assert found.alarms.expected == pytest.approx(1 / 30)
+    # A fortieth of many models alike is rare among them; a kind that is not known may be like it.
+    many = [[1.0] * 20, [1.0] * 20, [1.0] * 19 + [4.0]]
+    scanner = Comparing(score=3.0, per_class=100)
+    between = judged(scanner, network(), images(), Run(), others(*many, scanner=scanner))
+    assert between.outcome is Outcome.not_judged and between.alarms.threshold == 4.0
     below = judged(
         Comparing(score=1.0, per_class=100),
         network(),

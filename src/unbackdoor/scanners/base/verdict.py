@@ -182,8 +182,9 @@ def standing(score: float, clean: Sequence[float]) -> Alarms:
 def elsewhere(score: float, kinds: Sequence[Sequence[float]]) -> Alarms | None:
     """How `score` stands among the scores of clean models of other `kinds`; None if too few.
 
-    Each kind in turn is held out to count the false alarms: its models against the threshold of
-    the others.
+    The threshold is the largest score of all of them: kinds differ, and a share of models that are
+    much alike promises nothing for another one. Each kind in turn is held out to count the false
+    alarms: its models against the threshold of the others.
     """
     every = [value for scores in kinds for value in scores]
     if len(kinds) < FEWEST_KINDS or len(every) < FEWEST_MODELS:
@@ -191,11 +192,12 @@ def elsewhere(score: float, kinds: Sequence[Sequence[float]]) -> Alarms | None:
     above = 0
     for place, scores in enumerate(kinds):
         rest = [value for other in (*kinds[:place], *kinds[place + 1 :]) for value in other]
-        limit = standing(0, rest).threshold
-        above += sum(value > limit for value in scores)
+        above += sum(value > max(rest) for value in scores)
     rate = Rate(above, len(every))
     found = standing(score, every)
-    return replace(found, false_alarms=rate, expected=rate.value, other_kinds=len(kinds))
+    return replace(
+        found, threshold=max(every), false_alarms=rate, expected=rate.value, other_kinds=len(kinds)
+    )
 
 
 def _with_change(finding: Finding, model: nn.Module, clean: Images, run: Run) -> Finding:
