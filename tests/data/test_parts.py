@@ -59,7 +59,7 @@ def test_one_folder_around_the_classes_is_said(tmp_path):
 def test_images_beside_the_class_folders_are_counted(tmp_path):
     folders(tmp_path, "a", "b")
     image(tmp_path / "stray.png")
-    with pytest.warns(UnbackdoorWarning, match=r"left out 1 of its files .*1 beside the class"):
+    with pytest.warns(UnbackdoorWarning, match=r"left out 1 of its files, .*1 beside the class"):
         assert len(data.open_images(tmp_path)) == 2
 
 

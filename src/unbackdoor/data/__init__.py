@@ -130,6 +130,13 @@ def of_objects(
     return Images(pixels_of(what, raw.pictures, size, channels), labels, named)
 
 
+def resized(images: Images, size: tuple[int, int]) -> Images:
+    """`images` in another size, without a word."""
+    from ._pixels import resized as pixels
+
+    return Images(pixels(images.pixels, size), images.labels, images.classes)
+
+
 def names() -> tuple[str, ...]:
     """The sources that go by a name instead of a path."""
     return tuple(name for module in _sources() for name in getattr(module, "NAMES", ()))

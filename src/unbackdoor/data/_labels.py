@@ -26,12 +26,13 @@ def matched(
     shared = set(theirs) & set(ours)
     if not shared:
         return _by_order(source, raw, wanted), wanted
-    if strange := [name for name in raw.classes if key(name) not in shared]:
+    named = zip(raw.classes, theirs, strict=True)
+    if strange := [name for name, compared in named if compared not in shared]:
         raise ImagesError(
             f"{source} has the class {strange[0]!r}, which is none of the model's: {listed(wanted)}"
         )
-    places = {key: place for place, key in reversed(list(enumerate(ours)))}  # the first of each
-    return torch.tensor([places[key] for key in theirs])[raw.labels], wanted
+    places = {one: place for place, one in reversed(list(enumerate(ours)))}  # the first of each
+    return torch.tensor([places[one] for one in theirs])[raw.labels], wanted
 
 
 def _keys(theirs: Sequence[str], ours: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -178,6 +178,11 @@ def _stacked(
     return whole
 
 
+def resized(pixels: Tensor, size: Size) -> Tensor:
+    """`pixels` uint8 `[n, c, h, w]` in another size."""
+    return torch.cat([_resized(p, size, p.shape[1]) for p in torch.split(pixels, CHUNK)])
+
+
 def _resized(pixels: Tensor, size: Size, channels: int) -> Tensor:
     x = to_float(pixels)
     if x.shape[1] != channels:
