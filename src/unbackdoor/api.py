@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,9 @@ from .attacks.base.parts import Poison, Victim
 from .checkpoints import checkpoint
 from .core.arguments import asked, numbers, whole
 from .core.arguments import classes as classes_of
+from .core.arguments import columns as columns_of
 from .core.arguments import size as size_of
-from .core.errors import ParameterError, UnbackdoorWarning
+from .core.errors import ParameterError
 from .core.images import Images, Triggered
 from .core.measure import Score, check, score
 from .core.method import build
@@ -88,31 +88,25 @@ def load_images(
 ) -> Images:
     """The images of a source: `digits`, a folder of class folders, `.npz`, parquet, `cifar10`...
 
-    Or of a torch or Hugging Face `Dataset`, a `DataLoader`, arrays (images, labels), or a list of
-    (picture, label). `size` (one number or height, width) and `channels` are what the model takes,
-    `columns` the names of images and labels in a file. Raises `ImagesError`.
+    Or of `Images`, a torch or Hugging Face `Dataset`, a `DataLoader`, arrays (images, labels), or a
+    list of (picture, label). `size` (one number or height, width) and `channels` are what the model
+    takes, `columns` the names of images and labels in it. Raises `ImagesError`.
 
     Examples:
         >>> images = load_images("digits:test", channels=1)
         >>> images.shape, images.classes[:3]
         ((1, 32, 32), ('0', '1', '2'))
     """
-    wanted = asked(size, channels, classes)
+    wanted = {**asked(size, channels, classes), "columns": columns_of(columns)}
     if not isinstance(source, str | Path):
         return data.of_objects(source, **wanted)
-    if data.as_text(source, wanted["classes"]) is not None:
-        warnings.warn(
-            f"the class folders of {source} are called by numbers, and are taken so: 2 before 10. "
-            "torchvision's ImageFolder sorts them as text, 10 before 2; if the model was trained "
-            "on that, give classes= in its order",
-            UnbackdoorWarning,
-            stacklevel=2,
-        )
-    return data.open_images(source, **wanted, download=download, columns=columns)
+    found = data.open_images(source, **wanted, download=download)
+    data.warn_of_numbers(source, wanted["classes"])
+    return found
 
 
 def load_triggered(
-    source: str | Path,
+    source: Source,
     target: int | str | None = None,
     *,
     size: int | Sequence[int] | None = None,
@@ -122,16 +116,19 @@ def load_triggered(
 ) -> Triggered:
     """Triggered test images labelled with their true class, and the class the attacker wants.
 
-    `target` is that class by its number or name, or `all-to-all`; a BackdoorBench result holds its
-    own. Raises `ImagesError`.
+    `source` is what `load_images` takes; `target` is that class by its number or name, or
+    `all-to-all`; a BackdoorBench result holds its own. Raises `ImagesError`.
 
     Examples:
         >>> stamped = load_triggered("digits:test", target=0)
         >>> set(stamped.goals.tolist())
         {0}
     """
-    wanted = asked(size, channels, classes)
-    return data.open_triggered(source, whole("target", target), **wanted, columns=columns)
+    wanted = {**asked(size, channels, classes), "columns": columns_of(columns)}
+    goal = whole("target", target)
+    if not isinstance(source, str | Path):
+        return data.with_goals(data.of_objects(source, **wanted), goal)
+    return data.open_triggered(source, goal, **wanted)
 
 
 def repair(
@@ -283,6 +280,11 @@ def evaluate(
     """
     run, model = run or Run(), unwrapped(model)
     test = None if test is None else _fitting(model, test)
+    if triggered is not None:
+        if not isinstance(triggered, Triggered):
+            raise ParameterError("triggered must be what load_triggered gives")
+        if isinstance(model, Normalized):
+            triggered = data.fitted(triggered, **_taken(model))
     for images in (test, triggered.images if triggered else None):
         if images is not None and len(images):
             check(model, images)
@@ -291,9 +293,8 @@ def evaluate(
 
 def _fitting(model: nn.Module, source: Source) -> Images:
     """The images of `source`, in what `model` takes as far as it tells."""
-    if isinstance(source, Images):
-        return source
-    if not isinstance(model, Normalized):
-        return load_images(source)
-    spec = model.spec
-    return load_images(source, size=spec.size, channels=model.channels, classes=spec.classes)
+    return load_images(source, **(_taken(model) if isinstance(model, Normalized) else {}))
+
+
+def _taken(model: Normalized) -> dict[str, Any]:
+    return {"size": model.spec.size, "channels": model.channels, "classes": model.spec.classes}

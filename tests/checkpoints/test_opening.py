@@ -112,6 +112,59 @@ def test_averages_beside_the_weights_are_told_and_can_be_chosen(tmp_path):
         checkpoint.load(path, **BARE, weights="ema")
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "before"),
+    [("student.", "teacher.", ""), ("net.", "ema.", "module.")],
+)
+@pytest.mark.parametrize("turned", [False, True])
+def test_of_two_networks_in_one_dict_the_taken_one_is_told(tmp_path, first, second, before, turned):
+    other = {f"{before}{second}{name}": torch.zeros_like(t) for name, t in WEIGHTS.items()}
+    one = {f"{before}{first}{name}": tensor for name, tensor in WEIGHTS.items()}
+    averaged = second == "ema."
+    both = other | one if turned and averaged else one | other
+    path = saved(tmp_path, {"state_dict": both | {"queue": torch.ones(2)}})
+    names = f"{before}{first}".rstrip("."), f"{before}{second}".rstrip(".")
+    told = f"took state_dict/{names[0]}, not state_dict/{names[1]} "
+    with pytest.warns(UnbackdoorWarning, match=told):
+        assert same(checkpoint.load(path, **BARE))
+    assert not checkpoint.load(path, **BARE, weights=names[1]).net.conv1.weight.any()
+
+
+def test_equal_blocks_are_no_networks(tmp_path):
+    many = {f"{n}.{end}": torch.ones(1) for n in range(3000) for end in "abcd"}
+    assert len(model_files.read(saved(tmp_path, many)).candidates) == 1
+    assert len(model_files.read(saved(tmp_path, WEIGHTS)).candidates) == 1
+
+
+def test_names_of_openmmlab(tmp_path):
+    net = models.create(Spec("resnet18", ("a", "b"), (0.0,), (1.0,))).net
+    for before in ("", "module."):
+        theirs = {
+            f"{before}{'head' if name.startswith('fc.') else 'backbone'}.{name}": tensor
+            for name, tensor in net.state_dict().items()
+        }
+        path = saved(tmp_path, {"meta": {"epoch": 1}, "state_dict": theirs})
+        found = checkpoint.load(path, arch="resnet18", classes=2, mean=[0.4] * 3, std=[0.2] * 3)
+        assert torch.equal(found.net.fc.weight, net.fc.weight)
+
+
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        (b"", "is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        (b"\n<!DOCTYPE html>", "web page"),
+        (b"\x1f\x8b\x08", "unpack it"),
+        (b"{}", "is JSON text"),
+        (bytes(257) + b"ustar", "tar archive: unpack it"),
+    ],
+)
+def test_what_people_take_for_models_is_named(tmp_path, raw, told):
+    (tmp_path / "a.pt").write_bytes(raw)
+    with pytest.raises(CheckpointError, match=told):
+        checkpoint.load(tmp_path / "a.pt", **BARE)
+
+
 def test_what_is_left_out_is_told(tmp_path):
     model = {f"model.{name}": tensor for name, tensor in WEIGHTS.items()}
     path = saved(tmp_path, {"state_dict": model | {"metric.total": torch.ones(4)}})

@@ -60,6 +60,43 @@ def test_a_model_near_chance_is_a_warning_and_a_good_one_is_not():
     read_rightly(MODEL, images(LABELS), "here", None, Run())  # warnings are errors here
 
 
+class Fixed(torch.nn.Module):
+    """Answers class 0 for images of 32 x 32, else what the first pixel's level is."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.classes = classes
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        level = (x[:, 0, 0, 0] * 255).round().long().clamp(max=self.classes - 1)
+        level = level if x.shape[-1] == 32 else 0 * level
+        return torch.nn.functional.one_hot(level, self.classes) * 9.0 + 0 * self.weight
+
+
+@pytest.mark.parametrize(("right", "warned"), [(100, False), (80, False), (55, True), (45, True)])
+def test_of_two_classes_a_good_model_is_not_near_chance(right, warned):
+    names = ("a", "b")
+    labels = torch.arange(100) % 2
+    levels = torch.cat([labels[:right], 1 - labels[right:]])
+    given = Images(levels.to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 32, 32), labels, names)
+    model = Normalized(Fixed(2), Spec("own", names, (0.0,), (1.0,)))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        read_rightly(model, given, "here", None, Run())
+    assert any("near the chance of 50.0%" in str(one.message) for one in caught) == warned
+
+
+def test_where_the_size_is_a_guess_the_one_that_the_model_agrees_with_is_said():
+    pixels = LABELS.to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 48, 48)
+    model = Normalized(Fixed(COUNT), Spec("own", NAMES, (0.0,), (1.0,)))
+    given = Images(pixels, LABELS, NAMES)
+    with pytest.warns(UnbackdoorWarning, match=r"8\.3% .* but 100\.0% if they are 32x32: .*32\)"):
+        read_rightly(model, given, "here", None, Run(), guessed=True)
+    with pytest.warns(UnbackdoorWarning, match="near the chance"):
+        read_rightly(model, given, "here", None, Run())
+
+
 def test_classes_of_few_images_are_thin_evidence():
     labels = torch.arange(COUNT * 20) % COUNT
     warn_thin(images(labels))  # warnings are errors here

@@ -42,6 +42,7 @@ def test_layouts_and_floats(tmp_path):
         {"x": X * 1.0, "y": Y},
         {"x": X.astype(np.int64), "y": Y * 1.0},
         {"x": X, "y": np.eye(2)[Y]},
+        {"x": X, "y": np.array(["b", "a"])},
     ],
 )
 def test_the_ways_people_call_and_count_them(tmp_path, arrays):
@@ -70,6 +71,8 @@ def test_parts(tmp_path):
     assert len(data.open_images(f"{tmp_path}/a.npz:test")) == 1
     with pytest.raises(ImagesError, match="'val'"):
         data.open_images(f"{tmp_path}/a.npz:val")
+    with pytest.raises(ImagesError, match=r"say which: .*:train or .*:valid"):
+        opened(tmp_path, x_train=X, y_train=Y, x_valid=X, y_valid=Y)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +80,7 @@ def test_parts(tmp_path):
     [
         ({"x": X, "z": Y}, "it holds x, z"),
         ({"x": X, "y": Y[:1]}, "2 images but 1 labels"),
-        ({"x": X - 200.0, "y": Y}, "from 0 to 255; got float64 from -200.0"),
+        ({"x": X - 200.0, "y": Y}, "has its own.; got float64 from -200.0"),
         ({"x": X * 3.0, "y": Y}, "from 0.0 to 357.0"),
         ({"x": X * np.nan, "y": Y}, "from nan"),
         ({"x": X[..., :2], "y": Y}, "1 or 3 channels"),

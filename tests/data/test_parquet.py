@@ -39,7 +39,8 @@ def test_a_file_with_class_names(tmp_path, column):
 def test_a_folder_of_shards_without_names(tmp_path):
     write(tmp_path / "b.parquet", [2])
     write(tmp_path / "a.parquet", [0, 1])
-    found = data.open_images(tmp_path)
+    with pytest.warns(UnbackdoorWarning, match=r"a\.parquet, b\.parquet\) are read as one"):
+        found = data.open_images(tmp_path)
     assert found.labels.tolist() == [0, 1, 2] and found.classes == ("0", "1", "2")
 
 
@@ -59,7 +60,7 @@ def test_a_data_set_known_by_name_may_lie_as_parquet(tmp_path, monkeypatch):
     [
         ({"labels": [0], "column": "picture"}, "it has picture, label"),
         ({"labels": [0, 5], "names": ["cat", "dog"]}, "from 0 to 5, but there are 2"),
-        ({"labels": [0, None]}, "whole numbers or names in every row"),
+        ({"labels": [0, None]}, "rows without a label"),
         ({"labels": [0.5]}, "not whole"),
         ({"labels": [0, 1], "cells": [{"bytes": png(1)}, {"bytes": b"x"}]}, "row 1 is not a read"),
         ({"labels": [0], "cells": [{"bytes": None, "path": "a.png"}]}, "row 0 holds no image"),

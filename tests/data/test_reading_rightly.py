@@ -4,7 +4,6 @@ import io
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from unbackdoor import data
@@ -137,45 +136,3 @@ def test_a_name_that_is_also_a_folder_is_said(tmp_path, monkeypatch):
     with pytest.warns(UnbackdoorWarning, match=r"name of a data set.*\./digits"):
         assert len(data.open_images("digits:test")) > 400
     assert len(data.open_images("./digits")) == 2
-
-
-PIXELS = torch.arange(2 * 3 * 4 * 4, dtype=torch.uint8).view(2, 3, 4, 4)
-LABELS = torch.tensor([1, 0])
-
-
-def pictures():
-    shown = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in PIXELS]
-    return list(zip(shown, LABELS.tolist(), strict=True))
-
-
-@pytest.mark.parametrize(
-    "made",
-    [
-        lambda: torch.utils.data.TensorDataset(PIXELS, LABELS),
-        lambda: torch.utils.data.TensorDataset(PIXELS.float() / 255, LABELS),
-        lambda: torch.utils.data.DataLoader(torch.utils.data.TensorDataset(PIXELS, LABELS)),
-        lambda: (PIXELS.permute(0, 2, 3, 1).numpy(), LABELS.numpy()),
-        pictures,
-    ],
-)
-def test_objects_of_python_are_images(made):
-    found = data.of_objects(made(), classes=["x", "y"])
-    assert torch.equal(found.pixels, PIXELS) and found.labels.tolist() == [1, 0]
-    assert found.classes == ("x", "y")
-
-
-@pytest.mark.parametrize(
-    ("made", "told"),
-    [
-        (lambda: 3, "images must be Images"),
-        (lambda: [], "holds no images"),
-        (lambda: torch.utils.data.TensorDataset(PIXELS - 130.0, LABELS), "take the normalisation"),
-        (lambda: torch.utils.data.TensorDataset(PIXELS, LABELS + 0.5), "whole numbers"),
-        (lambda: (PIXELS.numpy(), LABELS[:1].numpy()), "2 images, but 1 labels"),
-        (lambda: [(PIXELS[0], 0), (PIXELS[0, :, :2], 1)], "several sizes"),
-    ],
-)
-def test_other_objects_are_one_line(made, told):
-    with pytest.raises(ImagesError, match=told) as caught:
-        data.of_objects(made())
-    assert "\n" not in str(caught.value)

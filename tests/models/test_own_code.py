@@ -7,9 +7,10 @@ import torch
 
 from unbackdoor import models
 from unbackdoor.checkpoints import checkpoint
-from unbackdoor.core.errors import CheckpointError, ModelError, UnknownNameError
+from unbackdoor.core.errors import CheckpointError, ImagesError, ModelError, UnknownNameError
 from unbackdoor.core.images import Images
-from unbackdoor.core.measure import check
+from unbackdoor.core.measure import check, predictions
+from unbackdoor.core.run import Run
 from unbackdoor.core.spec import Spec
 
 NETS = """\
@@ -51,6 +52,23 @@ class Fails(Net):
     def forward(self, x):
         assert x.shape[-1] == 224, "Input height (2) does not match"
         return x
+
+
+class Quits(Net):
+    def forward(self, x):
+        raise SystemExit(0)
+
+
+class Tires(Net):
+    def forward(self, x):
+        if len(x) > 2:
+            raise ValueError("more than two")
+        return super().forward(x)
+
+
+class Nothing(Net):
+    def forward(self, x):
+        return super().forward(x) * float("nan")
 """
 
 
@@ -137,6 +155,39 @@ def test_the_number_of_classes_is_read_off_the_last_layer(here):
         assert len(found.spec.classes) == classes
     with pytest.raises(CheckpointError, match="missing"):
         checkpoint.load(here / "a.pt", arch="cifar_resnet", mean=[0.0] * 3, std=[1.0] * 3)
+
+
+IMAGES = Images(torch.zeros(3, 3, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 2]), tuple("abc"))
+
+
+def test_a_network_that_ends_the_program_does_not(here):
+    told = rf"nets_of_mine.py, line {line('SystemExit(0)')}: SystemExit"
+    with pytest.raises(ValueError, match=told):
+        check(made("nets_of_mine:Quits"), IMAGES)
+
+
+def test_a_network_that_fails_later_is_one_line_with_its_place(here):
+    net = made("nets_of_mine:Tires")
+    check(net, IMAGES)
+    told = rf"cannot take images .* line {line('more than two')}: ValueError: more than two"
+    with pytest.raises(ModelError, match=told):
+        predictions(net, IMAGES, Run())
+
+
+def test_errors_of_ours_pass_through_a_persons_network(here):
+    net = made("nets_of_mine:Net")
+
+    def seen(*_):
+        raise ImagesError("seen enough")
+
+    net.net.fc.register_forward_hook(seen)
+    with pytest.raises(ImagesError, match=r"^seen enough$"):
+        predictions(net, IMAGES, Run())
+
+
+def test_outputs_that_are_no_numbers_are_refused(here):
+    with pytest.raises(ModelError, match="not finite"):
+        check(made("nets_of_mine:Nothing"), IMAGES)
 
 
 def test_a_forward_pass_that_fails_is_one_line_with_its_place(here):

@@ -15,9 +15,16 @@ from ..core.errors import CheckpointError
 from .inert import Foreign
 
 MOST = 100
+"""So many dicts of tensors are looked at; a training state has some hundred of one tensor each."""
+
 DEEPEST = 100
 """Levels of dicts, lists or modules in one another: names grow with each, and files are flatter."""
-"""So many dicts of tensors are looked at; a training state has some hundred of one tensor each."""
+
+PART_OF_TWINS = 0.9
+"""Of all names in a dict, so many are those of its networks; the rest may be queues and counts."""
+
+MOST_TWINS, FEWEST_TWINS = 8, 4
+"""So many networks may lie in one dict, and so many tensors each has at least."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +53,40 @@ def candidates(value: Any) -> tuple[Candidate, ...]:
             found.append(Candidate(where, *_entries(part)))
         if len(found) == MOST:
             break
-    return tuple(candidate for candidate in found if candidate.weights)
+    return tuple(part for one in found if one.weights for part in (one, *_twins(one)))
+
+
+def _twins(one: Candidate) -> Iterator[Candidate]:
+    """Each of several networks of the same tensors in one dict: `student.` and `teacher.`.
+
+    They are named by what stands before their names, which may begin with what all have. Blocks of
+    one network are alike, too, but there is more beside them.
+    """
+    names, before = list(one.weights), ""
+    heads = {name.partition(".")[0] for name in names}
+    while len(heads) == 1 and all("." in name for name in names):
+        names = [name.partition(".")[2] for name in names]
+        before += f"{heads.pop()}."
+        heads = {name.partition(".")[0] for name in names}
+    inside: dict[str, list[str]] = {}
+    for name in names:
+        head, _, rest = name.partition(".")
+        if rest:
+            inside.setdefault(head, []).append(rest)
+    alike: dict[frozenset[str], list[str]] = {}
+    for head, tails in inside.items():
+        if len(tails) >= FEWEST_TWINS:
+            alike.setdefault(frozenset(tails), []).append(head)
+    for rests, heads_alike in alike.items():
+        whole = len(rests) * len(heads_alike) >= PART_OF_TWINS * len(names)
+        for head in heads_alike if whole and 1 < len(heads_alike) <= MOST_TWINS else ():
+            start = f"{before}{head}."
+            yield Candidate(
+                _joined(one.where, start.rstrip(".")),
+                {n: tensor for n, tensor in one.weights.items() if n.startswith(start)},
+                {n: code for n, code in one.spoiled.items() if n.startswith(start)},
+                one.module,
+            )
 
 
 def _parts(value: Any) -> Iterator[tuple[str, dict[Any, Any] | Foreign]]:

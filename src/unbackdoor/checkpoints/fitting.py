@@ -14,7 +14,7 @@ from ..core.errors import CheckpointError, RefusedFileError, listed
 from ..core.spec import Spec
 from ..network.inserts import INSERTS, reattach_
 from .candidates import Candidate
-from .model_files import plain
+from .model_files import AVERAGED, plain
 
 SAMPLES = 5
 """So many of the names that a network expects are looked for to find what stands before them."""
@@ -67,7 +67,11 @@ def fitted(
         _fit(candidate, prefix, expected, renamed, tuple(unused))
         for prefix in _prefixes(names.values(), expected)
     ]
-    return min(found, key=lambda fit: (len(fit.missing) + len(fit.wrong), len(fit.over)))
+    return min(found, key=lambda fit: (*_misfit(fit), bool(AVERAGED.search(fit.prefix))))
+
+
+def _misfit(fit: Fit) -> tuple[int, int]:
+    return len(fit.missing) + len(fit.wrong), len(fit.over)
 
 
 def _prefixes(names: Iterable[str], expected: Shapes) -> list[str]:
@@ -115,13 +119,25 @@ def choose(
     Copies of the same weights are not told twice.
     """
     every = [fitted(one, expected, renamed, unused) for one in found]
-    best = min(every, key=lambda fit: (len(fit.missing) + len(fit.wrong), len(fit.over)))
-    others = [
-        fit.candidate.where or "the outermost"
-        for fit in every
-        if fit.whole and fit is not best and not _same(fit.weights, best.weights)
-    ]
+    best = min(every, key=_misfit)
+    # Of several networks in one dict the place of the one that was taken is told.
+    inside = [fit for fit in every if fit.whole and _within(fit, best)]
+    best = next((fit for fit in inside if _same(fit.weights, best.weights)), best)
+    told, others = [best], []
+    for fit in every:
+        if not fit.whole or any(other.whole and _within(other, fit) for other in every):
+            continue
+        if not any(_same(fit.weights, known.weights) for known in told):
+            told.append(fit)
+            others.append(fit.candidate.where or "the outermost")
     return best, others
+
+
+def _within(inner: Fit, outer: Fit) -> bool:
+    """Whether the weights of `inner` are some of those of `outer`, by their very names."""
+    if inner is outer or inner.candidate.weights.keys() >= outer.candidate.weights.keys():
+        return False
+    return all(outer.candidate.weights.get(n) is t for n, t in inner.candidate.weights.items())
 
 
 def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:

@@ -34,6 +34,15 @@ TORCH, SCRIPT, LEGACY, PICKLE = (
 )
 
 
+NO_MODELS = {
+    b"version https://git-lfs": "is a pointer of Git LFS, not the file itself: run 'git lfs pull'",
+    b"\x1f\x8b": "is compressed (gzip): unpack it first",
+    b"<": "is a web page or XML, not a model: the download went wrong",
+    b"{": "is JSON text, not a model; for a folder of the hub give the folder",
+}
+"""How files begin that people take for models, and what is said of them."""
+
+
 @dataclass(frozen=True, eq=False)
 class Opened:
     """What a file holds, which kind of file it is, and the names in it that only code could use.
@@ -64,8 +73,14 @@ def open_torch(path: Path | str) -> Opened:
             return _zip(file)
         if start[TAR_AT:] == TAR:
             raise CheckpointError(
-                "is of torch before 0.1.10; load it there, and save its state_dict() anew"
+                "is a tar archive: unpack it, and give the file in it (torch before 0.1.10 wrote "
+                "such files itself: load one there, and save its state_dict() anew)"
             )
+        for begins, told in NO_MODELS.items():
+            if start.lstrip()[:40].lower().startswith(begins):
+                raise CheckpointError(told)
+        if not start:
+            raise CheckpointError("is empty")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
             return _Sequence(whole, len(whole)).opened()
 
@@ -91,7 +106,10 @@ def _zip(file: IO[bytes]) -> Opened:
         names = archive.namelist()
         inner = min((n for n in names if Path(n).name == "data.pkl"), key=len, default=None)
         if inner is None:
-            raise CheckpointError("is a zip file without a model (no data.pkl in it)")
+            raise CheckpointError(
+                "is a zip file without a model (no data.pkl in it); if there is a model file in "
+                "it, unpack it"
+            )
         root = inner.removesuffix("data.pkl")
         read = _Members(archive, size).read
         if f"{root}byteorder" in names and read(f"{root}byteorder") == b"big":

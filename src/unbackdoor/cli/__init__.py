@@ -98,14 +98,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refused(message) if message else 2
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
-    except Exception as error:  # noqa: BLE001 - the last catch: a fault of ours, whatever it is
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the last catch: a fault of ours
         return _fault(error)
     if code == INTERRUPTED:
         print("interrupted", file=sys.stderr)
     return int(code or 0)
 
 
-def _fault(error: Exception) -> int:
+def _fault(error: BaseException) -> int:
     """What a person is told of a fault of ours; the traceback goes to a file, not to them."""
     text = "".join(traceback.format_exception(error))
     try:

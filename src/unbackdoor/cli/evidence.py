@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import math
 import warnings
+from contextlib import suppress
 
 import torch
 from torch import Tensor
 
+from .. import data
 from ..core.errors import UnbackdoorWarning
 from ..core.images import Images, to_float
 from ..core.measure import Rate, predictions
@@ -23,7 +25,13 @@ FEWEST = 50
 """Fewer images are no evidence that a model cannot read them."""
 
 NEAR_CHANCE = 2.0
-"""An accuracy that may be below so many times chance, of 1 / classes, is called near chance."""
+"""An accuracy that may be below so many times chance, of 1 / classes, is called near chance..."""
+
+PART_OF_REST = 0.2
+"""...but no more than this part of what there is between chance and 1: with two classes 60 %."""
+
+SIDES = (28, 32, 40, 64, 96, 128, 160, 224, 256)
+"""Sides of images that networks are made for; tried where the size is a guess and looks wrong."""
 
 
 STRANGE = (0.35, 1.1)
@@ -39,12 +47,19 @@ FEW = 20
 
 
 def read_rightly(
-    model: Normalized, images: Images, source: str, as_text: Tensor | None, run: Run
+    model: Normalized,
+    images: Images,
+    source: str,
+    as_text: Tensor | None,
+    run: Run,
+    *,
+    guessed: bool = False,
 ) -> Images:
     """`images` with the labels that the model agrees with, where two readings are possible.
 
     `as_text` is the other reading of class folders with numbers for names, if there is one (see
-    `data.as_text`). Warns of two readings, and of a model near chance on its clean images.
+    `data.as_text`). Warns of two readings, and of a model near chance on its clean images; where
+    their size was `guessed`, with the size at which it is better, if there is one.
     """
     sample = images.sample(SAMPLE, run.rng("evidence"))
     answers = predictions(copy.deepcopy(model).to(run.device), sample, run)
@@ -53,7 +68,7 @@ def read_rightly(
         other = _rate(answers, as_text[sample.labels])
         agrees = other.interval()[0] > rate.interval()[1]
         images, rate = _told(images, source, as_text, rate, other, agrees=agrees)
-    _warn_near_chance(rate, len(images.classes), source)
+    _warn_near_chance(model, sample, rate, source, run, guessed=guessed)
     _warn_strange(model, sample, source)
     return images
 
@@ -107,14 +122,46 @@ def _rate(answers: Tensor, labels: Tensor) -> Rate:
     return Rate(int(torch.eq(answers, labels).sum()), len(labels))
 
 
-def _warn_near_chance(rate: Rate, classes: int, source: str) -> None:
-    if classes > 1 and rate.total >= FEWEST and rate.interval()[0] < NEAR_CHANCE / classes:
-        if rate.value > NEAR_CHANCE / classes * 1.5:
-            return  # few images: unsure, but hardly chance
+def _warn_near_chance(
+    model: Normalized, sample: Images, rate: Rate, source: str, run: Run, *, guessed: bool
+) -> None:
+    count = len(sample.classes)
+    if count < 2 or rate.total < FEWEST:
+        return
+    chance = 1 / count
+    bound = min(NEAR_CHANCE * chance, chance + PART_OF_REST * (1 - chance))
+    # Few images: unsure, but hardly chance.
+    if rate.interval()[0] >= bound or rate.value > chance + 2 * (bound - chance):
+        return
+    better = _better_size(model, sample, rate, run) if guessed else None
+    if better:
+        side, other = better
         warnings.warn(
-            f"the model's accuracy on {source} is {rate.value:.1%} of {rate.total} images, near "
-            f"the chance of {1 / classes:.1%}: the labels, the size of the images (--size) or the "
-            "normalisation (--mean, --std) are probably wrong. A repair on such images does harm",
+            f"the model's accuracy on {source} is {rate.value:.1%} of {rate.total} images, but "
+            f"{other.value:.1%} if they are {side}x{side}: it was most likely made for that "
+            f"(--size {side})",
             UnbackdoorWarning,
             stacklevel=4,
         )
+        return
+    warnings.warn(
+        f"the model's accuracy on {source} is {rate.value:.1%} of {rate.total} images, near "
+        f"the chance of {chance:.1%}: the labels, the size of the images (--size) or the "
+        "normalisation (--mean, --std) are probably wrong. A repair on such images does harm",
+        UnbackdoorWarning,
+        stacklevel=4,
+    )
+
+
+def _better_size(
+    model: Normalized, sample: Images, rate: Rate, run: Run
+) -> tuple[int, Rate] | None:
+    """The side of images at which the model is best, if it is surely better there."""
+    own = copy.deepcopy(model).to(run.device)
+    found: list[tuple[int, Rate]] = []
+    for side in SIDES:
+        with suppress(Exception):  # a network may take no images of that size
+            images = data.resized(sample, (side, side))
+            found.append((side, _rate(predictions(own, images, run), images.labels)))
+    best = max(found, key=lambda one: one[1].hits, default=None)
+    return best if best and best[1].interval()[0] > rate.interval()[1] else None

@@ -68,7 +68,8 @@ class Sources:
         if not len(found):
             raise ImagesError(f"{source} holds no images")
         measure.check(self.model, found)
-        if self.model.spec.size is None and like is None:
+        guessed = self.model.spec.size is None and like is None
+        if guessed:
             warnings.warn(
                 f"the model does not say for what size of images it was made; {found.shape[1]}x"
                 f"{found.shape[2]}, the most common one in {source}, is a guess (--size)",
@@ -76,7 +77,7 @@ class Sources:
                 stacklevel=2,
             )
         other = data.as_text(source, self.model.spec.classes)
-        return evidence.read_rightly(self.model, found, source, other, self.run)
+        return evidence.read_rightly(self.model, found, source, other, self.run, guessed=guessed)
 
     def triggered(
         self, source: str | None, target: str | None, like: Images | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sysconfig
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 from .errors import UnbackdoorError
 
 HERE = str(Path(__file__).parents[1])
+STANDARD = sysconfig.get_path("stdlib")
 
 
 def reason(error: BaseException) -> str:
@@ -40,10 +42,21 @@ def place(error: BaseException) -> str:
     """Where foreign code raised `error`, as ` at FILE, line N`; empty where that is not known."""
     if isinstance(error, SyntaxError) and error.filename:
         return f" at {error.filename}, line {error.lineno}"
-    frames = [
+    frames = [frame for frame in _known(error) if not frame.filename.startswith(HERE)]
+    return f" at {frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
+
+
+def ours(error: BaseException) -> bool:
+    """Whether it was our code that raised `error`, of all code that is no library's."""
+    frames = _known(error)
+    return bool(frames) and frames[-1].filename.startswith(HERE)
+
+
+def _known(error: BaseException) -> list[traceback.FrameSummary]:
+    """The places that `error` came through, but for those in libraries and in Python's own."""
+    return [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith((HERE, "<frozen"))
+        if not frame.filename.startswith(("<frozen", STANDARD))
         and "site-packages" not in frame.filename
     ]
-    return f" at {frames[-1].filename}, line {frames[-1].lineno}" if frames else ""

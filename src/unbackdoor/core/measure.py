@@ -88,7 +88,7 @@ def check(model: nn.Module, images: Images) -> None:
             found = model(x)
         except UnbackdoorError:
             raise
-        except Exception as error:  # noqa: BLE001 - a network may be anyone's code
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a network may be anyone's code
             raise ImagesError(
                 f"the model cannot take images {list(x.shape[1:])}{place(error)}: {reason(error)}"
             ) from None
@@ -97,6 +97,11 @@ def check(model: nn.Module, images: Images) -> None:
         raise ImagesError(
             f"the model's output is {list(outputs.shape)} for {len(x)} images; "
             f"the images have {len(images.classes)} classes"
+        )
+    if not bool(torch.isfinite(outputs).all()):
+        raise ModelError(
+            "the model's outputs are not finite numbers (NaN or infinite): what it would answer "
+            "means nothing"
         )
     if probabilities(outputs):
         warnings.warn(

@@ -55,7 +55,15 @@ PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """`model` without what wraps it for speed: data parallelism, torch.compile."""
+    """`model` without what wraps it for speed: data parallelism, torch.compile.
+
+    Raises `ModelError` for what is no module.
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"the model must be a torch.nn.Module, got a {type(model).__name__}; load_model reads "
+            "files"
+        )
     while True:
         inner = getattr(model, "_orig_mod", None)
         if inner is None and isinstance(model, PARALLEL):

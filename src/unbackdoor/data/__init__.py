@@ -22,10 +22,10 @@ from ..core.errors import (
     ParameterError,
     UnbackdoorWarning,
     UnknownNameError,
-    listed,
 )
 from ..core.foreign import told_as
 from ..core.images import Images, Triggered
+from ._labels import are_numbers, key, matched
 from ._source import Raw, Source
 
 Goal = int | Literal["all-to-all"]
@@ -75,10 +75,32 @@ def open_triggered(
     with told_as(ImagesError, f"{source} cannot be read"):
         found, raw = _read(source, download, columns)
         images = _images(found, raw, size, channels, classes)
-    goals = _goals(found, images, target) if raw.goals is None else raw.goals
+    return _counted(
+        found, images, _goals(found, images, target) if raw.goals is None else raw.goals
+    )
+
+
+def with_goals(images: Images, target: Goal | str | None) -> Triggered:
+    """`images` as triggered ones with the attacker's goal, as in `open_triggered`."""
+    return _counted("the data", images, _goals("the data", images, target))
+
+
+def fitted(
+    found: Triggered, *, size: tuple[int, int] | None, channels: int, classes: Sequence[str]
+) -> Triggered:
+    """`found` as `of_objects` makes images fit; goals are labels, too."""
+    images = of_objects(found.images, size=size, channels=channels, classes=classes)
+    goals = Raw(found.images.pixels, found.goals, found.images.classes)
+    goals = replace(goals, numbered=are_numbers([key(name) for name in goals.classes]))
+    return Triggered(images, matched("the goals", goals, classes)[0])
+
+
+def _counted(source: object, images: Images, goals: Tensor) -> Triggered:
     counted = Triggered(images, goals).counted()
     if not len(counted.goals):
-        raise ImagesError(f"{found}: the true class of every triggered image is the target already")
+        raise ImagesError(
+            f"{source}: the true class of every triggered image is the target already"
+        )
     return counted
 
 
@@ -88,19 +110,31 @@ def of_objects(
     size: tuple[int, int] | None = None,
     channels: int | None = None,
     classes: Sequence[str] | None = None,
+    columns: tuple[str, str] | None = None,
 ) -> Images:
-    """The images of a data set, a loader, arrays or a list, as in `_objects.read`.
+    """The images of a data set, a loader, arrays or a list, as in `_objects.read`, or `Images`.
 
-    Labels are numbers, and their names those of `classes`, or else of `found`. Raises
-    `ImagesError` for what cannot be read or does not fit.
+    They are made to fit as those of a file are: their size, their channels, and their labels, which
+    go by the names of the classes where the data set tells them and the model has the same, else by
+    number. Raises `ImagesError` for what cannot be read or does not fit.
     """
     from . import _objects
+    from ._pixels import pixels_of
 
     if isinstance(found, Images):
-        return found
-    pixels, labels, own = _objects.read(found, size, channels)
-    named = tuple(classes or own or map(str, range(int(labels.max()) + 1)))
-    return Images(pixels, labels, named)
+        raw, what = Raw(found.pixels, found.labels, found.classes), "the images"
+        raw = replace(raw, numbered=are_numbers([key(name) for name in found.classes]))
+    else:
+        raw, what = _objects.read(found, columns), f"the {type(found).__name__}"
+    labels, named = matched(what, raw, classes)
+    return Images(pixels_of(what, raw.pictures, size, channels), labels, named)
+
+
+def resized(images: Images, size: tuple[int, int]) -> Images:
+    """`images` in another size, without a word."""
+    from ._pixels import resized as pixels
+
+    return Images(pixels(images.pixels, size), images.labels, images.classes)
 
 
 def names() -> tuple[str, ...]:
@@ -127,12 +161,24 @@ def as_text(source: str | Path, classes: Sequence[str] | None) -> Tensor | None:
     Other tools number folders called 2 and 10 so; here they are numbers. None where both agree, or
     where the names of the `classes` decide.
     """
-    if classes is not None and not _numbers([_key(name) for name in classes]):
+    if classes is not None and not are_numbers([key(name) for name in classes]):
         return None
     found, module = _resolved(str(source), False)
     numbers = getattr(module, "as_text", None)
     places: Tensor | None = numbers(found) if numbers else None
     return places
+
+
+def warn_of_numbers(source: str | Path, classes: Sequence[str] | None) -> None:
+    """Warns of a folder whose classes other tools number otherwise, as `as_text` says."""
+    if as_text(source, classes) is not None:
+        warnings.warn(
+            f"the class folders of {source} are called by numbers, and are taken so: 2 before 10. "
+            "torchvision's ImageFolder sorts them as text, 10 before 2; if the model was trained "
+            "on that, give classes= in its order",
+            UnbackdoorWarning,
+            stacklevel=3,
+        )
 
 
 def _read(
@@ -189,67 +235,11 @@ def _images(
 ) -> Images:
     from ._pixels import pixels_of
 
-    labels, named = _matched(source, raw, classes)
+    labels, named = matched(source, raw, classes)
     return Images(pixels_of(str(source), raw.pictures, size or raw.size, channels), labels, named)
 
 
-def _matched(
-    source: Source, raw: Raw, classes: Sequence[str] | None
-) -> tuple[Tensor, tuple[str, ...]]:
-    """The labels as indices into `classes`, or into the source's own if none are given."""
-    wanted = raw.classes if classes is None else tuple(classes)
-    _check_range(source, raw.labels, raw.classes)
-    theirs, ours = [_key(name) for name in raw.classes], [_key(name) for name in wanted]
-    if raw.numbered or theirs == ours:
-        _check_range(source, raw.labels, wanted)
-        return raw.labels, wanted
-    shared = set(theirs) & set(ours)
-    if not shared:
-        return _by_order(source, raw, wanted), wanted
-    if strange := [name for name in raw.classes if _key(name) not in shared]:
-        raise ImagesError(
-            f"{source} has the class {strange[0]!r}, which is none of the model's: {listed(wanted)}"
-        )
-    places = {key: place for place, key in reversed(list(enumerate(ours)))}  # the first of each
-    return torch.tensor([places[key] for key in theirs])[raw.labels], wanted
-
-
-def _by_order(source: Source, raw: Raw, wanted: Sequence[str]) -> Tensor:
-    """The labels by the order of the classes: the only evidence where no name is shared."""
-    if len(raw.classes) != len(wanted):
-        raise ImagesError(
-            f"{source} has {len(raw.classes)} classes ({listed(raw.classes)}), the model "
-            f"{len(wanted)} ({listed(wanted)}): no name is shared, so nothing tells which is "
-            "which. Name the model's classes in their order (--classes A,B,...)"
-        )
-    if not _numbers([_key(name) for name in wanted]):
-        warnings.warn(
-            f"{source}: none of its classes ({listed(raw.classes)}) is one of the model's "
-            f"({listed(wanted)}); they are matched by their order",
-            UnbackdoorWarning,
-            stacklevel=5,
-        )
-    return raw.labels
-
-
-def _key(name: str) -> str:
-    """What two spellings of a class have in common: `07` and `7` are one."""
-    return str(int(name)) if name.isascii() and name.isdecimal() and len(name) < 10 else name
-
-
-def _numbers(keys: Sequence[str]) -> bool:
-    return list(keys) == [str(label) for label in range(len(keys))]
-
-
-def _check_range(source: Source, labels: Tensor, classes: Sequence[str]) -> None:
-    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(classes):
-        raise ImagesError(
-            f"{source}: labels run from {int(labels.min())} to {int(labels.max())}, but there are "
-            f"{len(classes)} classes (0 to {len(classes) - 1})"
-        )
-
-
-def _goals(source: Source, images: Images, target: Goal | str | None) -> Tensor:
+def _goals(source: object, images: Images, target: Goal | str | None) -> Tensor:
     count = len(images.classes)
     if target == "all-to-all":
         return (images.labels + 1) % count

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -35,13 +36,17 @@ Size = tuple[int, int]
 
 
 def pixels_of(
-    source: str, found: Sequence[Picture] | Tensor, size: Size | None, channels: int | None
+    source: str,
+    found: Sequence[Picture] | Sequence[Tensor] | Tensor,
+    size: Size | None,
+    channels: int | None,
 ) -> Tensor:
     """`found` as uint8 `[n, c, h, w]` of `size` (height, width) and `channels` (1 or 3).
 
-    Without `size`, the most common one; without `channels`, 1 if every image is gray, else 3.
-    Resizing is bilinear with antialiasing, and said with an `UnbackdoorWarning`. Raises
-    `ImagesError`, naming the image that cannot be read.
+    `found` are pictures to decode, or pixels uint8: `[n, c, h, w]`, or `[c, h, w]` each. Without
+    `size`, the most common one; without `channels`, 1 if every image is gray, else 3. Resizing is
+    bilinear with antialiasing, and said with an `UnbackdoorWarning`. Raises `ImagesError`, naming
+    the image that cannot be read.
     """
     if channels not in (None, *MODES):
         raise ParameterError(f"images have 1 or 3 channels here, not {channels}")
@@ -49,6 +54,9 @@ def pixels_of(
         raise ImagesError(f"{source} holds no images")
     if isinstance(found, Tensor):
         return _converted(source, found, size or _size(found), channels or found.shape[1])
+    if isinstance(found[0], Tensor):
+        return _stacked(source, cast("Sequence[Tensor]", found), size, channels)
+    found = cast("Sequence[Picture]", found)
     if size is None or channels is None:
         sizes, modes = zip(*map(_header, found), strict=True)
         size = size or Counter(sizes).most_common(1)[0][0]
@@ -84,6 +92,13 @@ def _decoded(source: str, found: Sequence[Picture], size: Size, channels: int) -
             stacklevel=5,
         )
     return torch.from_numpy(pixels)
+
+
+def upright(picture: Picture) -> Image.Image:
+    """The decoded image of `picture`, rotated as its EXIF data ask for if that is wanted of it."""
+    with _opened(picture) as image:
+        image.load()
+        return ImageOps.exif_transpose(image) if picture.turned else image.copy()
 
 
 def _header(picture: Picture) -> tuple[Size, str]:
@@ -136,6 +151,36 @@ def _converted(source: str, found: Tensor, size: Size, channels: int) -> Tensor:
     if _size(found) != size:
         _say(source, Counter({_size(found): len(found)}), len(found), size)
     return torch.cat([_resized(part, size, channels) for part in torch.split(found, CHUNK)])
+
+
+def _stacked(
+    source: str, found: Sequence[Tensor], size: Size | None, channels: int | None
+) -> Tensor:
+    """Pixels `[c, h, w]` of several sizes as those of one."""
+    places: dict[tuple[int, ...], list[int]] = {}
+    for place, pixels in enumerate(found):
+        places.setdefault(tuple(pixels.shape), []).append(place)
+    sizes = Counter({shape: len(rows) for shape, rows in places.items()})
+    _, *most = sizes.most_common(1)[0][0]
+    height, width = size or (most[0], most[1])
+    channels = channels or max(shape[0] for shape in sizes)
+    whole = torch.empty((len(found), channels, height, width), dtype=torch.uint8)
+    resized: Counter[Size] = Counter()
+    for shape, rows in places.items():
+        if shape[1:] != (height, width):
+            resized[shape[1], shape[2]] += len(rows)
+        for part in torch.split(torch.tensor(rows), CHUNK):
+            pixels = torch.stack([found[int(row)] for row in part])
+            if pixels.shape[1] < channels:
+                pixels = pixels.expand(-1, channels, -1, -1)
+            whole[part] = _resized(pixels, (height, width), channels)
+    _say(source, resized, len(found), (height, width))
+    return whole
+
+
+def resized(pixels: Tensor, size: Size) -> Tensor:
+    """`pixels` uint8 `[n, c, h, w]` in another size."""
+    return torch.cat([_resized(p, size, p.shape[1]) for p in torch.split(pixels, CHUNK)])
 
 
 def _resized(pixels: Tensor, size: Size, channels: int) -> Tensor:

@@ -50,13 +50,14 @@ class Picture:
 class Raw:
     """Images as they were found, with their class names.
 
-    `pictures` are encoded images of any size, or pixels uint8 `[n, c, h, w]`. `labels` is int64
-    `[n]`. `goals` int64 `[n]` is there if the images are triggered and the source tells where they
-    should go. `size` (height, width) is what the images become unless another size is wanted.
-    `numbered` says that the labels are numbers in the source itself, not the order of its names;
+    `pictures` are encoded images of any size, or pixels uint8 `[n, c, h, w]`, or `[c, h, w]` each.
+    `labels` is int64 `[n]`. `goals` int64 `[n]` is there if the images are triggered and the source
+    tells where they should go. `size` (height, width) is what the images become unless another size
+    is wanted. `numbered` says that the labels are numbers in the source itself, not the order of
+    its names.
     """
 
-    pictures: Sequence[Picture] | Tensor
+    pictures: Sequence[Picture] | Sequence[Tensor] | Tensor
     labels: Tensor
     classes: tuple[str, ...]
     goals: Tensor | None = None

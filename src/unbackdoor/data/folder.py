@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import ImagesError, UnbackdoorWarning, listed
+from . import parquet
 from ._source import Picture, Raw, Source
 
 IMAGES = frozenset(
@@ -27,10 +29,11 @@ SYSTEM = frozenset(("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini", "$RECYCLE.
 MOST_FOLDERS = 10_000
 """Below one class: a link may lead into all of a system."""
 
-PARTS = frozenset(
-    ("train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval")
+PART = re.compile(
+    r"(?i)(train|test|val|dev|eval)(?:ing|id|idation)?"
+    r"(?:[-_ ]?(?:set|data|dataset|split|images|imgs?|\d+))?"
 )
-"""What parts of a data set are called; a folder that holds nothing else holds no classes."""
+"""What parts of a data set are called."""
 
 TABLE = "classes.csv"
 MOST_BYTES = 2**24
@@ -38,18 +41,25 @@ MOST_BYTES = 2**24
 
 
 def reads(path: Path) -> bool:
-    """Whether `path` is a folder without parquet files."""
-    shards = (*path.glob("*.parquet"), *path.glob("data/*.parquet"))
-    return path.is_dir() and not shards
+    """Whether `path` is a folder; one of parquet files is read by their source."""
+    return path.is_dir() and not parquet.reads(path)
 
 
 def parts(path: Path) -> tuple[str, ...]:
     """The parts of a data set that the folder `path` holds instead of classes."""
+    return tuple(name for name in _called_parts(path) if _folders(path / name))
+
+
+def _called_parts(path: Path) -> list[str]:
+    """The folders in `path` if they are parts: all are called so, or two, such as train and test.
+
+    A single folder `train` among others is a class.
+    """
     found = [folder.name for folder in _folders(path)]
-    if found and all(name.lower() in PARTS for name in found):
-        nested = [name for name in found if _folders(path / name)]
-        return tuple(nested) if len(nested) == len(found) else ()
-    return ()
+    kinds = {name: told[1].lower() for name in found if (told := PART.fullmatch(name))}
+    if len(kinds) == len(found) or len(set(kinds.values())) > 1:
+        return found if any(_folders(path / name) for name in kinds) or len(found) > 1 else []
+    return []
 
 
 def read(source: Source) -> Raw:
@@ -63,17 +73,20 @@ def read(source: Source) -> Raw:
     empty one, by its name.
     """
     root = source.path / source.split if source.split else source.path
-    if not source.split and (found := parts(root)):
-        choices = " or ".join(f"{source.name}:{part}" for part in found)
-        raise ImagesError(f"{source} holds {listed(found)}, not classes; say which: {choices}")
     folders = _folders(root)
     if not folders:
         raise ImagesError(f"{source} holds no class folders")
+    if not source.split:
+        _check_classes(source, folders)
     table = _table(root, folders)
     if table:
         folders = [root / name for name in table]
     names = tuple(table.values() if table else (folder.name for folder in folders))
-    left_out: Counter[str] = Counter()
+    left_out = Counter(
+        "beside the class folders"
+        for entry in _entries(root, optional=False)
+        if not _passed_over(entry.name) and _is_image(entry)
+    )
     pictures: list[Picture] = []
     labels: list[int] = []
     for label, folder in enumerate(folders):
@@ -88,6 +101,28 @@ def read(source: Source) -> Raw:
         raise ImagesError(f"{source} holds no images")
     _say(source, left_out)
     return Raw(pictures, torch.tensor(labels), names)
+
+
+def _check_classes(source: Source, folders: list[Path]) -> None:
+    """Raises `ImagesError` where the folders are parts, or hold the parts of a data set."""
+    root = folders[0].parent
+    if called := _called_parts(root):
+        choices = " or ".join(f"{source.name}:{part}" for part in parts(root))
+        way = f"say which: {choices}" if choices else "they hold no class folders"
+        raise ImagesError(f"{source} holds {listed(called)}, not classes; {way}")
+    if len(folders) > 1:
+        return
+    (only,) = folders
+    if inner := parts(only):
+        choices = " or ".join(f"{only}:{part}" for part in inner)
+        raise ImagesError(f"{source} holds no classes, but a data set; say which: {choices}")
+    if len(_folders(only)) > 1 and not any(map(_is_image, _entries(only, optional=True))):
+        warnings.warn(
+            f"{source} has a single class, {only.name!r}; if the folders in it are the classes, "
+            f"name {only}",
+            UnbackdoorWarning,
+            stacklevel=6,
+        )
 
 
 def _folders(path: Path) -> list[Path]:
@@ -174,6 +209,10 @@ def _entries(place: Path, *, optional: bool) -> list[os.DirEntry[str]]:
         raise
 
 
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    return Path(entry.name).suffix.lower() in IMAGES and not entry.is_dir()
+
+
 def _passed_over(name: str) -> bool:
     return name.startswith(".") or name in SYSTEM
 
@@ -201,7 +240,7 @@ def _say(source: Source, left_out: Counter[str]) -> None:
     if left_out:
         kinds = listed(f"{count} {kind}" for kind, count in left_out.most_common())
         warnings.warn(
-            f"{source}: left out {left_out.total()} of its files, whose names are not of images "
+            f"{source}: left out {left_out.total()} of its files, which are no images of a class "
             f"({kinds})",
             UnbackdoorWarning,
             stacklevel=5,

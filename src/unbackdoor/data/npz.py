@@ -7,19 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ..core.errors import ImagesError, listed
-from ..core.images import to_uint8
+from ._arrays import labels_of_array, named_labels, pixels_of_array
 from ._source import MOST_CLASSES, Raw, Source, check_size, numbered
 
-SPLITS = ("train", "test", "val")
+SPLITS = ("train", "test", "val", "valid", "validation", "dev")
 PAIRS = (
     *(("x", "y"), ("X", "y"), ("X", "Y"), ("images", "labels"), ("image", "label")),
     *(("pixels", "labels"), ("data", "labels"), ("data", "targets"), ("arr_0", "arr_1")),
 )
-CHUNK = 1000
 
 
 def reads(path: Path) -> bool:
@@ -30,10 +27,10 @@ def reads(path: Path) -> bool:
 def read(source: Source) -> Raw:
     """The images under `x` and the labels under `y` (or `images`, `labels`; `x_test`, `y_test`...).
 
-    Labels are whole numbers, also as floats, or one-hot. Images are uint8, or numbers in [0, 1] or
-    from 0 to 255; `[n, h, w]`, `[n, h, w, c]` or `[n, c, h, w]` with 1 or 3
-    channels. Class names may stand under `classes`. `file.npz:test` picks a part of a file that
-    holds several.
+    Labels are whole numbers, also as floats, one-hot, or names. Images are uint8, or numbers in
+    [0, 1] or from 0 to 255; `[n, h, w]`, `[n, h, w, c]` or `[n, c, h, w]` with 1 or 3 channels.
+    Class names may stand under `classes`. `file.npz:test` picks a part of a file that holds
+    several.
     """
     try:
         with source.path.open("rb") as file:
@@ -45,9 +42,15 @@ def read(source: Source) -> Raw:
         raise ImagesError(
             f"{source} is no readable .npz file, or is truncated ({reason})"
         ) from None
-    pixels, labels = _pixels(source, x_key, x), _labels(source, y_key, y)
+    pixels = pixels_of_array(source, x_key, x)
+    if y.dtype.kind == "U" and y.ndim == 1:
+        labels, texts = named_labels(y.tolist())
+    else:
+        labels, texts = labels_of_array(source, y_key, y), None
     if len(pixels) != len(labels):
         raise ImagesError(f"{source} holds {len(pixels)} images but {len(labels)} labels")
+    if texts is not None:
+        return Raw(pixels, labels, texts)
     count = int(labels.max()) + 1 if len(labels) else 0
     names = numbered(source, count) if classes is None else _names(source, classes)
     return Raw(pixels, labels, names, numbered=True)
@@ -88,7 +91,10 @@ def _keys(source: Source, archive: Mapping[str, Any]) -> tuple[str, str]:
     if source.split is None and len(found) == 1:
         return next(iter(found.values()))
     if source.split is None and found:
-        parts = " or ".join(f"{source}:{part}" for part in found)
+        parts = " or ".join(
+            f"{source}:{part}" if part else f"{source} --columns image={x},label={y}"
+            for part, (x, y) in found.items()
+        )
         raise ImagesError(f"{source} holds several parts; say which: {parts}")
     wanted = f"the part {source.split!r} of " if source.split else ""
     raise ImagesError(
@@ -101,47 +107,3 @@ def _spelled(part: str | None, x: str, y: str) -> list[tuple[str, str]]:
     if part is None:
         return [(x, y)]
     return [(f"{x}_{part}", f"{y}_{part}"), (f"{part}_{x}", f"{part}_{y}")]
-
-
-def _pixels(source: Source, key: str, x: Any) -> Tensor:
-    x = np.asarray(x)
-    if x.ndim == 3:
-        x = x[:, None]
-    first, last = (x.ndim == 4 and x.shape[axis] in (1, 3) for axis in (1, 3))
-    if first == last:
-        raise ImagesError(
-            f"{source}: {key} must be [n, h, w], [n, h, w, c] or [n, c, h, w] with 1 or 3 "
-            f"channels, got {list(x.shape)}"
-        )
-    if last:
-        x = x.transpose(0, 3, 1, 2)
-    if x.dtype == np.uint8:
-        return torch.from_numpy(np.ascontiguousarray(x))
-    if x.dtype.kind not in "fiu" or not x.size or not (x.min() >= 0 and x.max() <= 255):
-        told = f"{x.dtype} from {x.min()} to {x.max()}" if x.size else f"{x.dtype}"
-        raise ImagesError(f"{source}: {key} must be in [0, 1], or from 0 to 255; got {told}")
-    # Whole numbers count levels; floats that pass 1 can only be of 0 to 255.
-    scale = 255 if x.dtype.kind in "iu" or x.max() > 1 else 1
-    parts = [
-        x[start : start + CHUNK].astype(np.float32) / scale for start in range(0, len(x), CHUNK)
-    ]
-    return torch.cat([to_uint8(torch.from_numpy(part)) for part in parts]).contiguous()
-
-
-def _labels(source: Source, key: str, y: Any) -> Tensor:
-    y = np.asarray(y)
-    if y.ndim == 2 and y.shape[1] == 1:
-        y = y[:, 0]
-    if y.ndim == 2 and y.dtype.kind in "fiub" and _one_hot(y):
-        y = y.argmax(1)
-    if y.dtype.kind == "f" and np.isfinite(y).all() and (y == y.round()).all():
-        y = y.astype(np.int64)
-    if y.ndim != 1 or y.dtype.kind not in "iu":
-        raise ImagesError(
-            f"{source}: {key} must be whole numbers [n], got {y.dtype} {list(y.shape)}"
-        )
-    return torch.from_numpy(y.astype(np.int64))
-
-
-def _one_hot(y: Any) -> bool:
-    return bool(((y == 0) | (y == 1)).all() and (y.sum(1) == 1).all())

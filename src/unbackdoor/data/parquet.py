@@ -4,53 +4,102 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from ..core.errors import ImagesError, listed
+from ..core.errors import ImagesError, UnbackdoorWarning, listed
+from ._arrays import labels_of_array, named_labels
 from ._source import ROOM, Picture, Raw, Source, check_size, numbered
 
 IMAGES = ("img", "image", "images", "jpg", "png")
 LABELS = ("label", "labels", "fine_label", "class", "target", "cls")
-SPLITS = re.compile(r"(train|test|val(?:idation)?|dev)(?![a-z])")
+NUMBER = re.compile(
+    r"(?i)(?:^|[-_.]|(?<=train)|(?<=test)|(?<=val))\d+([-_]of[-_]\d+)?([-_][0-9a-f]{6,})?$"
+)
+"""How the name of a shard ends, behind that of its part."""
+
+PART = re.compile(
+    r"(?i)(?:^|[-_./])(train|training|test|testing|val|valid|validation|dev|eval)(?![a-z])"
+)
+MOST_FOLDERS = 20
+"""A data set has few configurations; a folder with more folders in it is one of classes."""
+
 ROWS = 32
 """How many rows are read at once, at most: a value may stand once in a file, and in every row."""
 
 
 def reads(path: Path) -> bool:
-    """Whether `path` is a `.parquet` file, a folder of them, or a clone with them in `data`."""
+    """Whether `path` is a `.parquet` file, or a folder with some in it or one level below."""
     return path.suffix == ".parquet" if path.is_file() else bool(_shards(path))
 
 
 def parts(path: Path) -> tuple[str, ...]:
-    """The parts of a data set that the shards in a folder are of, by how their names begin."""
-    found = (SPLITS.match(shard.name) for shard in _shards(path)) if path.is_dir() else ()
-    return tuple(dict.fromkeys(name[1] for name in found if name))
+    """The parts of a data set that the shards in a folder are of, by their names and folders."""
+    found = tuple(dict.fromkeys(_part_of(path).values()))
+    return found if any(map(PART.search, found)) else ()
+
+
+def _part_of(path: Path) -> dict[Path, str]:
+    """The part that each shard in the folder `path` is of, as its name and its folder tell."""
+    shards = _shards(path) if path.is_dir() else []
+    several = len({shard.parent for shard in shards}) > 1
+    stems = {
+        shard: (shard.parent.name if several else "", NUMBER.sub("", shard.stem))
+        for shard in shards
+    }
+    short = {one: (one[0], told[1]) for one in stems.values() if (told := PART.search(one[1]))}
+    alike = Counter(short.values())  # a-test and b-test are no one part
+    return {
+        shard: "/".join(filter(None, short[one] if alike[short.get(one, one)] == 1 else one))
+        for shard, one in stems.items()
+    }
 
 
 def _shards(path: Path) -> list[Path]:
-    return sorted(path.glob("*.parquet")) or sorted((path / "data").glob("*.parquet"))
+    found = sorted(path.glob("*.parquet")) or sorted(path.glob("data/*.parquet"))
+    if found or not path.is_dir():
+        return found
+    folders = [folder for folder in path.iterdir() if folder.is_dir() and folder.name[0] != "."]
+    if len(folders) > MOST_FOLDERS:
+        return []
+    return sorted(shard for folder in folders for shard in folder.glob("*.parquet"))
+
+
+def _wanted(source: Source) -> list[Path]:
+    """The files to read; raises `ImagesError` where there are several parts, and none is named."""
+    if not source.path.is_dir():
+        return [source.path]
+    of, named = _part_of(source.path), parts(source.path)
+    if source.split:
+        return [shard for shard, part in of.items() if part == source.split]
+    if len(named) > 1:
+        choices = " or ".join(f"{source.name}:{part}" for part in named)
+        raise ImagesError(f"{source} holds several parts; say which: {choices}")
+    if len(set(of.values())) > 1:
+        warnings.warn(
+            f"{source}: its {len(of)} parquet files ({listed(shard.name for shard in of)}) are "
+            "read as one; for one of them, name that file",
+            UnbackdoorWarning,
+            stacklevel=6,
+        )
+    return list(of)
 
 
 def read(source: Source) -> Raw:
     """The images of one file, or of all the shards of a part in a folder, in order of their names.
 
     Class names come from the schema's `huggingface` metadata, or are the labels where those are
-    texts; else classes are numbers. A rotation that an image's EXIF data ask for is done.
+    texts; else classes are numbers, also as floats, or one-hot. A rotation that an image's EXIF
+    data ask for is done.
     """
-    path = source.path
-    shards = _shards(path) if path.is_dir() else [path]
-    found_parts = parts(path)
-    if len(found_parts) > 1 and source.split is None:
-        choices = " or ".join(f"{source.name}:{part}" for part in found_parts)
-        raise ImagesError(f"{source} holds several parts; say which: {choices}")
-    if source.split:
-        begins = ((shard, SPLITS.match(shard.name)) for shard in shards)
-        shards = [shard for shard, name in begins if name and name[1] == source.split]
+    shards = _wanted(source)
     classes: tuple[str, ...] | None = None
     pictures: list[Picture] = []
     labels: list[Any] = []
@@ -59,11 +108,11 @@ def read(source: Source) -> Raw:
         classes = classes or _class_names(shard, table.schema.metadata or {}, label)
         labels.append(_labels(shard, label, table.column(label)))
         pictures += _pictures(shard, table.column(column))
-    whole = np.concatenate(labels)
-    if whole.dtype.kind == "O":
-        names, whole = np.unique(whole.astype(str), return_inverse=True)
-        return Raw(pictures, torch.from_numpy(whole), tuple(map(str, names)))
-    found = torch.from_numpy(whole)
+    if any(isinstance(found, list) for found in labels):
+        if not all(isinstance(found, list) for found in labels):
+            raise ImagesError(f"{source}: labels are names in some of its files, numbers in others")
+        return Raw(pictures, *named_labels([name for found in labels for name in found]))
+    found = torch.cat(labels)
     count = int(found.max()) + 1 if len(found) else 0
     return Raw(pictures, found, classes or numbered(source, count), numbered=not classes)
 
@@ -139,22 +188,33 @@ def _is_text(name: object) -> bool:
     return isinstance(name, str)
 
 
-def _labels(shard: Path, name: str, column: Any) -> Any:
+def _labels(shard: Path, name: str, column: Any) -> Tensor | list[str]:
+    """Labels int64 `[n]`, or the names of the classes."""
     import pyarrow as pa
 
     try:
         kind = column.type
-        if not column.null_count and (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-            return np.array(column.to_pylist(), dtype=object)
-        if column.null_count or not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-            raise ImagesError(
-                f"{shard}: the column {name!r} must hold whole numbers or names in every row"
-            )
-        return column.cast(pa.int64()).to_numpy()
-    except pa.ArrowInvalid:
+        if pa.types.is_dictionary(kind):
+            column, kind = column.cast(kind.value_type), kind.value_type
+        if column.null_count:
+            raise ImagesError(f"{shard}: the column {name!r} has rows without a label")
+        if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            return [str(text) for text in column.to_pylist()]
+        if pa.types.is_boolean(kind):
+            column, kind = column.cast(pa.int8()), pa.int8()
+        if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+            return torch.from_numpy(column.cast(pa.int64()).to_numpy().copy())
+        if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
+            return labels_of_array(shard, f"the column {name!r}", np.array(column.to_pylist()))
+    except ImagesError:
+        raise
+    except (pa.ArrowInvalid, ValueError):
         raise ImagesError(
             f"{shard}: the column {name!r} holds numbers that are not whole, or beyond int64"
         ) from None
+    raise ImagesError(
+        f"{shard}: the column {name!r} must hold whole numbers, one-hot rows or names, not {kind}"
+    )
 
 
 def _pictures(shard: Path, column: Any) -> Iterator[Picture]:

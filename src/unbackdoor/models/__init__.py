@@ -26,6 +26,7 @@ from torch.nn.modules.module import (
 from ..core.errors import ModelError, ParameterError, UnbackdoorError, UnknownNameError
 from ..core.outputs import logits_of
 from ..core.spec import Spec
+from ._own_code import answer as own_answer
 from ._recognize import PROBE as PROBE
 from ._recognize import Fit as Fit
 
@@ -48,7 +49,11 @@ class Normalized(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images `[n, c, h, w]` in [0, 1] -> logits `[n, classes]`."""
-        outputs = self.net((x - self.mean) / self.std)
+        x = (x - self.mean) / self.std
+        if names_code(self.spec.arch):
+            outputs = own_answer(self.spec.arch, self.net, x)
+        else:
+            outputs = self.net(x)
         return logits_of(outputs, len(self.spec.classes), self.spec.arch)
 
     @property

@@ -15,8 +15,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
 from ..core.errors import ModelError, UnbackdoorError, UnknownNameError
-from ..core.foreign import place, reason
+from ..core.foreign import ours, place, reason
 
 COUNTS = ("num_classes", "classes")
 """The parameters that a network may take its number of classes by; the first one there is used."""
@@ -144,3 +147,20 @@ def failing(who: str) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:  # noqa: BLE001 - it is not our code
         raise ModelError(f"{who} fails{place(error)}: {reason(error)}") from None
+
+
+def answer(arch: str, net: nn.Module, x: Tensor) -> object:
+    """What a person's own network gives for `x`; what its code raises is a `ModelError`.
+
+    Errors of ours, such as that of a hook which has seen enough, and of the memory pass.
+    """
+    try:
+        return net(x)
+    except (UnbackdoorError, torch.OutOfMemoryError):
+        raise
+    except (Exception, SystemExit) as error:
+        if not (where := place(error)) or ours(error):
+            raise
+        raise ModelError(
+            f"{arch} cannot take images {list(x.shape[1:])}{where}: {reason(error)}"
+        ) from None

@@ -14,7 +14,10 @@ from ..core.errors import ParameterError
 SET_HERE = {"self", "num_classes", "weights", "progress", "init_weights"}
 
 RENAMED = {
-    r"(wide_)?resne[x]?t\d.*": ((r"\.shortcut\.", ".downsample."), (r"^linear\.", "fc.")),
+    r"(wide_)?resne[x]?t\d.*": (
+        *((r"\.shortcut\.", ".downsample."), (r"^linear\.", "fc.")),
+        *((r"^(module\.)?backbone\.", ""), (r"^(module\.)?head\.fc\.", "fc.")),  # of OpenMMLab
+    ),
     r"densenet\d+": ((r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2"),),
 }
 """Other names of the same parts, by the architectures that have them, and torchvision's."""
