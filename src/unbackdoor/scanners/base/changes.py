@@ -225,7 +225,8 @@ def warped(x: Tensor, flow: Tensor) -> Tensor:
     height, width = x.shape[2:]
     rows = torch.arange(height, device=x.device).view(1, -1, 1) + flow[:, 1]
     columns = torch.arange(width, device=x.device).view(1, 1, -1) + flow[:, 0]
-    grid = torch.stack([2 * columns / (width - 1) - 1, 2 * rows / (height - 1) - 1], dim=-1)
+    across, down = (2 / max(1, side - 1) for side in (width, height))
+    grid = torch.stack([across * columns - 1, down * rows - 1], dim=-1)
     return F.grid_sample(
         x, grid.expand(len(x), -1, -1, -1), padding_mode="border", align_corners=True
     )
