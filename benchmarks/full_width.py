@@ -45,8 +45,10 @@ DEFENSES: list[dict[str, Any]] = [
     # The most telling first: when the time is over, every victim so far has these.
     *({"name": name} for name in ("uat", "self_distillation", "fine_tuning", "ft_sam", "fmp")),
     *({"name": name} for name in ("clp", "unit")),
-    {"name": "i_bau", "lr": 1e-4},  # BackdoorBench's rate for PreActResNet18
-    *({"name": name} for name in ("nad", "anp")),
+    # BackdoorBench's constants for PreActResNet18
+    {"name": "i_bau", "lr": 1e-4},
+    {"name": "nad", "lr": 0.01, "batch": 256, "betas": [[500, 1000, 1000]]},
+    {"name": "anp"},
     # Readings of FMP, beside as many channels at random: `grids/fmp-readings.toml` has more.
     {"name": "fmp", "p": 8},
     {"name": "fmp", "share": "cluster"},

@@ -25,8 +25,8 @@ class NAD(Tuning):
     The teacher is the copy; the loss adds, for the last stages of the network (`attention.stages`
     finds them by the size of their maps), beta times the mean squared difference between the two
     attention maps, each of length 1. A network with fewer stages uses the last of the betas.
-    Epochs and weight decay are the authors'; rate, batch and betas are BackdoorBench's, where the
-    authors take 0.1, 64 and 0, 0, 5000 for a WRN-16-1.
+    Constants are the authors' for a WRN-16-1. BackdoorBench takes a rate of 0.01, a batch of 256
+    and betas of 500, 1000, 1000, which left the backdoor of the authors' own victim as it was.
     Raises `ModelError` for a network without feature maps, and for a transformer, whose only maps
     are those of its patches.
     """
@@ -47,6 +47,18 @@ class NAD(Tuning):
         description="epochs of the student",
         json_schema_extra=source("authors' configuration: 20; BackdoorBench takes 100"),
     )
+    lr: float = Field(
+        0.1,
+        gt=0,
+        description="initial learning rate of SGD (cosine schedule to 0)",
+        json_schema_extra=source("authors' configuration: 0.1; BackdoorBench: 0.01"),
+    )
+    batch: int = Field(
+        64,
+        ge=2,
+        description="batch size",
+        json_schema_extra=source("authors' configuration: 64; BackdoorBench: 256"),
+    )
     weight_decay: float = Field(
         1e-4,
         ge=0,
@@ -60,10 +72,12 @@ class NAD(Tuning):
         json_schema_extra=source("BackdoorBench: 10"),
     )
     betas: tuple[float, ...] = Field(
-        (500.0, 1000.0, 1000.0),
+        (0.0, 0.0, 5000.0),
         min_length=1,
         description="weight of the attention loss of each of the last stages",
-        json_schema_extra=source("BackdoorBench: 500, 1000, 1000; the authors: 0, 0, 5000"),
+        json_schema_extra=source(
+            "authors' configuration: 0, 0, 5000; BackdoorBench: 500, 1000, 1000"
+        ),
     )
 
     def check(self, model: nn.Module, clean: Images) -> None:
