@@ -5,6 +5,7 @@ import collections
 import datetime
 import pickle
 import tempfile
+import time
 import warnings
 from pathlib import Path
 
@@ -133,6 +134,10 @@ def test_of_two_networks_in_one_dict_the_taken_one_is_told(tmp_path, first, seco
 def test_equal_blocks_are_no_networks(tmp_path):
     many = {f"{n}.{end}": torch.ones(1) for n in range(3000) for end in "abcd"}
     assert len(model_files.read(saved(tmp_path, many)).candidates) == 1
+    deep = {"a." * 500_000 + end: torch.ones(1) for end in "abcdefghijk"}
+    start = time.monotonic()
+    assert len(model_files.read(saved(tmp_path, deep)).candidates) == 1
+    assert time.monotonic() - start < 20
     assert len(model_files.read(saved(tmp_path, WEIGHTS)).candidates) == 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ def table(
 
 def _tables() -> Iterator[tuple[str, Callable[[Path], object]]]:
     """Names, and what writes `a.parquet` into a folder."""
+    import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -44,6 +46,11 @@ def _tables() -> Iterator[tuple[str, Callable[[Path], object]]]:
         "a label of 1e300": [1e300],
         "a label that is missing": [None, 0],
         "labels in lists": [[0]],
+        "labels in lists of other lengths": [[0, 1], [1]],
+        "labels in lists of nothing": [[], []],
+        "labels in lists of lists": [[[0, 1]]],
+        "labels in a list with a hole": [[0, None, 1]],
+        "labels in lists that are no one-hot": [[0.5, 0.5], [math.nan, 1.0]],
         "a label that is true": [True],
         "a label that is bytes": [b"cat"],
         "labels as texts": ["cat"],
@@ -111,6 +118,19 @@ def _tables() -> Iterator[tuple[str, Callable[[Path], object]]]:
         lambda folder: pq.write_table(
             pa.table({str(n): [1] for n in range(20_000)}), folder / "a.parquet"
         ),
+    )
+    yield (
+        "a long name of a class that is said once for many rows",
+        lambda folder: table(
+            folder,
+            labels=pa.DictionaryArray.from_arrays(
+                pa.array([0] * 2000), pa.array(["x" * 10**7], pa.large_string())
+            ),
+        ),
+    )
+    yield (
+        "a label in a row of 10^8 numbers",
+        lambda folder: table(folder, labels=pa.array([np.zeros(10**8, np.int8)])),
     )
     yield (
         "no parquet",

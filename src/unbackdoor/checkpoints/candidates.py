@@ -23,6 +23,9 @@ DEEPEST = 100
 PART_OF_TWINS = 0.9
 """Of all names in a dict, so many are those of its networks; the rest may be queues and counts."""
 
+MOST_LEADING = 8
+"""So many parts that stand before all names are passed by: a name may have a million."""
+
 MOST_TWINS, FEWEST_TWINS = 8, 4
 """So many networks may lie in one dict, and so many tensors each has at least."""
 
@@ -59,26 +62,27 @@ def candidates(value: Any) -> tuple[Candidate, ...]:
 def _twins(one: Candidate) -> Iterator[Candidate]:
     """Each of several networks of the same tensors in one dict: `student.` and `teacher.`.
 
-    They are named by what stands before their names, which may begin with what all have. Blocks of
+    They are named by what stands before their names, which may begin with what most have. Blocks of
     one network are alike, too, but there is more beside them.
     """
-    names, before = list(one.weights), ""
-    heads = {name.partition(".")[0] for name in names}
-    while len(heads) == 1 and all("." in name for name in names):
-        names = [name.partition(".")[2] for name in names]
-        before += f"{heads.pop()}."
-        heads = {name.partition(".")[0] for name in names}
+    names, before, most = list(one.weights), "", PART_OF_TWINS * len(one.weights)
     inside: dict[str, list[str]] = {}
-    for name in names:
-        head, _, rest = name.partition(".")
-        if rest:
-            inside.setdefault(head, []).append(rest)
+    for _ in range(MOST_LEADING):
+        inside = {}
+        for name in names:
+            head, _, rest = name.partition(".")
+            if rest:
+                inside.setdefault(head, []).append(rest)
+        common = next((head for head, tails in inside.items() if len(tails) >= most), None)
+        if common is None:
+            break
+        names, before = inside[common], f"{before}{common}."
     alike: dict[frozenset[str], list[str]] = {}
     for head, tails in inside.items():
         if len(tails) >= FEWEST_TWINS:
             alike.setdefault(frozenset(tails), []).append(head)
     for rests, heads_alike in alike.items():
-        whole = len(rests) * len(heads_alike) >= PART_OF_TWINS * len(names)
+        whole = len(rests) * len(heads_alike) >= most
         for head in heads_alike if whole and 1 < len(heads_alike) <= MOST_TWINS else ():
             start = f"{before}{head}."
             yield Candidate(

@@ -80,7 +80,7 @@ def open_torch(path: Path | str) -> Opened:
             if start.lstrip()[:40].lower().startswith(begins):
                 raise CheckpointError(told)
         if not start:
-            raise CheckpointError("is empty")
+            raise CheckpointError("is empty: damaged, truncated or never written")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
             return _Sequence(whole, len(whole)).opened()
 

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -192,29 +191,55 @@ def _labels(shard: Path, name: str, column: Any) -> Tensor | list[str]:
     """Labels int64 `[n]`, or the names of the classes."""
     import pyarrow as pa
 
+    kind = column.type
+    if column.null_count:
+        raise ImagesError(f"{shard}: the column {name!r} has rows without a label")
     try:
-        kind = column.type
-        if pa.types.is_dictionary(kind):
-            column, kind = column.cast(kind.value_type), kind.value_type
-        if column.null_count:
-            raise ImagesError(f"{shard}: the column {name!r} has rows without a label")
-        if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        if pa.types.is_dictionary(kind) and _is_string(kind.value_type):
+            # Never written out: a name may be long, and stand in every row.
+            return [
+                names[place]
+                for chunk in column.chunks
+                if (names := [str(text) for text in chunk.dictionary.to_pylist()])
+                for place in chunk.indices.to_pylist()
+            ]
+        if _is_string(kind):
             return [str(text) for text in column.to_pylist()]
         if pa.types.is_boolean(kind):
             column, kind = column.cast(pa.int8()), pa.int8()
         if pa.types.is_integer(kind) or pa.types.is_floating(kind):
             return torch.from_numpy(column.cast(pa.int64()).to_numpy().copy())
         if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
-            return labels_of_array(shard, f"the column {name!r}", np.array(column.to_pylist()))
-    except ImagesError:
-        raise
-    except (pa.ArrowInvalid, ValueError):
+            return _one_hot(shard, name, column.combine_chunks())
+    except pa.ArrowInvalid:
         raise ImagesError(
             f"{shard}: the column {name!r} holds numbers that are not whole, or beyond int64"
         ) from None
     raise ImagesError(
         f"{shard}: the column {name!r} must hold whole numbers, one-hot rows or names, not {kind}"
     )
+
+
+def _is_string(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _one_hot(shard: Path, name: str, column: Any) -> Tensor:
+    """Labels that are rows of numbers, all of one length, without making Python objects of them."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    lengths, kind = set(pc.list_value_length(column).to_pylist()), column.type.value_type
+    numbers = column.flatten()
+    plain = pa.types.is_integer(kind) or pa.types.is_floating(kind)
+    if len(lengths) != 1 or not plain or numbers.null_count:
+        raise ImagesError(
+            f"{shard}: the column {name!r} must hold whole numbers, one-hot rows or names"
+        )
+    whole = numbers.to_numpy(zero_copy_only=False).reshape(len(column), -1)
+    return labels_of_array(shard, f"the column {name!r}", whole)
 
 
 def _pictures(shard: Path, column: Any) -> Iterator[Picture]:
