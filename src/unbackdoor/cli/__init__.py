@@ -6,6 +6,7 @@ suspicious; 2 bad input or usage; 3 a scan that judged nothing; 70 a fault of ou
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import tempfile
@@ -98,7 +99,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refused(message) if message else 2
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - the last catch: a fault of ours
+    except SystemExit as error:
+        if "_UNBACKDOOR_COMPLETE" in os.environ:  # a shell asked what may come next, and knows it
+            raise
+        return _fault(error)
+    except Exception as error:  # noqa: BLE001 - the last catch: a fault of ours
         return _fault(error)
     if code == INTERRUPTED:
         print("interrupted", file=sys.stderr)
