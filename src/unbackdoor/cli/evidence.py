@@ -157,11 +157,11 @@ def _better_size(
     model: Normalized, sample: Images, rate: Rate, run: Run
 ) -> tuple[int, Rate] | None:
     """The side of images at which the model is best, if it is surely better there."""
-    own = copy.deepcopy(model).to(run.device)
+    own, quiet = copy.deepcopy(model).to(run.device), Run(run.seed, run.device, run.precision)
     found: list[tuple[int, Rate]] = []
     for side in SIDES:
         with suppress(Exception):  # a network may take no images of that size
             images = data.resized(sample, (side, side))
-            found.append((side, _rate(predictions(own, images, run), images.labels)))
+            found.append((side, _rate(predictions(own, images, quiet), images.labels)))
     best = max(found, key=lambda one: one[1].hits, default=None)
     return best if best and best[1].interval()[0] > rate.interval()[1] else None
