@@ -91,7 +91,7 @@ class Patches:
         chances = torch.tensor([hits for hits, _, _ in found]) ** 2 + UNTRIED**2
         drawn = torch.multinomial(chances, n, replacement=True).tolist()
         values = torch.cat([found[place][2] for place in drawn]).to(x)
-        cover = torch.cat([_cover(found[place][1], x) for place in drawn])
+        cover = torch.cat([covering(found[place][1], x) for place in drawn])
         changed = (_draw(x) < 0.5).to(x)
         holes = torch.rand(cover.shape, device=x.device) < 0.4 * changed * _draw(x)
         cover = cover * ~holes * (1 - 0.6 * changed * _draw(x))
@@ -101,7 +101,7 @@ class Patches:
     def _search(self, model: nn.Module, x: Tensor, y: Tensor, towards: int) -> None:
         def hits(values: Tensor, box: Box) -> float:
             with torch.no_grad():
-                said = model(torch.lerp(x, values, _cover(box, x))).argmax(1)[y != towards]
+                said = model(torch.lerp(x, values, covering(box, x))).argmax(1)[y != towards]
             return float((said == towards).float().mean()) if len(said) else 0.0
 
         box, values = found_patch(model, x, towards, self.steps)
@@ -139,16 +139,21 @@ def found_patch(model: nn.Module, x: Tensor, towards: int, steps: int) -> tuple[
     room = torch.where(pull < 0, 1 - x, x).mean(0, keepdim=True)
     squares = _strongest((pull.abs() * room).sum(1, keepdim=True))
     with torch.no_grad():
-        tried = [torch.lerp(x, values, _cover(each, x)) for each in squares]
+        tried = [torch.lerp(x, values, covering(each, x)) for each in squares]
         won = [told(each).softmax(1)[:, towards].mean() for each in tried]
     square = squares[int(torch.stack(won).argmax())]
-    cover = _cover(square, x)
+    cover = covering(square, x)
     for _ in range(steps):
         values.requires_grad_()
         pull = slope(values, torch.lerp(x, values, cover))
-        moved = STEP * pull.sign() * (pull.abs() > WEAK * pull.abs().max())
-        values = (values.detach() - moved).clamp(0, 1)
+        values = stepped(values, pull)
     return square, values
+
+
+def stepped(values: Tensor, slope: Tensor) -> Tensor:
+    """The `values` of a patch, in [0, 1], after a step down the `slope` of a loss."""
+    moved = STEP * slope.sign() * (slope.abs() > WEAK * slope.abs().max())
+    return (values.detach() - moved).clamp(0, 1)
 
 
 def _strongest(strength: Tensor) -> list[Box]:
@@ -182,7 +187,7 @@ def _shrunk(box: Box, hits: Callable[[Box], float]) -> Box:
     return box
 
 
-def _cover(box: Box, x: Tensor) -> Tensor:
+def covering(box: Box, x: Tensor) -> Tensor:
     """1 in the rectangle, 0 outside: `[1, 1, h, w]`, like the images `x` `[n, c, h, w]`."""
     top, bottom, left, right = box
     cover = torch.zeros_like(x[:1, :1])

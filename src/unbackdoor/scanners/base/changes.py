@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...training.adversarial import Ball
+from ...training.patches import Box, covering, stepped
 from ...training.universal import REFERENCE, clipped
 
 STEPS = 4
@@ -132,8 +133,6 @@ class Patch(Change):
     """Images of 32x32 that each place is first tried on; fewer of larger ones."""
     AT_ONCE = 16
     """Places that are tried in one pass."""
-    PACE, WEAK = 0.5, 0.2
-    """How far a value moves in a step, and the least share of the strongest gradient that moves."""
 
     def __init__(self, x: Tensor, rng: torch.Generator) -> None:
         self.mask, self.values = torch.zeros_like(x[:1, :1]), x[:1]
@@ -147,12 +146,11 @@ class Patch(Change):
             self.pull = slope.float()
         side = max(1, round(size * min(x.shape[2:]) / SIDE))
         values = (self.pull < 0).to(x)
-        self.mask = self._place(losses, x, values, self._places(x, side), side)
+        self.mask = self._place(losses, x, values, self._places(x, side))
         for _ in range(STEPS):
             values.requires_grad_()
             (slope,) = torch.autograd.grad(losses(torch.lerp(x, values, self.mask)).mean(), values)
-            strong = slope.abs() > self.WEAK * slope.abs().max()
-            values = (values.detach() - self.PACE * slope.sign() * strong).clamp(0, 1)
+            values = stepped(values, slope)
         self.values = values
 
     def applied(self, x: Tensor) -> Tensor:
@@ -163,8 +161,8 @@ class Patch(Change):
         """What a `Finding` holds of it."""
         return {"change": self.values[0].cpu(), "mask": self.mask[0, 0].cpu()}
 
-    def _places(self, x: Tensor, side: int) -> list[tuple[int, int]]:
-        """The (top, left) corners that are tried."""
+    def _places(self, x: Tensor, side: int) -> list[Box]:
+        """The squares that are tried."""
         assert self.pull is not None
         room = torch.where(self.pull < 0, 1 - x, x).mean(0, keepdim=True)
         strength = F.avg_pool2d((self.pull.abs() * room).sum(1, keepdim=True), side, 1)[0, 0]
@@ -177,33 +175,20 @@ class Patch(Change):
             )
             strength[rows, columns] = -1  # the next one lies elsewhere
         height, width = x.shape[2:]
-        return found + [(top, left) for top in _tiled(height, side) for left in _tiled(width, side)]
+        found += [(top, left) for top in _tiled(height, side) for left in _tiled(width, side)]
+        return [(top, top + side, left, left + side) for top, left in found]
 
-    def _place(
-        self,
-        losses: Losses,
-        x: Tensor,
-        values: Tensor,
-        places: list[tuple[int, int]],
-        side: int,
-    ) -> Tensor:
+    def _place(self, losses: Losses, x: Tensor, values: Tensor, places: list[Box]) -> Tensor:
         """The mask `[1, 1, h, w]` of the best place."""
-
-        def mask(place: tuple[int, int]) -> Tensor:
-            top, left = place
-            cover = torch.zeros_like(x[:1, :1])
-            cover[..., top : top + side, left : left + side] = 1
-            return cover
-
         few = x[: max(2, self.TRIED * SIDE**2 // x[0, 0].numel())]
         with torch.no_grad():
             lost = []
             for start in range(0, len(places), self.AT_ONCE):
-                masks = [mask(place) for place in places[start : start + self.AT_ONCE]]
+                masks = [covering(place, x) for place in places[start : start + self.AT_ONCE]]
                 told = losses(torch.cat([torch.lerp(few, values, each) for each in masks]))
                 lost.append(told.view(len(masks), -1).mean(1))
             best = torch.cat(lost).topk(min(self.BEST, len(places)), largest=False).indices
-            masks = [mask(places[place]) for place in best.tolist()]
+            masks = [covering(places[place], x) for place in best.tolist()]
             told = torch.stack([losses(torch.lerp(x, values, each)).mean() for each in masks])
         return masks[int(told.argmin())]
 

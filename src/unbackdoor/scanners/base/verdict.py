@@ -39,7 +39,7 @@ NEAR_CHANCE = 2.0
 """An accuracy that may be below so many times chance is near chance."""
 
 UNLIKE = (
-    "compared with networks of other kinds nothing stands out, but such a comparison misses most "
+    "compared with networks of other kinds nothing stands out, but such a comparison misses many "
     "backdoors, and no clean models of this kind are known (scan --calibrate)"
 )
 """Why a network of a kind that is not known is not called free of signs."""
