@@ -22,6 +22,7 @@ MAY = {
     "models": {"core"},
     "checkpoints": {"core", "models", "network"},
     "data": {"core", "checkpoints"},
+    "evidence": {"core", "network", "models", "data"},
     "attacks": {"core", "models", "training"},
     "defenses": {"core", "network", "ranking", "training"},
     "scanners": {"core", "defenses", "training"},
@@ -30,7 +31,10 @@ MAY = {
         *("attacks", "defenses", "scanners"),
     },
     "report": {"core", "bench"},
-    "api": {"core", "models", "checkpoints", "data", "attacks", "defenses", "scanners"},
+    "api": {
+        *("core", "models", "checkpoints", "data", "evidence"),
+        *("attacks", "defenses", "scanners"),
+    },
 }
 METHODS = ("attacks", "defenses", "scanners")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from . import data
+from . import data, evidence
 from .attacks.base import planting
 from .attacks.base.attack import Attack
 from .attacks.base.parts import Poison, Victim
@@ -143,7 +143,8 @@ def repair(
 
     `clean` is `Images`, or what `load_images` takes. `model` takes images `[n, c, h, w]` in [0, 1]
     and may be any `nn.Module` that `defense` can handle; `parameters` are the fields of the
-    defense. Raises `UnbackdoorError`.
+    defense. Warns where the model's answers say that the images are read wrongly. Raises
+    `UnbackdoorError`.
 
     Examples:
         >>> import torch
@@ -156,7 +157,8 @@ def repair(
     """
     method = build("defense", defense, parameters, mirrored=data.mirrored(clean))
     assert isinstance(method, Defense)
-    return method.repair(unwrapped(model), _fitting(model, clean), run or Run())
+    model, run = unwrapped(model), run or Run()
+    return method.repair(model, evidence.clean_images(model, clean, run), run)
 
 
 def scan(
@@ -248,7 +250,6 @@ def attack(
     """
     method, run, model = _attack(attack, parameters, train), run or Run(), unwrapped(model)
     images = _fitting(model, train)
-    check(model, images)
     planting.warn_of_mirrors(method, images)
     judged = None if test is None else _fitting(model, test)
     return planting.completed(method, method.plant(model, images, run), images, judged, run)
@@ -284,17 +285,15 @@ def evaluate(
         if not isinstance(triggered, Triggered):
             raise ParameterError("triggered must be what load_triggered gives")
         if isinstance(model, Normalized):
-            triggered = data.fitted(triggered, **_taken(model))
-    for images in (test, triggered.images if triggered else None):
-        if images is not None and len(images):
-            check(model, images)
+            triggered = data.fitted(triggered, **evidence.taken(model))
+        if len(triggered.images):
+            check(model, triggered.images)
     return score(copied(model).to(run.device), run, test, triggered)
 
 
 def _fitting(model: nn.Module, source: Source) -> Images:
     """The images of `source`, in what `model` takes as far as it tells."""
-    return load_images(source, **(_taken(model) if isinstance(model, Normalized) else {}))
-
-
-def _taken(model: Normalized) -> dict[str, Any]:
-    return {"size": model.spec.size, "channels": model.channels, "classes": model.spec.classes}
+    found, _ = evidence.fitting(model, source)
+    if isinstance(source, str | Path):
+        data.warn_of_numbers(source, evidence.taken(model).get("classes"))
+    return found

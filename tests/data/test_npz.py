@@ -75,6 +75,17 @@ def test_parts(tmp_path):
         opened(tmp_path, x_train=X, y_train=Y, x_valid=X, y_valid=Y)
 
 
+def test_images_that_are_there_twice_are_not_chosen_between(tmp_path):
+    twice = {"x": X, "y": Y, "images": X[:1], "labels": Y[:1]}
+    with pytest.raises(ImagesError, match=r"image=x,label=y or .* image=images,label=labels"):
+        opened(tmp_path, **twice)
+    assert len(data.open_images(tmp_path / "a.npz", columns=("images", "labels"))) == 1
+    both = {f"{name}_test": array for name, array in twice.items()}
+    np.savez(tmp_path / "a.npz", **both)
+    with pytest.raises(ImagesError, match=r"image=x_test,label=y_test or .* image=images_test"):
+        data.open_images(f"{tmp_path}/a.npz:test")
+
+
 @pytest.mark.parametrize(
     ("arrays", "told"),
     [

@@ -1,5 +1,7 @@
 """Images from Python: whatever holds them, just those it holds, with the labels it gives."""
 
+import types
+
 import numpy as np
 import pytest
 import torch
@@ -102,6 +104,21 @@ def test_labels_go_by_the_names_that_a_data_set_tells():
     assert data.of_objects(named, classes=["eel", "dog", "cat"]).labels.tolist() == [1, 0, 2, 1]
 
 
+class Rows(list):
+    pass
+
+
+def test_the_class_names_are_those_of_the_column_that_is_taken():
+    rows = Rows([{"img": PIXELS[0], "fine_label": 2, "coarse_label": 1}])
+    rows.features = {  # as a Hugging Face data set tells them
+        "fine_label": types.SimpleNamespace(names=["cat", "dog", "eel"]),
+        "coarse_label": types.SimpleNamespace(names=["land", "water"]),
+    }
+    assert data.of_objects(rows).classes == ("cat", "dog", "eel")
+    coarse = data.of_objects(rows, columns=("img", "coarse_label"))
+    assert coarse.classes == ("land", "water") and coarse.labels.tolist() == [1]
+
+
 def test_numbers_in_the_order_of_text_are_said():
     named = Named(PIXELS, LABELS)
     named.classes = sorted(map(str, range(11)))
@@ -124,6 +141,8 @@ def test_numbers_in_the_order_of_text_are_said():
         (lambda: [shown(0)], r"rows must be \(picture, label\)"),
         (lambda: [(PIXELS[0], object())], "the labels of the list|whole numbers"),
         (lambda: [{"pic": PIXELS[0], "label": 0}], "say which, columns="),
+        (lambda: [{"image": PIXELS[0], "pixel_values": PIXELS[0], "label": 0}], "'image' or 'pix"),
+        (lambda: {"x": PIXELS, "y": LABELS, "label": LABELS}, "labels may be 'label' or 'y': say"),
         (lambda: {"train": WHOLE, "test": WHOLE}, "a dict of train, test: give one part"),
     ],
 )

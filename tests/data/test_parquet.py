@@ -36,6 +36,16 @@ def test_a_file_with_class_names(tmp_path, column):
     assert found.shape == (3, 3, 4) and found.pixels[:, 0, 0, 0].tolist() == [0, 1]
 
 
+def test_two_columns_of_labels_are_not_chosen_between(tmp_path):
+    cells = [{"bytes": png(0), "path": None}] * 2
+    table = pa.table({"img": cells, "label": [0, 1], "class": [1, 0]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(ImagesError, match=r"may be 'label' or 'class': say which \(--columns"):
+        data.open_images(tmp_path / "a.parquet")
+    found = data.open_images(tmp_path / "a.parquet", columns=("img", "class"))
+    assert found.labels.tolist() == [1, 0]
+
+
 def test_a_folder_of_shards_without_names(tmp_path):
     write(tmp_path / "b.parquet", [2])
     write(tmp_path / "a.parquet", [0, 1])

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from .. import api, data
+from .. import api, evidence
 from ..core import measure
-from ..core.errors import ImagesError, ParameterError, UnbackdoorWarning
+from ..core.errors import ImagesError, ParameterError
 from ..core.images import Images, Triggered
 from ..core.measure import Score
 from ..core.run import Run
 from ..models import Normalized
-from . import evidence, options
+from . import options
 
 
 @dataclass(frozen=True)
@@ -57,27 +56,14 @@ class Sources:
 
     def images(self, source: str, like: Images | None = None) -> Images:
         """The images of `source`, which must fit the model; what looks wrong is said."""
-        found = data.open_images(
+        return evidence.clean_images(
+            self.model,
             source,
-            size=self._size(like),
-            channels=self.model.channels,
-            classes=self.model.spec.classes,
+            self.run,
+            like=like,
             download=self.download,
             columns=options.columns(self.columns),
         )
-        if not len(found):
-            raise ImagesError(f"{source} holds no images")
-        measure.check(self.model, found)
-        guessed = self.model.spec.size is None and like is None
-        if guessed:
-            warnings.warn(
-                f"the model does not say for what size of images it was made; {found.shape[1]}x"
-                f"{found.shape[2]}, the most common one in {source}, is a guess (--size)",
-                UnbackdoorWarning,
-                stacklevel=2,
-            )
-        other = data.as_text(source, self.model.spec.classes)
-        return evidence.read_rightly(self.model, found, source, other, self.run, guessed=guessed)
 
     def triggered(
         self, source: str | None, target: str | None, like: Images | None = None

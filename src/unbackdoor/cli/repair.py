@@ -78,14 +78,14 @@ def repair(
     """
     start = time.perf_counter()
     with Console(as_json=as_json, quiet=quiet, verbose=verbose) as console:
-        from .. import data
+        from .. import data, evidence
         from ..checkpoints import hub
         from ..core import method, record
         from ..core.files import alone
         from ..core.images import overlap
         from ..core.run import Run, pick_device
         from ..defenses.base.defense import Defense
-        from . import evidence, inputs, output, repairing, scanning, scores
+        from . import inputs, output, repairing, scanning, scores
 
         asked = o.pairs("-p", parameters)
         chosen = method.build("defense", defense, asked, mirrored=data.mirrored(clean))

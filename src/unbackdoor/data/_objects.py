@@ -17,7 +17,7 @@ from ..core.errors import ImagesError, UnbackdoorWarning, listed
 from ..core.images import to_uint8
 from ._arrays import labels_of_array, named_labels, pixels_of_array
 from ._pixels import MODES, upright
-from ._source import Picture, Raw, numbered
+from ._source import Picture, Raw, named, numbered
 
 IMAGES = ("img", "image", "images", "x", "X", "data", "pixels", "pixel_values")
 LABELS = ("label", "labels", "fine_label", "class", "target", "targets", "y", "Y")
@@ -64,7 +64,7 @@ def _read(found: Any, kind: str, columns: tuple[str, str] | None) -> Raw:
             raise ImagesError(f"the {kind} gives more than {MOST_BYTES >> 30} GiB of images")
     if not values:
         raise ImagesError(f"the {kind} holds no images")
-    names = _names(found)
+    names = _names(found, columns)
     if all(isinstance(value, str) for value in values):
         labels, texts = named_labels(values)
         return Raw(pictures, labels, texts)
@@ -113,9 +113,8 @@ def _arrays_in(found: Mapping[Any, Any], columns: tuple[str, str] | None) -> tup
 
 
 def _known(names: Iterable[Any]) -> tuple[str, str]:
-    held = set(names)
-    image = next((name for name in IMAGES if name in held), "")
-    return image, next((name for name in LABELS if name in held), "")
+    held, tell = set(names), "columns=(images, labels)"
+    return named("the images", IMAGES, held, tell), named("the labels", LABELS, held, tell)
 
 
 def _rows(found: Any, columns: tuple[str, str] | None) -> Iterator[tuple[Any, Any]]:
@@ -242,16 +241,16 @@ def _labels(kind: str, values: Sequence[Any]) -> Tensor:
         ) from None
 
 
-def _names(found: Any) -> tuple[str, ...] | None:
+def _names(found: Any, columns: tuple[str, str] | None) -> tuple[str, ...] | None:
     """The classes that a data set, or what it is a part of, names."""
     if isinstance(found, torch_data.DataLoader | torch_data.Subset):
-        return _names(found.dataset)
+        return _names(found.dataset, columns)
     if getattr(found, "target_transform", None) is not None:
         return None  # its labels may be others
     classes = getattr(found, "classes", None)
     features: Any = getattr(found, "features", None)
     if classes is None and hasattr(features, "get"):
-        label = next((name for name in LABELS if name in features), "")
+        _, label = columns or _known(features)
         classes = getattr(features.get(label), "names", None)
     if isinstance(classes, Sequence) and all(isinstance(name, str) for name in classes):
         return tuple(classes)

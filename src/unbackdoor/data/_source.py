@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -81,3 +82,12 @@ def numbered(source: object, count: int) -> tuple[str, ...]:
             f"{source} has the label {count - 1:,}; there may be at most {MOST_CLASSES:,} classes"
         )
     return tuple(str(label) for label in range(count))
+
+
+def named(what: str, known: Iterable[str], held: Iterable[Any], tell: str) -> str:
+    """Which of the `known` names of `what` is held; "" for none, `ImagesError` for several."""
+    names = set(held)
+    found = [name for name in known if name in names]
+    if len(found) > 1:
+        raise ImagesError(f"{what} may be {' or '.join(map(repr, found))}: say which ({tell})")
+    return found[0] if found else ""

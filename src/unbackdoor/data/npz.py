@@ -79,27 +79,37 @@ def _keys(source: Source, archive: Mapping[str, Any]) -> tuple[str, str]:
         if missing := [name for name in source.columns if name not in archive]:
             raise ImagesError(f"{source} has no {missing[0]!r}; it holds {listed(archive)}")
         return source.columns
-    found = {
-        part: (x_key, y_key)
+    every = [
+        (part, x_key, y_key)
         for part in (None, *SPLITS)
         for x, y in PAIRS
         for x_key, y_key in _spelled(part, x, y)
         if x_key in archive and y_key in archive
-    }
-    if source.split in found:
-        return found[source.split]
-    if source.split is None and len(found) == 1:
-        return next(iter(found.values()))
-    if source.split is None and found:
-        parts = " or ".join(
-            f"{source}:{part}" if part else f"{source} --columns image={x},label={y}"
-            for part, (x, y) in found.items()
+    ]
+    found = [one for one in every if one[0] == source.split]
+    if source.split is None and not found:
+        found = every
+    if len(found) == 1:
+        return found[0][1:]
+    if found:
+        raise ImagesError(
+            f"{source} holds images more than once; say which: {_ways(source, found)}"
         )
-        raise ImagesError(f"{source} holds several parts; say which: {parts}")
     wanted = f"the part {source.split!r} of " if source.split else ""
     raise ImagesError(
         f"{wanted}{source.name} needs images and labels under x and y, or images and labels; it "
         f"holds {listed(archive) or 'nothing'}: say which (--columns image=...,label=...)"
+    )
+
+
+def _ways(source: Source, found: list[tuple[str | None, str, str]]) -> str:
+    """How a person asks for each (part, images, labels) of `found`."""
+    parts = [part for part, *_ in found]
+    return " or ".join(
+        f"{source.name}:{part}"
+        if part and parts.count(part) == 1
+        else f"{source.name} --columns image={x},label={y}"
+        for part, x, y in found
     )
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..core.errors import ImagesError, UnbackdoorWarning, listed
 from ._arrays import labels_of_array, named_labels
-from ._source import ROOM, Picture, Raw, Source, check_size, numbered
+from ._source import ROOM, Picture, Raw, Source, check_size, named, numbered
 
 IMAGES = ("img", "image", "images", "jpg", "png")
 LABELS = ("label", "labels", "fine_label", "class", "target", "cls")
@@ -127,7 +127,7 @@ def _table(shard: Path, wanted: tuple[str, str] | None) -> tuple[Any, str, str]:
     try:
         with pq.ParquetFile(shard) as file:
             names = file.schema_arrow.names
-            image, label = wanted or (_first(IMAGES, names), _first(LABELS, names))
+            image, label = wanted or _known(shard, names)
             if image not in names or label not in names:
                 raise ImagesError(
                     f"{shard} needs a column of images and one of labels, such as 'image' and "
@@ -168,8 +168,12 @@ def _largest(group: Any) -> int:
     return max((column.total_uncompressed_size for column in columns), default=0)
 
 
-def _first(known: tuple[str, ...], names: list[str]) -> str:
-    return next((name for name in known if name in names), "")
+def _known(shard: Path, names: list[str]) -> tuple[str, str]:
+    tell = "--columns image=...,label=..."
+    return (
+        named(f"the images of {shard}", IMAGES, names, tell),
+        named(f"the labels of {shard}", LABELS, names, tell),
+    )
 
 
 def _class_names(shard: Path, metadata: dict[bytes, bytes], label: str) -> tuple[str, ...] | None:

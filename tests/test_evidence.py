@@ -1,17 +1,17 @@
-"""What the command line says of images before any work, and how a fault of ours ends."""
+"""What is said of clean images before any work, from the model's own answers to them."""
 
-import re
 import warnings
 
 import pytest
 import torch
+from PIL import Image
 
-from unbackdoor.cli import options
-from unbackdoor.cli.evidence import read_rightly, warn_thin
-from unbackdoor.core.errors import ParameterError, UnbackdoorWarning, UnknownNameError
+import unbackdoor
+from unbackdoor.core.errors import ImagesError, UnbackdoorWarning
 from unbackdoor.core.images import Images
 from unbackdoor.core.run import Run
 from unbackdoor.core.spec import Spec
+from unbackdoor.evidence import read_rightly, warn_thin
 from unbackdoor.models import Normalized
 
 COUNT = 12
@@ -46,18 +46,18 @@ PLACES = torch.tensor([sorted(NAMES).index(name) for name in NAMES])
 def test_of_two_readings_the_one_the_model_agrees_with_is_taken_and_both_are_said():
     given = images(LABELS, PLACES[LABELS])  # a model whose classes are in the order of text
     with pytest.warns(UnbackdoorWarning, match=r"numbers .*as text .*100\.0%.*taken sorted"):
-        found = read_rightly(MODEL, given, "here", PLACES, Run())
+        found = read_rightly(MODEL, given, "here", Run(), as_text=PLACES)
     assert torch.equal(found.labels, PLACES[LABELS])
     with pytest.warns(UnbackdoorWarning, match=r"accuracy is 100\.0%.*taken by their numbers"):
-        found = read_rightly(MODEL, images(LABELS), "here", PLACES, Run())
+        found = read_rightly(MODEL, images(LABELS), "here", Run(), as_text=PLACES)
     assert torch.equal(found.labels, LABELS)
 
 
 def test_a_model_near_chance_is_a_warning_and_a_good_one_is_not():
     shifted = images((LABELS + 1) % COUNT, LABELS)
     with pytest.warns(UnbackdoorWarning, match=r"0\.0% of 120 images, near the chance of 8\.3%"):
-        read_rightly(MODEL, shifted, "here", None, Run())
-    read_rightly(MODEL, images(LABELS), "here", None, Run())  # warnings are errors here
+        read_rightly(MODEL, shifted, "here", Run())
+    read_rightly(MODEL, images(LABELS), "here", Run())  # warnings are errors here
 
 
 class Fixed(torch.nn.Module):
@@ -83,18 +83,55 @@ def test_of_two_classes_a_good_model_is_not_near_chance(right, warned):
     model = Normalized(Fixed(2), Spec("own", names, (0.0,), (1.0,)))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        read_rightly(model, given, "here", None, Run())
+        read_rightly(model, given, "here", Run())
     assert any("near the chance of 50.0%" in str(one.message) for one in caught) == warned
 
 
-def test_where_the_size_is_a_guess_the_one_that_the_model_agrees_with_is_said():
+def test_a_guessed_size_that_the_model_contradicts_is_refused_and_the_other_is_told():
     pixels = LABELS.to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 48, 48)
     model = Normalized(Fixed(COUNT), Spec("own", NAMES, (0.0,), (1.0,)))
     given = Images(pixels, LABELS, NAMES)
-    with pytest.warns(UnbackdoorWarning, match=r"8\.3% .* but 100\.0% if they are 32x32: .*32\)"):
-        read_rightly(model, given, "here", None, Run(), guessed=True)
+    with pytest.raises(ImagesError, match=r"8\.3% at .* 48x48, but 100\.0% at 32x32: .*size 32"):
+        read_rightly(model, given, "here", Run(), guessed=True)
     with pytest.warns(UnbackdoorWarning, match="near the chance"):
-        read_rightly(model, given, "here", None, Run())
+        read_rightly(model, given, "here", Run())
+
+
+class Late(Fixed):
+    """Answers the first pixel's level for images of 32 x 32, for others that of two levels only."""
+
+    def forward(self, x):
+        level = (x[:, 0, 0, 0] * 255).round().long()
+        right = (level == 4) | (level == 5) | (x.shape[-1] == 32)
+        level = torch.where(right, level, (level + 1) % self.classes)
+        return torch.nn.functional.one_hot(level, self.classes) * 9.0 + 0 * self.weight
+
+
+def test_where_the_labels_go_by_text_another_size_is_judged_by_them():
+    pixels = PLACES[LABELS].to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 48, 48)
+    model = Normalized(Late(COUNT), Spec("own", NAMES, (0.0,), (1.0,)))
+    given = Images(pixels, LABELS, NAMES)
+    with (
+        pytest.warns(UnbackdoorWarning, match="sorted as text"),
+        pytest.raises(ImagesError, match=r"16\.7% at .* 48x48, but 100\.0% at 32x32"),
+    ):
+        read_rightly(model, given, "here", Run(), as_text=PLACES, guessed=True)
+
+
+@pytest.mark.filterwarnings("always::unbackdoor.core.errors.UnbackdoorWarning")
+def test_a_repair_from_python_says_it_too(tmp_path):
+    shifted = images((LABELS + 1) % COUNT, LABELS)
+    with pytest.warns(UnbackdoorWarning, match=r"on the clean images is 0\.0% of 120 images, near"):
+        unbackdoor.repair(MODEL, shifted, "fine_tuning", epochs=1)
+    for label, level in zip(LABELS.tolist(), PLACES[LABELS].tolist(), strict=True):
+        (tmp_path / NAMES[label]).mkdir(exist_ok=True)
+        file = tmp_path / NAMES[label] / f"{len(list((tmp_path / NAMES[label]).iterdir()))}.png"
+        Image.new("L", (4, 4), level).save(file)
+    with pytest.warns(UnbackdoorWarning) as told:
+        unbackdoor.repair(MODEL, tmp_path, "fine_tuning", epochs=1)
+    said = "\n".join(str(each.message) for each in told)
+    assert "4x4, the most common one in" in said and "is a guess" in said
+    assert "taken sorted as text" in said and "near the chance" not in said
 
 
 def test_classes_of_few_images_are_thin_evidence():
@@ -119,78 +156,6 @@ def test_images_unlike_those_of_the_training_are_said(mean, var, said):
     noise.labels[:] = model(noise.pixels / 255).argmax(1)  # near chance is another warning
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
-        read_rightly(model, noise, "here", None, Run())
+        read_rightly(model, noise, "here", Run())
     told = [str(each.message) for each in found]
     assert sum(text.startswith("here: the images are unlike") for text in told) == said, told
-
-
-@pytest.mark.parametrize(
-    ("text", "size"), [("32", (32, 32)), ("24x48", (24, 48)), ("24X48", (24, 48)), (None, None)]
-)
-def test_a_size_is_one_number_or_two(text, size):
-    assert options.size(text) == size
-
-
-@pytest.mark.parametrize("text", ["0", "a", "3x4x5", "-3", "3x0", ""])
-def test_no_other_size(text):
-    with pytest.raises(ParameterError, match="--size"):
-        options.size(text)
-
-
-def test_columns_are_named_both():
-    assert options.columns("label=y,image=x") == ("x", "y")
-    for text in ("image=x", "image=x,labels=y", "x,y"):
-        with pytest.raises(ParameterError, match="--columns"):
-            options.columns(text)
-
-
-def test_a_target_with_two_meanings_is_refused():
-    assert options.goal("2", ("a", "b", "c")) == 2 and options.goal("b", ("a", "b")) == 1
-    assert options.goal("10", ("9", "10")) == 1
-    assert options.goal("1", ("0", "1", "2")) == 1
-    with pytest.raises(ParameterError, match="name of class 1, and the number of the class '4'"):
-        options.goal("2", ("3", "2", "4"))
-    with pytest.raises(UnknownNameError):
-        options.goal("x", ("a", "b"))
-
-
-def test_the_size_is_told_kept_and_a_guess_is_said(run, tiny, tmp_path):
-    from safetensors import safe_open
-
-    bare = tmp_path / "bare.pt"
-    from unbackdoor.checkpoints import checkpoint
-
-    torch.save(checkpoint.load(tiny.model).net.state_dict(), bare)
-    told = ("--arch", "preact_resnet18", "--classes", 3, "--mean", ".5,.5,.5", "--std", ".2,.2,.2")
-    done = run("evaluate", bare, *told, "--test", tiny.test)
-    assert done.code == 0 and "16x16, the most common one in" in done.err and "guess" in done.err
-    done = run("evaluate", bare, *told, "--test", tiny.test, "--size", 16)
-    assert done.code == 0 and "guess" not in done.err
-    out = tmp_path / "out.safetensors"
-    assert run("convert", bare, out, *told, "--size", "16").code == 0
-    with safe_open(out, framework="pt") as file:
-        assert file.metadata()["size"] == "[16, 16]"
-    done = run("evaluate", out, "--test", tiny.test)
-    assert done.code == 0 and "guess" not in done.err
-
-
-def test_means_of_0_to_255_are_refused(run, tiny):
-    scale = ("--mean", "127.5,127.5,127.5", "--std", "60,60,60")
-    done = run("evaluate", tiny.model, "--test", tiny.test, *scale)
-    assert done.code == 2 and "divide by 255: [0.5, 0.5, 0.5]" in done.err
-
-
-def test_a_fault_of_ours_is_one_line_with_its_own_code(run, tiny, monkeypatch, tmp_path):
-    from unbackdoor import api
-
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-
-    def broken(*_, **__):
-        raise KeyError("\x1b[31mred")
-
-    monkeypatch.setattr(api, "evaluate", broken)
-    done = run("evaluate", tiny.model, "--test", tiny.test)
-    assert done.code == 70 and len(done.err.splitlines()) == 1 and "\x1b" not in done.err
-    (path,) = re.findall(r"details are in (\S+)", done.err)
-    with open(path) as file:  # noqa: PTH123
-        assert "Traceback" in file.read()
