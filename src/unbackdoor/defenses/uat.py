@@ -148,9 +148,7 @@ class UAT(Passes):
         3,
         ge=1,
         description="steps of gradient ascent that find it",
-        json_schema_extra=source(
-            "ours: few, for time; between them the perturbation follows for free"
-        ),
+        json_schema_extra=source("ours: few, for time; between searches it follows for free"),
     )
     decay: float = Field(
         0.15,
@@ -197,14 +195,15 @@ class UAT(Passes):
         """Each image once, old answers and norms without a gradient, the searches; and settling."""
         patches = (self.ascent_steps + 5) / 2 if self.patched else 0
         each = 1 + 2 / 3 + (self.ascent_steps + patches) / self.every
-        epochs = self.passes(images, self.epochs) * each + self.passes(images, self.settling)
+        # With few images the old answers are asked for while settling, too.
+        last = 1 + 1 / 3 * (images / self.enough_images < FEW)
+        epochs = self.passes(images, self.epochs) * each + self.passes(images, self.settling) * last
         return epochs * images
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model`, trained in place."""
         lesson = Lesson(self, model, math.ceil(len(clean) / self.batch))
-        there = len(clean) / self.enough_images
-        if there < FEW:
+        if (there := len(clean) / self.enough_images) < FEW:
             lesson.settled, lesson.view = there, views.for_few(model, clean, run)
         settling = partial(relative_adam, rate=self.settling_lr)
         for stage, epochs, lr, objective, optimizer in (
