@@ -187,12 +187,25 @@ def test_settling_keeps_the_patches_and_disturbs_but_does_not_search(monkeypatch
 def test_few_images_are_passed_over_more_often():
     clean, net = task()
     passes = [
-        UAT(batch=20, epochs=1, patched=0, settling=0, enough_images=n)
+        UAT(batch=20, epochs=1, every=3, patched=0, settling=0, enough_images=n)
         .repair(net, clean, Run())
         .notes["passes"]
         for n in (36, 110)
     ]
     assert passes[1] == pytest.approx(2 * passes[0])
+
+
+@pytest.mark.parametrize(("per_epoch", "searches"), [(1, 3), (5, 3), (10, 3), (15, 4)])
+def test_epochs_of_few_steps_do_not_search_more_often(monkeypatch, per_epoch, searches):
+    clean, net = task()
+    found = []
+    monkeypatch.setattr(Universal, "search", lambda self, *_: found.append(self.state))
+    lesson = Lesson(UAT(every=10, patched=0), net, per_epoch)
+    lesson.optimized(net.parameters())
+    lesson.universal.state["away"] = torch.zeros_like(clean.pixels[:1] / 255)
+    for _ in range(30):
+        lesson(net, clean.pixels[:10] / 255, clean.labels[:10])
+    assert len(found) == searches
 
 
 @pytest.mark.parametrize(("enough", "cropped"), [(110, 0.0), (160, 1.0)])

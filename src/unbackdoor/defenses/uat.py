@@ -230,11 +230,11 @@ class Lesson:
     """The objective of a training step, (model, x, y) -> loss, and the perturbation in it.
 
     `per_epoch` is the number of steps of an epoch. Images are seen through `view`; while settling,
-    labels weigh `settled`. The perturbation is saved with the optimizer, in its first group.
+    labels weigh `settled`. What changes is kept in the optimizer's first group, to be saved.
     """
 
     def __init__(self, method: UAT, teacher: nn.Module, per_epoch: int) -> None:
-        self.method, self.per_epoch, self.steps = method, per_epoch, 0
+        self.method, self.per_epoch = method, per_epoch
         self.view: views.View = views.as_is
         self.settled = 1.0
         self.teacher = copy.deepcopy(teacher)
@@ -244,15 +244,16 @@ class Lesson:
     def optimized(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
         """AdamW with a learning rate for each tensor."""
         self.adam = relative_adam(parameters, self.method.lr, self.method.decay)
-        group = self.adam.param_groups[0]
-        group["perturbation"], group["patches"] = self.universal.state, self.patches.state
+        kept = {"perturbation": self.universal.state, "patches": self.patches.state, "steps": 0}
+        self.adam.param_groups[0].update(kept)
         return self.adam
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """The loss on the images `x` `[n, c, h, w]` with labels `y` `[n]`, a scalar."""
         method, universal, patches = self.method, self.universal, self.patches
-        step = self.steps % self.per_epoch
-        self.steps += 1
+        group = self.adam.param_groups[0]
+        epoch, step = divmod(group["steps"], self.per_epoch)
+        group["steps"] += 1
         whole, x = x, self.view(x)  # a patch has its place: it is sought on whole images
         if method.norm_momentum:
             follow_norms_(model, x, method.norm_momentum)
@@ -260,9 +261,9 @@ class Lesson:
             if step:
                 universal.follow()
             else:  # of an epoch's last step there is no gradient where a training goes on
-                group = self.adam.param_groups[0]
                 universal.state, patches.state = group["perturbation"], group["patches"]
-            if step % method.every == 0:
+            # Of epochs with few steps not each begins with a search.
+            if step % method.every == 0 and epoch % max(1, method.every // self.per_epoch) == 0:
                 universal.search(model, x, y)
                 if method.patched:
                     patches.search(model, whole, y)
