@@ -129,10 +129,10 @@ class Defense(Method):
     def divided(self, clean: Images, run: Run, purpose: str) -> tuple[Images, Images]:
         """(the rest, the `held_out` share) of `clean`, drawn for this `purpose`.
 
-        Of few images a larger share is held out, a quarter of at most 80, and of fewer than 32
+        Of few images a larger share is held out, a quarter of at most 40, and of fewer than 32
         none. Methods that tune something hold out images for that in the same way.
         """
-        n = max(round(self.held_out * len(clean)), min(20, len(clean) // 4))
+        n = max(round(self.held_out * len(clean)), min(10, len(clean) // 4))
         if not self.held_out or n < FEWEST_HELD_OUT:
             n = 0
         held, rest = clean.split(n, run.rng(purpose))
