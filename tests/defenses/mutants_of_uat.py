@@ -92,10 +92,10 @@ MUTANTS = (
         T + "uat.py",
     ),
     Mutant(
-        "few labels weigh little while UAT settles",
+        "few labels weigh little",
         D + "uat.py",
-        "lesson.settled, lesson.view = there,",
-        "lesson.settled, lesson.view = 1.0,",
+        "lesson.worth, lesson.view = there,",
+        "lesson.worth, lesson.view = 1.0,",
         T + "uat.py",
     ),
     Mutant(
@@ -104,6 +104,20 @@ MUTANTS = (
         "self.teacher(x)",
         "self.teacher(x.flip(-1))",
         T + "uat.py",
+    ),
+    Mutant(
+        "few labels weigh little before, too",
+        D + "uat.py",
+        "min(self.worth, method.labels)",
+        "method.labels",
+        T + "uat.py",
+    ),
+    Mutant(
+        "few images are mixed with others",
+        "training/views.py",
+        "return torch.lerp(seen, others, shares.to(x))",
+        "return seen",
+        "training/test_views.py",
     ),
     Mutant(
         "images are mirrored only where the model tells them as well",

@@ -213,7 +213,7 @@ def test_few_images_are_shown_in_other_views(enough, cropped):
     clean, net = task()  # 60 images are taught
     method = UAT(batch=20, enough_images=enough, epochs=1, settling=1)
     notes = method.repair(net, clean, Run()).notes
-    assert notes["cropped"] == cropped and notes["mirrored"] in (0, cropped)
+    assert notes["cropped"] == notes["mixed"] == cropped and notes["mirrored"] in (0, cropped)
 
 
 def test_a_view_is_what_model_and_teacher_are_shown():
@@ -226,7 +226,7 @@ def test_a_view_is_what_model_and_teacher_are_shown():
         model.register_forward_pre_hook(lambda _, x, inputs=inputs: inputs.append(x[0]))
     x, y = clean.pixels[:20] / 255, clean.labels[:20]
     lesson(net, x, y)
-    lesson.settled = 0.5
+    lesson.worth = 0.5
     lesson.settle(net, x, y)
     for shown in (seen[0][-2:], seen[1]):
         assert len(shown) == 2
@@ -245,14 +245,15 @@ def test_a_patch_is_sought_on_whole_images(monkeypatch):
     assert torch.equal(seen[0], clean.pixels[:20] / 255)
 
 
-def test_labels_of_few_images_weigh_little_while_settling():
+@pytest.mark.parametrize("settling", [True, False])
+def test_labels_of_few_images_weigh_little(settling):
     clean, net = task()
     x, y = clean.pixels / 255, 1 - clean.labels  # wrong, so that they say something else
-    lesson = Lesson(UAT(patched=0, disturbed=0), net, 4)
+    lesson = Lesson(UAT(patched=0, disturbed=0, radius=1e-6, labels=1, norm_momentum=0), net, 4)
     lesson.optimized(net.parameters())
     told = []
-    for lesson.settled in (0.0, 0.1, 1.0):
-        told.append(lesson.settle(net, x, y).item())
+    for lesson.worth in (0.0, 0.1, 1.0):
+        told.append((lesson.settle if settling else lesson)(net, x, y).item())
     assert told[0] == pytest.approx(0, abs=1e-4) and told[2] > 1
     assert told[1] == pytest.approx(0.1 * told[2], rel=1e-3)
 
@@ -262,7 +263,7 @@ def test_the_labels_of_few_images_weigh_what_their_number_is_worth(monkeypatch):
     seen = []
     settle = Lesson.settle
     monkeypatch.setattr(
-        Lesson, "settle", lambda self, *told: seen.append(self.settled) or settle(self, *told)
+        Lesson, "settle", lambda self, *told: seen.append(self.worth) or settle(self, *told)
     )
     for enough in (110, 240):
         UAT(batch=80, enough_images=enough, epochs=0, settling=1).repair(net, clean, Run())

@@ -62,9 +62,9 @@ class UAT(Passes):
     disturbed images, without searches. With the old answers in them a backdoor came back in one
     run (ASR 17 to 40 on a small VGG).
 
-    Few images would be learned by heart. Below half of `enough_images` they are cropped, and
-    mirrored if the model tells mirrored ones as well (`training/views`). While settling, labels
-    then weigh the share of `enough_images` that is there, and the old answers the rest.
+    Few images would be learned by heart. Below half of `enough_images` each is cropped, mirrored if
+    the model tells mirrored ones as well, and mixed with another (`training/views`). Labels then
+    weigh at most the share of `enough_images` that is there, and the old answers the rest.
 
     Three choices make one setting fit every network, and make it last:
 
@@ -78,7 +78,7 @@ class UAT(Passes):
       10 % of those in the last layers of a PreActResNet18, which it destroyed (ACC 36).
 
     Unlike I-BAU's, the perturbation lives on, is aimed at classes, too, and has no implicit
-    gradient. I-BAU has no patches, no old answers and no relative rate.
+    gradient. I-BAU has no patches, old answers or relative rate.
     """
 
     paper: ClassVar[str] = (
@@ -204,7 +204,7 @@ class UAT(Passes):
         """`model`, trained in place."""
         lesson = Lesson(self, model, math.ceil(len(clean) / self.batch))
         if (there := len(clean) / self.enough_images) < FEW:
-            lesson.settled, lesson.view = there, views.for_few(model, clean, run)
+            lesson.worth, lesson.view = there, views.for_few(model, clean, run)
         settling = partial(relative_adam, rate=self.settling_lr)
         for stage, epochs, lr, objective, optimizer in (
             ("fine-tuning", self.epochs, self.lr, lesson, lesson.optimized),
@@ -223,20 +223,20 @@ class UAT(Passes):
                 optimizer=optimizer,
                 resume=self.state_file(model, clean, run),
             )
-        return Repair(model, notes=views.notes(lesson.view))
+        return Repair(model, notes=lesson.view.notes())
 
 
 class Lesson:
     """The objective of a training step, (model, x, y) -> loss, and the perturbation in it.
 
-    `per_epoch` is the number of steps of an epoch. Images are seen through `view`; while settling,
-    labels weigh `settled`. What changes is kept in the optimizer's first group, to be saved.
+    An epoch has `per_epoch` steps. Images are seen through `view`; labels weigh `worth` at most.
+    What changes is kept in the optimizer's first group, to be saved.
     """
 
     def __init__(self, method: UAT, teacher: nn.Module, per_epoch: int) -> None:
         self.method, self.per_epoch = method, per_epoch
-        self.view: views.View = views.as_is
-        self.settled = 1.0
+        self.view = views.View()
+        self.worth = 1.0
         self.teacher = copy.deepcopy(teacher)
         self.universal = Universal(method.radius, method.ascent_steps)
         self.patches = Patches(method.ascent_steps)
@@ -269,14 +269,14 @@ class Lesson:
                     patches.search(model, whole, y)
             moved = max(1, int(method.share * len(x)))
             changed = [universal.added(x[:moved]), *self._changed(x[moved:])]
-            return self._loss(model(torch.cat(changed)), x, y, method.labels)
+            return self._loss(model(torch.cat(changed)), x, y, min(self.worth, method.labels))
 
     def settle(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """The loss of a step of settling: without searches, and without the perturbation."""
         self.patches.state = self.adam.param_groups[0]["patches"]
         x = self.view(x)
         with in_mode(model, train=False), in_mode(self.teacher, train=False):
-            return self._loss(model(torch.cat(self._changed(x))), x, y, self.settled)
+            return self._loss(model(torch.cat(self._changed(x))), x, y, self.worth)
 
     def _loss(self, logits: Tensor, x: Tensor, y: Tensor, labels: float) -> Tensor:
         temperature, told = self.method.temperature, logits.float()

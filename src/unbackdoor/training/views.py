@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,36 +12,48 @@ from ..core.measure import accuracy
 from ..core.run import Run
 from .fit import augment
 
-View = Callable[[Tensor], Tensor]
-"""Images `[n, c, h, w]` in [0, 1] -> as many of that shape, each the same thing seen anew."""
-
 ALIKE = 0.95
 """Images are mirrored too where `model` keeps so much of its accuracy on mirrored ones."""
 
-
-def as_is(x: Tensor) -> Tensor:
-    """The images themselves."""
-    return x
+MOST = 0.5
+"""The largest share of another image that is mixed in."""
 
 
-def cropped(x: Tensor) -> Tensor:
-    """Each cropped at random, by torch's global generator on the CPU."""
-    return augment(x, torch.default_generator, flip=False)
+@dataclass(frozen=True)
+class View:
+    """Images `[n, c, h, w]` in [0, 1] -> as many of that shape, each seen anew.
 
+    Each is `cropped` at random, half of them `mirrored`, and each `mixed` with up to `MOST` of
+    another one, seen anew, too. Draws come from torch's global generator, on the CPU.
+    """
 
-def cropped_or_mirrored(x: Tensor) -> Tensor:
-    """Each cropped at random, and half of them mirrored."""
-    return augment(x, torch.default_generator, flip=True)
+    cropped: bool = False
+    mirrored: bool = False
+    mixed: bool = False
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The images `x` in this view."""
+        seen = self._moved(x)
+        if not self.mixed:
+            return seen
+        shares = MOST * torch.rand(len(x), 1, 1, 1)
+        others = self._moved(x)[torch.randperm(len(x)).to(x.device)]
+        return torch.lerp(seen, others, shares.to(x))
+
+    def notes(self) -> dict[str, float]:
+        """What it does, as the notes of a repair."""
+        return {name: float(done) for name, done in asdict(self).items()}
+
+    def _moved(self, x: Tensor) -> Tensor:
+        return augment(x, torch.default_generator, flip=self.mirrored) if self.cropped else x
 
 
 def for_few(model: nn.Module, images: Images, run: Run) -> View:
-    """How `images` are shown where they are few: never just the same."""
-    return cropped_or_mirrored if mirrors(model, images, run) else cropped
+    """How `images` are shown where they are few: never just the same.
 
-
-def notes(view: View) -> dict[str, float]:
-    """What a view does, as the notes of a repair."""
-    return {"cropped": float(view is not as_is), "mirrored": float(view is cropped_or_mirrored)}
+    Mixed ones have no label of their own, but `model` has an answer to each.
+    """
+    return View(cropped=True, mirrored=mirrors(model, images, run), mixed=True)
 
 
 def mirrors(model: nn.Module, images: Images, run: Run) -> bool:
