@@ -92,7 +92,7 @@ MUTANTS = (
         T + "uat.py",
     ),
     Mutant(
-        "few labels weigh little",
+        "few labels weigh little while UAT settles",
         D + "uat.py",
         "lesson.worth, lesson.view = there,",
         "lesson.worth, lesson.view = 1.0,",
@@ -106,14 +106,14 @@ MUTANTS = (
         T + "uat.py",
     ),
     Mutant(
-        "few labels weigh little before, too",
+        "few images are mixed while UAT settles",
         D + "uat.py",
-        "min(self.worth, method.labels)",
-        "method.labels",
+        "replace(self.view, mixed=self.worth < 1)(x)",
+        "self.view(x)",
         T + "uat.py",
     ),
     Mutant(
-        "few images are mixed with others",
+        "a mixed view mixes",
         "training/views.py",
         "return torch.lerp(seen, others, shares.to(x))",
         "return seen",

@@ -11,6 +11,7 @@ from unbackdoor.defenses.uat import UAT, Lesson
 from unbackdoor.training.fit import follow_norms_
 from unbackdoor.training.patches import Patches
 from unbackdoor.training.universal import Universal
+from unbackdoor.training.views import View
 
 SMALL = {"batch": 20, "enough_images": 80}
 
@@ -216,11 +217,25 @@ def test_few_images_are_shown_in_other_views(enough, cropped):
     assert notes["cropped"] == notes["mixed"] == cropped and notes["mirrored"] in (0, cropped)
 
 
-def test_a_view_is_what_model_and_teacher_are_shown():
+def test_few_images_are_mixed_while_settling():
+    clean, net = task()
+    x, y = clean.pixels[:20] / 255, clean.labels[:20]
+    lesson = Lesson(UAT(patched=0, disturbed=0, radius=1e-6, norm_momentum=0), net, 4)
+    lesson.optimized(net.parameters())
+    inputs = []
+    lesson.teacher.register_forward_pre_hook(lambda _, x: inputs.append(x[0]))
+    for lesson.worth in (1.0, 0.5):
+        lesson(net, x, y)
+        lesson.settle(net, x, y)
+    mixed = [not torch.allclose(seen, x, atol=1e-3) for seen in inputs]
+    assert mixed == [False, False, True]  # for labels alone the teacher is not asked
+
+
+def test_a_view_is_what_model_and_teacher_are_shown(monkeypatch):
     clean, net = task()
     lesson = Lesson(UAT(radius=1e-6, patched=0, disturbed=0, norm_momentum=0), net, 4)
     lesson.optimized(net.parameters())
-    lesson.view = lambda x: x.flip(-1)
+    monkeypatch.setattr(View, "__call__", lambda self, x: x.flip(-1))
     seen = [[], []]
     for model, inputs in zip((net, lesson.teacher), seen, strict=True):
         model.register_forward_pre_hook(lambda _, x, inputs=inputs: inputs.append(x[0]))
@@ -240,20 +255,20 @@ def test_a_patch_is_sought_on_whole_images(monkeypatch):
     monkeypatch.setattr(Patches, "search", lambda self, model, x, y: seen.append(x))
     lesson = Lesson(UAT(), net, 4)
     lesson.optimized(net.parameters())
-    lesson.view = torch.zeros_like
+    monkeypatch.setattr(View, "__call__", lambda self, x: torch.zeros_like(x))
     lesson(net, clean.pixels[:20] / 255, clean.labels[:20])
     assert torch.equal(seen[0], clean.pixels[:20] / 255)
 
 
-@pytest.mark.parametrize("settling", [True, False])
-def test_labels_of_few_images_weigh_little(settling):
+def test_labels_of_few_images_weigh_little_while_settling(monkeypatch):
     clean, net = task()
+    monkeypatch.setattr(View, "__call__", lambda self, x: x)
     x, y = clean.pixels / 255, 1 - clean.labels  # wrong, so that they say something else
-    lesson = Lesson(UAT(patched=0, disturbed=0, radius=1e-6, labels=1, norm_momentum=0), net, 4)
+    lesson = Lesson(UAT(patched=0, disturbed=0), net, 4)
     lesson.optimized(net.parameters())
     told = []
     for lesson.worth in (0.0, 0.1, 1.0):
-        told.append((lesson.settle if settling else lesson)(net, x, y).item())
+        told.append(lesson.settle(net, x, y).item())
     assert told[0] == pytest.approx(0, abs=1e-4) and told[2] > 1
     assert told[1] == pytest.approx(0.1 * told[2], rel=1e-3)
 

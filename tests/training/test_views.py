@@ -35,12 +35,10 @@ class Bright(nn.Module):
 def test_images_are_mirrored_only_where_the_model_tells_them_as_well():
     sides = left_or_right()
     assert not views.mirrors(Side(), sides, Run())
-    assert views.for_few(Side(), sides, Run()) == views.View(cropped=True, mixed=True)
+    assert views.for_few(Side(), sides, Run()) == views.View(cropped=True)
     bright = Images(sides.pixels, torch.zeros_like(sides.labels), sides.classes)
     assert views.mirrors(Bright(), bright, Run())
-    assert views.for_few(Bright(), bright, Run()) == views.View(
-        cropped=True, mirrored=True, mixed=True
-    )
+    assert views.for_few(Bright(), bright, Run()) == views.View(cropped=True, mirrored=True)
 
 
 def test_a_view_crops_and_another_mirrors_too():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from itertools import accumulate
 from typing import ClassVar
@@ -62,9 +63,9 @@ class UAT(Passes):
     disturbed images, without searches. With the old answers in them a backdoor came back in one
     run (ASR 17 to 40 on a small VGG).
 
-    Few images would be learned by heart. Below half of `enough_images` each is cropped, mirrored if
-    the model tells mirrored ones as well, and mixed with another (`training/views`). Labels then
-    weigh at most the share of `enough_images` that is there, and the old answers the rest.
+    Few images would be learned by heart. Below half of `enough_images` they are cropped, and
+    mirrored if the model tells mirrored ones as well (`training/views`). While settling they are
+    mixed, too; labels weigh the share of `enough_images` that is there, old answers the rest.
 
     Three choices make one setting fit every network, and make it last:
 
@@ -192,10 +193,9 @@ class UAT(Passes):
     )
 
     def work(self, images: int, classes: int) -> float | None:
-        """Each image once, old answers and norms without a gradient, the searches; and settling."""
+        """Images, old answers and norms without a gradient, searches; and settling."""
         patches = (self.ascent_steps + 5) / 2 if self.patched else 0
         each = 1 + 2 / 3 + (self.ascent_steps + patches) / self.every
-        # With few images the old answers are asked for while settling, too.
         last = 1 + 1 / 3 * (images / self.enough_images < FEW)
         epochs = self.passes(images, self.epochs) * each + self.passes(images, self.settling) * last
         return epochs * images
@@ -223,14 +223,14 @@ class UAT(Passes):
                 optimizer=optimizer,
                 resume=self.state_file(model, clean, run),
             )
-        return Repair(model, notes=lesson.view.notes())
+        return Repair(model, notes=replace(lesson.view, mixed=lesson.worth < 1).notes())
 
 
 class Lesson:
     """The objective of a training step, (model, x, y) -> loss, and the perturbation in it.
 
-    An epoch has `per_epoch` steps. Images are seen through `view`; labels weigh `worth` at most.
-    What changes is kept in the optimizer's first group, to be saved.
+    An epoch has `per_epoch` steps. Images are seen through `view`; while settling labels weigh
+    `worth`. What changes is kept in the optimizer's first group, to be saved.
     """
 
     def __init__(self, method: UAT, teacher: nn.Module, per_epoch: int) -> None:
@@ -269,12 +269,12 @@ class Lesson:
                     patches.search(model, whole, y)
             moved = max(1, int(method.share * len(x)))
             changed = [universal.added(x[:moved]), *self._changed(x[moved:])]
-            return self._loss(model(torch.cat(changed)), x, y, min(self.worth, method.labels))
+            return self._loss(model(torch.cat(changed)), x, y, method.labels)
 
     def settle(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """The loss of a step of settling: without searches, and without the perturbation."""
         self.patches.state = self.adam.param_groups[0]["patches"]
-        x = self.view(x)
+        x = replace(self.view, mixed=self.worth < 1)(x)
         with in_mode(model, train=False), in_mode(self.teacher, train=False):
             return self._loss(model(torch.cat(self._changed(x))), x, y, self.worth)
 

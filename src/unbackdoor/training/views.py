@@ -49,11 +49,8 @@ class View:
 
 
 def for_few(model: nn.Module, images: Images, run: Run) -> View:
-    """How `images` are shown where they are few: never just the same.
-
-    Mixed ones have no label of their own, but `model` has an answer to each.
-    """
-    return View(cropped=True, mirrored=mirrors(model, images, run), mixed=True)
+    """How `images` are shown where they are few: never just the same."""
+    return View(cropped=True, mirrored=mirrors(model, images, run))
 
 
 def mirrors(model: nn.Module, images: Images, run: Run) -> bool:
