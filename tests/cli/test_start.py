@@ -35,6 +35,15 @@ def test_torch_is_not_loaded(code):
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
+@pytest.mark.parametrize("asked", [["--help"], ["describe", "fmp"], ["list"], ["--version"]])
+def test_a_reader_that_leaves_is_no_fault(asked):
+    command = [sys.executable, "-m", "unbackdoor", *asked]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        running.stdout.close()  # before anything is written
+        assert running.stderr.read() == b""
+    assert running.returncode == 141
+
+
 def test_completion_of_a_shell(capsys, monkeypatch):
     monkeypatch.setenv("_UNBACKDOOR_COMPLETE", "complete_bash")
     monkeypatch.setenv("COMP_WORDS", "unbackdoor rep")

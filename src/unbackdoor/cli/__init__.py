@@ -36,6 +36,8 @@ from . import (
 
 FAULT = 70
 INTERRUPTED = 130
+UNREAD = 141
+"""What a shell says of a program whose output nobody read to its end."""
 
 app = typer.Typer(
     help="Take backdoors out of trained image classifiers, and measure fairly what works.",
@@ -92,6 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             standalone_mode=False,
             obj=shlex.join(["unbackdoor", *given]),
         )
+    except BrokenPipeError:
+        return _unread()
     except (UnbackdoorError, OSError) as error:
         return _refused(str(error))
     except _UsageError as error:
@@ -102,12 +106,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as error:
         if "_UNBACKDOOR_COMPLETE" in os.environ:  # a shell asked what may come next, and knows it
             raise
-        return _fault(error)
+        # rich ends so where it finds nobody to write to
+        return _unread() if isinstance(error.__context__, BrokenPipeError) else _fault(error)
     except Exception as error:  # noqa: BLE001 - the last catch: a fault of ours
         return _fault(error)
     if code == INTERRUPTED:
         print("interrupted", file=sys.stderr)
     return int(code or 0)
+
+
+def _unread() -> int:
+    """Whoever read the output has left, as `head` does: no fault, and nobody to tell."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return UNREAD
 
 
 def _fault(error: BaseException) -> int:
