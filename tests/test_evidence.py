@@ -148,7 +148,9 @@ def normed(mean, var):
     return Normalized(net, Spec("own", ("a", "b"), (0.0,), (1.0,)))
 
 
-@pytest.mark.parametrize(("mean", "var", "said"), [(0.5, 1 / 12, 0), (2.0, 0.3, 1), (0.5, 9, 1)])
+@pytest.mark.parametrize(
+    ("mean", "var", "said"), [(0.5, 1 / 12, 0), (2.0, 0.3, 1), (0.5, 9, 1), (0.5, 0, 0)]
+)
 def test_images_unlike_those_of_the_training_are_said(mean, var, said):
     rng = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (100, 1, 4, 4), generator=rng, dtype=torch.uint8)

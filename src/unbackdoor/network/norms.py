@@ -57,7 +57,8 @@ def strangeness(model: nn.Module, x: Tensor) -> tuple[float, float] | None:
     """How far the images `x` `[n, c, h, w]` are from what the batch norms of `model` learned.
 
     (mean distance of a channel's mean, in its standard deviations; mean distance of the logarithm
-    of its variance), over all channels of all batch norms; None where none keeps statistics.
+    of its variance), over all channels of all batch norms; None where none keeps statistics, or none
+    of their channels ever moved.
     """
     found: list[Tensor] = []
 
@@ -67,6 +68,8 @@ def strangeness(model: nn.Module, x: Tensor) -> tuple[float, float] | None:
         assert isinstance(mean, Tensor) and isinstance(var, Tensor)
         # A channel that hardly ever moved says nothing: any answer is far away.
         moves = var > SILENT * var.mean()
+        if not bool(moves.any()):
+            return
         away = (values.mean(1) - mean).abs() / var.clamp_min(1e-12).sqrt()
         wider = (values.var(1).clamp_min(1e-12) / var.clamp_min(1e-12)).log().abs()
         found.append(torch.stack([away[moves].mean(), wider[moves].mean()]))
