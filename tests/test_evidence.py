@@ -145,7 +145,7 @@ def normed(mean, var):
     net = torch.nn.Sequential(torch.nn.BatchNorm2d(1), torch.nn.Flatten(), torch.nn.Linear(16, 2))
     net[0].running_mean.fill_(mean)
     net[0].running_var.fill_(var)
-    return Normalized(net, Spec("own", ("a", "b"), (0.0,), (1.0,)))
+    return Normalized(net, Spec("own", ("a", "b"), (0.0,), (1.0,))).eval()
 
 
 @pytest.mark.parametrize(

@@ -57,8 +57,8 @@ def strangeness(model: nn.Module, x: Tensor) -> tuple[float, float] | None:
     """How far the images `x` `[n, c, h, w]` are from what the batch norms of `model` learned.
 
     (mean distance of a channel's mean, in its standard deviations; mean distance of the logarithm
-    of its variance), over all channels of all batch norms; None where none keeps statistics, or none
-    of their channels ever moved.
+    of its variance), over all channels of all batch norms; None where none keeps statistics, or no
+    channel ever moved.
     """
     found: list[Tensor] = []
 
