@@ -187,13 +187,9 @@ def test_settling_keeps_the_patches_and_disturbs_but_does_not_search(monkeypatch
 
 def test_few_images_are_passed_over_more_often():
     clean, net = task()
-    passes = [
-        UAT(batch=20, epochs=1, every=3, patched=0, settling=0, enough_images=n)
-        .repair(net, clean, Run())
-        .notes["passes"]
-        for n in (36, 110)
-    ]
-    assert passes[1] == pytest.approx(2 * passes[0])
+    told = {"batch": 20, "epochs": 1, "every": 3, "patched": 0, "settling": 0}
+    few, fewer = (UAT(**told, enough_images=n).repair(net, clean, Run()) for n in (36, 110))
+    assert fewer.notes["passes"] == pytest.approx(2 * few.notes["passes"])
 
 
 @pytest.mark.parametrize(("per_epoch", "searches"), [(1, 3), (5, 3), (10, 3), (15, 4)])
