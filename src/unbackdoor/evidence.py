@@ -138,7 +138,7 @@ def read_rightly(
                 Images(found.pixels, as_text[found.labels], found.classes)
                 for found in (images, sample)
             )
-    if near_chance(rate, len(images.classes)):
+    if _near_chance(rate, len(images.classes)):
         if guessed:
             _check_size(model, sample, source, rate, run)
         _warn_near_chance(source, rate, len(images.classes))
@@ -160,7 +160,7 @@ def warn_thin(clean: Images) -> None:
         )
 
 
-def near_chance(rate: Rate, classes: int) -> bool:
+def _near_chance(rate: Rate, classes: int) -> bool:
     """Whether an accuracy is surely too low for a model that reads its images rightly.
 
     Not with fewer than `FEWEST` images, nor with one class.
