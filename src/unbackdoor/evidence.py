@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from . import data
 from .core.errors import ImagesError, UnbackdoorWarning
 from .core.images import Images, to_float
-from .core.measure import Rate, check, predictions
+from .core.measure import Rate, check, near_chance, predictions
 from .core.run import Run
 from .models import Normalized
 from .network.norms import strangeness
@@ -25,12 +25,6 @@ SAMPLE = 500
 
 FEWEST = 50
 """Fewer images are no evidence that a model cannot read them."""
-
-NEAR_CHANCE = 2.0
-"""An accuracy that may be below so many times chance, of 1 / classes, is called near chance..."""
-
-PART_OF_REST = 0.2
-"""...but no more than this part of what there is between chance and 1: with two classes 60 %."""
 
 SIDES = (28, 32, 40, 64, 96, 128, 160, 224, 256)
 """Sides of images that networks are made for; tried where the size is a guess and looks wrong."""
@@ -167,8 +161,7 @@ def _near_chance(rate: Rate, classes: int) -> bool:
     """
     if classes < 2 or rate.total < FEWEST:
         return False
-    chance = 1 / classes
-    bound = min(NEAR_CHANCE * chance, chance + PART_OF_REST * (1 - chance))
+    chance, bound = 1 / classes, near_chance(classes)
     # Few images: unsure, but hardly chance.
     return rate.interval()[0] < bound and rate.value <= chance + 2 * (bound - chance)
 

@@ -169,6 +169,12 @@ def test_its_own_kind_comes_first():
     assert found.outcome is Outcome.nothing and found.alarms.other_kinds == 0
 
 
+def test_few_classes_are_near_chance_by_the_rule_of_all_commands():
+    clean = images()
+    clean.labels[:36] = torch.arange(36) % 3  # 44 of 80 right: surely above 40 %, not above 50
+    assert verdict_of(5.0, [1.0] * 20, clean=clean).outcome is Outcome.suspicious
+
+
 def test_two_classes_are_not_judged():
     pixels = torch.zeros(60, 3, 16, 16, dtype=torch.uint8)
     two = Images(pixels, torch.ones(60, dtype=torch.int64), ("a", "b"))

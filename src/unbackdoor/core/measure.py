@@ -20,6 +20,8 @@ from .modules import device_of, in_mode
 from .outputs import logits_of, probabilities
 from .run import Run
 
+TIMES_CHANCE, PART_OF_REST = 2.0, 0.2
+
 
 @dataclass(frozen=True)
 class Rate:
@@ -68,6 +70,19 @@ class Score:
         """The three rates by name, null where not measurable."""
         rates = {"acc": self.acc, "asr": self.asr, "ra": self.ra}
         return {name: rate.as_json() if rate else None for name, rate in rates.items()}
+
+
+def near_chance(classes: int) -> float:
+    """The accuracy below which a model of so many classes is near chance.
+
+    Twice chance, but no more than a fifth of the way from chance to 1.
+
+    Examples:
+        >>> near_chance(10), near_chance(2)
+        (0.2, 0.6)
+    """
+    chance = 1 / classes
+    return min(TIMES_CHANCE * chance, chance + PART_OF_REST * (1 - chance))
 
 
 def check(model: nn.Module, images: Images) -> None:

@@ -11,7 +11,7 @@ from enum import StrEnum
 from torch import nn
 
 from ...core.images import Images, to_float
-from ...core.measure import Rate, accuracy
+from ...core.measure import Rate, accuracy, near_chance
 from ...core.method import build
 from ...core.modules import copied
 from ...core.run import Run
@@ -34,9 +34,6 @@ FEWEST_KINDS = 3
 
 FEWEST_IMAGES = 10
 """Images of a class, on average, below which nothing is judged."""
-
-NEAR_CHANCE = 2.0
-"""An accuracy that may be below so many times chance is near chance."""
 
 UNLIKE = (
     "compared with networks of other kinds nothing stands out, but such a comparison misses many "
@@ -228,7 +225,7 @@ def _unfit(model: nn.Module, used: Images, run: Run) -> tuple[str, Rate | None]:
         ), None
     own = copied(model).to(run.device)
     rate = accuracy(own, used, replace(run, progress=lambda *_: None))
-    if rate.interval()[0] < NEAR_CHANCE / classes:
+    if rate.interval()[0] < near_chance(classes):
         return (
             f"the accuracy on the clean images is {rate.value:.1%}, near the chance of "
             f"{1 / classes:.1%}: the images, their size, the labels or the normalisation are wrong"
