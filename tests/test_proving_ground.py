@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from unbackdoor.bench import grid
+from unbackdoor.bench import grid, starts
 
 ROOT = Path(__file__).resolve().parent.parent
 GROUND = ROOT / "docs" / "results" / "proving-ground"
-GRIDS = sorted((ROOT / "grids").glob("proving-ground*.toml"))
+NAMES = ("proving-ground", "published")
+GRIDS = sorted(path for name in NAMES for path in (ROOT / "grids").glob(f"{name}*.toml"))
 DRAW = runpy.run_path(str(ROOT / "benchmarks" / "proving_ground.py"))
 CLOSED: dict[str, list[str]] = DRAW["closed"]()
 NEW = {
@@ -21,6 +22,14 @@ NEW = {
     *("adaptive_consistent", "adaptive_flat", "grond"),
 }
 STRANGERS = 6
+
+
+@pytest.fixture(autouse=True)
+def absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Grids are read as if the checkpoints that they name were there."""
+    monkeypatch.setenv("UNBACKDOOR_DATA", "absent")
+    monkeypatch.setattr(starts, "content", str)
+    monkeypatch.setattr(starts, "_load", lambda *_: None)
 
 
 def network(victim: grid.Victim) -> str:

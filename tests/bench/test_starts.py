@@ -154,3 +154,59 @@ def test_other_classes_are_no_start(bench, tiny, tmp_path, classes):
 def test_start_is_a_key_of_training_alone(tiny):
     with pytest.raises(UnknownNameError, match="parameter of badnets 'start'"):
         grid.cells(tiny(attacks=[{"name": "badnets", "start": "clean"}]))
+
+
+def published(tiny, start, victims="clean", **training):
+    network = {"name": "preact_resnet18", "width": 2, "start": start, "training": training}
+    return starting(tiny, victims, architectures=[network])
+
+
+def test_the_clean_model_of_an_architecture_starts_from_a_checkpoint(bench, tiny, tmp_path):
+    model = saved(tmp_path / "pre.safetensors")
+    found = grid.cells(published(tiny, "pre.safetensors", epochs=0), tmp_path)
+    cells = grid.chosen(found, "fine")
+    assert [record["status"] for _, record, _ in worked(bench, cells)] == ["done", "done"]
+    clean, victim = (bench.store.victim(cell.victim.id) / victims.MODEL for cell in cells)
+    told = load_file(clean)
+    assert all(torch.equal(told[key], w) for key, w in model.net.state_dict().items())
+    assert far(load_file(victim), told) < 1e-5
+    fresh = grid.chosen(grid.cells(starting(tiny, "clean")), "fine")
+    assert not {cell.victim.id for cell in fresh} & {cell.victim.id for cell in cells}
+    assert [cell.title for cell in fresh] == [cell.title for cell in cells]
+
+
+def test_an_architecture_trains_its_models_in_its_own_way(tiny, tmp_path):
+    saved(tmp_path / "pre.safetensors")
+    clean, *_, victim = grid.cells(published(tiny, "pre.safetensors", epochs=3, lr=0.5), tmp_path)
+    assert clean.victim.training["epochs"] == 3 and clean.victim.training["lr"] == 0.5
+    assert victim.victim.attack["epochs"] == BRIEF["epochs"]
+    assert victim.victim.declaration()["start"]["start"] == clean.victim.start
+    other = grid.cells(published(tiny, "pre.safetensors", epochs=2, lr=0.5), tmp_path)[-1]
+    assert other.victim.id != victim.victim.id
+
+
+@pytest.mark.filterwarnings("ignore:.*does not say its classes")
+def test_a_bare_state_dict_gets_the_scale_that_the_grid_says(bench, tiny, tmp_path):
+    torch.save(saved(tmp_path / "pre.safetensors").net.state_dict(), tmp_path / "bare.pt")
+    start = {"model": "bare.pt", "mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7]}
+    cells = grid.chosen(grid.cells(published(tiny, start, epochs=1), tmp_path), "none*fine")
+    ((_, record, _),) = worked(bench, cells)
+    assert record["status"] == "done", record
+    kept = checkpoint.load(bench.store.victim(cells[0].victim.id) / victims.MODEL)
+    assert kept.spec.mean == (0.1, 0.2, 0.3) and kept.spec.std == (0.5, 0.6, 0.7)
+
+
+@pytest.mark.parametrize(
+    ("start", "victims", "kind", "says"),
+    [
+        (None, "clean", ParameterError, "with epochs = 0 the clean model is not trained"),
+        (3, "clean", ParameterError, "is a path or a table, got 3"),
+        ({"model": "pre.safetensors", "scale": 1}, "clean", UnknownNameError, "'scale'"),
+        ("pre.safetensors", None, ParameterError, "nothing says what victims start from"),
+        ("nowhere.pt", "clean", CheckpointError, "nowhere.pt"),
+    ],
+)
+def test_what_no_clean_model_can_start_from_is_refused(tiny, tmp_path, start, victims, kind, says):
+    saved(tmp_path / "pre.safetensors")
+    with pytest.raises(kind, match=says):
+        grid.cells(published(tiny, start, victims, epochs=0), tmp_path)

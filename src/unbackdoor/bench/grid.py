@@ -62,11 +62,20 @@ SETTINGS = ("epochs", "lr", "batch", "weight_decay", "flip")
 Training: type[Strict] = create_model(
     "Training",
     __base__=Strict,
-    **{
-        name: (Attack.model_fields[name].annotation, Attack.model_fields[name]) for name in SETTINGS
-    },
+    **{name: (Attack.model_fields[name].annotation, Attack.model_fields[name]) for name in SETTINGS}
+    | {"epochs": (int, Field(100, ge=0))},
 )  # type: ignore[call-overload]
-"""How clean models are trained: the fields, bounds and defaults that every attack has."""
+"""How clean models are trained: the fields, bounds and defaults that every attack has.
+
+No epochs leave a checkpoint that they start from as it is.
+"""
+
+
+class Own(Strict):
+    """Keys of an architecture that are no options of the network."""
+
+    start: Any = None
+    training: Table = Field({})
 
 
 def read(path: Path) -> Grid:
@@ -110,8 +119,8 @@ def _cells(grid: Grid, folder: Path) -> list[Cell]:
     found: dict[str, Cell] = {}
     count = 0
     places = [(place, _data(table)) for place, table in labelled(tables("data", grid.data))]
-    named = labelled(tables("architectures", grid.architectures))
-    networks = [(net, _network(table)) for net, table in named]
+    named = labelled(tables("architectures", grid.architectures), *Own.model_fields)
+    networks = [(net, *_network(table)) for net, table in named]
     there = given.found(grid.victims, [data_set for _, data_set in places], folder)
     if not there and not (places and networks):
         raise ParameterError("the grid has no models: it needs data and architectures, or victims")
@@ -150,7 +159,7 @@ def _refuse_code(grid: Grid) -> None:
 def _planted(
     grid: Grid,
     sets: Sequence[tuple[str, Data]],
-    networks: Sequence[tuple[str, Table]],
+    networks: Sequence[tuple[str, Table, Own]],
     seed: int,
     folder: Path,
 ) -> Iterator[tuple[Data, Victim]]:
@@ -158,17 +167,23 @@ def _planted(
 
     Checkpoints that training starts from lie at paths from `folder`.
     """
-    for (place, data_set), (net, network) in product(sets, networks):
+    for (place, of_all), (net, network, own) in product(sets, networks):
+        data_set = of_all.model_copy(update={"training": {**of_all.training, **own.training}})
         table, files, clean = None, None, None
-        for name, attack, training in _attacks(grid, data_set):
-            told = (data_set.declaration(), network, attack, training, seed, grid.precision)
+        for name, attack, trained in _attacks(grid, data_set):
+            told = (data_set.declaration(), network, attack, trained, seed, grid.precision)
             title = f"{place}/{net}/{name}"
             found = Victim(*told, grid.min_asr, title, contents=tries.contents(attack))
             if clean is None:
-                clean = found
+                clean = starts.published(own.start, found, folder)
                 table, files = starts.read(_start(grid, data_set), clean, folder)
                 yield data_set, clean
             else:
+                if clean.start and not table:
+                    raise ParameterError(
+                        f"architecture {net} has a start, but nothing says what victims start "
+                        'from: [training] start = "clean", or a path'
+                    )
                 more: Table = {"start": table, "files": files, "clean": clean}
                 yield data_set, replace(found, measures=tuple(grid.measures), **more)
 
@@ -193,13 +208,14 @@ def _data(table: Table) -> Data:
     return strict(Data, f"data {name}", table)
 
 
-def _network(table: Table) -> Table:
-    """The name and options of an architecture that can be built."""
-    name = table["name"]
-    options = {key: value for key, value in table.items() if key != "name"}
+def _network(table: Table) -> tuple[Table, Own]:
+    """(name and options of an architecture that can be built, how its models are trained)."""
+    options = dict(table)
+    name = options.pop("name")
+    own = {key: options.pop(key) for key in Own.model_fields if key in options}
     with torch.device("meta"):
         models.create(Spec(name, ("0", "1"), (0.0,), (1.0,), options))
-    return {"name": name, "options": options}
+    return {"name": name, "options": options}, strict(Own, f"architecture {name}", own)
 
 
 def _attacks(grid: Grid, data_set: Data) -> Iterator[tuple[str, Table | None, Table | None]]:

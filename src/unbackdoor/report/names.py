@@ -114,10 +114,11 @@ def _attack(victim: Record) -> Record:
     table = victim["attack"]
     if not table and victim.get("given"):
         return {"name": CLEAN, "model": victim["given"]["name"]}
-    if not table:
-        return {"name": CLEAN, **(victim.get("training") or {})}
-    told = {name: value for name, value in table.items() if name != "rate" or _counts(table)}
     start = victim.get("start") or {}
+    if not table:
+        told = {"name": CLEAN, **(victim.get("training") or {})}
+    else:
+        told = {name: value for name, value in table.items() if name != "rate" or _counts(table)}
     if "sha256" in start:
         told["start"] = start["sha256"][:8]
     if "training" in start:
