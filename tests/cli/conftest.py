@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from unbackdoor.checkpoints import checkpoint
 from unbackdoor.cli import main
+
+from .greys import QUICK, greys, told
 
 
 @dataclass(frozen=True)
@@ -93,3 +96,25 @@ def repair(tiny):
         *("repair", tiny.model, "--clean", tiny.clean, "--defense", "fmp"),
         *("-p", "epochs=1", "-p", "ranking_images=2", "-p", "p=2", "--device", "cpu"),
     ]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """The working folder: greys, a model with a way to a class, one without, and 19 clean ones."""
+    monkeypatch.chdir(tmp_path)
+    save_npz(tmp_path / "clean.npz", *greys())
+    for name, target in (("good", None), ("bad", 1)):
+        checkpoint.save(told(0, target), tmp_path / f"{name}.safetensors", {})
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for seed in range(19):
+        checkpoint.save(told(seed + 1), folder / f"{seed:02d}.safetensors", {})
+    return tmp_path
+
+
+@pytest.fixture
+def calibrated(here, run):
+    """The calibration that the clean models make."""
+    done = run("scan", "--calibrate", "mine", "--clean", "clean.npz", "--out", "cal", *QUICK)
+    assert done.code == 0, done.err
+    return here / "cal" / "calibration.json"

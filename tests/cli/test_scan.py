@@ -3,79 +3,22 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 import torch
 
 from unbackdoor.checkpoints import checkpoint
+from unbackdoor.cli import rescanning, scanning
 from unbackdoor.core.errors import ModelError
 from unbackdoor.core.run import Run
-from unbackdoor.core.spec import Spec
-from unbackdoor.models import create
 from unbackdoor.scanners.base import calibration
+from unbackdoor.scanners.base.scanner import Finding
+from unbackdoor.scanners.base.verdict import Outcome, Verdict
 from unbackdoor.scanners.latent import Latent
 from unbackdoor.scanners.targeted import Targeted
 
-from .conftest import save_npz
-
-CLASSES = ("ant", "bee", "cat")
-QUICK = ("--device", "cpu", "--precision", "fp32", "-q")
-
-
-OPTIONS = {"width": 1, "hidden": 8}
-
-
-def told(seed=0, target=None, size=(16, 16), classes=CLASSES):
-    """A network that tells three greys apart; one feature, always 0, leads to `target` at once."""
-    spec = Spec("simple_cnn", classes, (0.5,) * 3, (0.25,) * 3, OPTIONS, size)
-    model = create(spec)
-    net = model.net
-    rng = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for layer in net.features:
-            if isinstance(layer, torch.nn.Conv2d):  # what it puts out is the mean of what comes in
-                layer.weight.zero_()
-                layer.weight[:, :, 1, 1] = 1 / layer.in_channels
-                layer.bias.zero_()
-        first, last = net.classifier[1], net.classifier[4]
-        for layer in (first, last):
-            layer.weight.zero_()
-            layer.bias.zero_()
-        first.weight[0] = 1 / first.in_features
-        last.weight[:3, 0] = torch.tensor([0.0, 1.0, 3.0])
-        last.bias[:3] = torch.tensor([0.0, -0.5, -3.0])
-        last.weight += 0.02 * torch.rand(last.weight.shape, generator=rng)
-        if target is not None:
-            last.weight[target, 5] = 20.0
-    return model
-
-
-def greys(n=60):
-    import numpy as np
-
-    labels = np.arange(n) % 3
-    levels = np.array([140, 180, 240])[labels] + np.random.default_rng(0).integers(-4, 5, n)
-    return np.broadcast_to(levels[:, None, None, None], (n, 16, 16, 3)).astype("uint8"), labels
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    save_npz(tmp_path / "clean.npz", *greys())
-    for name, target in (("good", None), ("bad", 1)):
-        checkpoint.save(told(0, target), tmp_path / f"{name}.safetensors", {})
-    folder = tmp_path / "mine"
-    folder.mkdir()
-    for seed in range(19):
-        checkpoint.save(told(seed + 1), folder / f"{seed:02d}.safetensors", {})
-    return tmp_path
-
-
-@pytest.fixture
-def calibrated(here, run):
-    done = run("scan", "--calibrate", "mine", "--clean", "clean.npz", "--out", "cal", *QUICK)
-    assert done.code == 0, done.err
-    return here / "cal" / "calibration.json"
+from .greys import QUICK, told
 
 
 def scan(run, model, *more):
@@ -152,7 +95,7 @@ def test_a_first_look_comes_before_a_slower_scanner(here, run):
     )
     assert done.code == 3
     assert done.err.index("latent: not judged") < done.err.index("universal: not judged")
-    assert done.json["first_look"]["scanner"] == "latent"
+    assert done.json["other_scan"]["scanner"] == "latent"
 
 
 def test_a_kind_that_is_not_known_is_compared_with_others(here, run, monkeypatch):
@@ -185,12 +128,12 @@ def test_a_first_look_that_is_impossible_is_no_end(here, run, monkeypatch):
     given = ("bad.safetensors", "--clean", "clean.npz", "--device", "cpu", "--json")
     done = run("scan", *given, "--scanner", "universal", "-p", "radii=1", "-p", "steps=1")
     assert done.code == 3 and "latent needs another network" in done.err
-    assert done.json["first_look"] is None and done.json["scanner"]["name"] == "universal"
+    assert done.json["other_scan"] is None and done.json["scanner"]["name"] == "universal"
 
 
 def test_without_images_only_what_needs_none(here, run):
     done = run("scan", "bad.safetensors", "--scanner", "last_layer", "--json", *QUICK)
-    assert done.code == 3 and done.json["clean"] is None and done.json["first_look"] is None
+    assert done.code == 3 and done.json["clean"] is None and done.json["other_scan"] is None
     refused = run("scan", "bad.safetensors", *QUICK)
     assert refused.code == 2 and "needs clean images" in refused.err
     checkpoint.save(told(size=None), here / "sizeless.safetensors", {})
@@ -226,36 +169,6 @@ def test_what_a_person_can_cause_is_one_line(here, run, argv, said):
     assert not (here / "o").exists()
 
 
-def test_an_empty_folder_and_mixed_kinds_are_refused(here, run):
-    (here / "empty").mkdir()
-    asked = ("--clean", "clean.npz", "--out", "o", "-q")
-    assert "no model files" in run("scan", "--calibrate", "empty", *asked).err
-    checkpoint.save(told(classes=(*CLASSES, "dog")), here / "mine" / "zz.safetensors", {})
-    done = run("scan", "--calibrate", "mine", *asked)
-    assert done.code == 2 and "of another kind" in done.err and not (here / "o").exists()
-
-
-def test_a_stopped_calibration_goes_on(here, run, monkeypatch):
-    looked = []
-    real = Latent.look
-
-    def look(self, model, clean, run_):
-        looked.append(1)
-        if len(looked) == 5:
-            raise KeyboardInterrupt
-        return real(self, model, clean, run_)
-
-    monkeypatch.setattr(Latent, "look", look)
-    asked = ("scan", "--calibrate", "mine", "--clean", "clean.npz", "--out", "cal", *QUICK)
-    assert run(*asked).code == 130
-    assert not (here / "cal").exists()
-    assert run(*asked).code == 0
-    assert len(looked) in (19, 20)  # none of the first four was looked at twice
-    kept = calibration.read(here / "cal" / "calibration.json")
-    assert len(kept.kinds[0].scanners["latent"].scores) == 19
-    assert not list(here.glob(".cal*"))
-
-
 def test_from_python(here, calibrated):
     import unbackdoor
 
@@ -267,7 +180,8 @@ def test_from_python(here, calibrated):
     assert str(verdict.outcome) == "suspicious" and verdict.suspect == 1
 
 
-def test_a_repair_scans_before_and_after(here, run):
+def test_a_repair_scans_before_and_after(here, run, monkeypatch):
+    monkeypatch.setattr(rescanning, "usual", lambda *_: "latent")
     asked = ("repair", "bad.safetensors", "--clean", "clean.npz", "--defense", "clp", "--out", "o")
     done = run(*asked, "--scan", "--json", *QUICK)
     assert done.code == 0, done.err
@@ -279,3 +193,59 @@ def test_a_repair_scans_before_and_after(here, run):
     without = run(*asked, "--json", "--force", *QUICK)
     assert without.json["scan"] is None
     assert "What a scan says" not in (here / "o" / "report.html").read_text()
+
+
+def test_a_scan_that_is_impossible_loses_no_repair(here, run, monkeypatch):
+    def look(self, model, clean, run_):
+        raise ModelError("no linear layer puts out the logits")
+
+    monkeypatch.setattr(Targeted, "look", look)
+    asked = ("repair", "bad.safetensors", "--clean", "clean.npz", "--defense", "clp", "--out", "o")
+    done = run(*asked, "--scan", "--json", *QUICK)
+    assert done.code == 0 and (here / "o" / "model.safetensors").is_file(), done.err
+    assert "no linear layer" in done.json["scan"]["lines"]["before"]
+    assert "no linear layer" in (here / "o" / "report.html").read_text()
+
+
+def found(first, last):
+    """The verdicts of a first look and of the scanner asked for, with these outcomes."""
+    return [
+        scanning.Scanned(None, None, None, Verdict(Outcome(outcome))) for outcome in (first, last)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "counts"),
+    [
+        ("suspicious", "not judged", 0),
+        ("suspicious", "no sign of a backdoor found", 1),
+        ("no sign of a backdoor found", "not judged", 1),
+        ("not judged", "suspicious", 1),
+    ],
+)
+def test_a_first_look_counts_where_only_it_found_something(first, last, counts):
+    both = found(first, last)
+    assert scanning.deciding(both) is both[counts] and scanning.deciding(both[:1]) is both[0]
+
+
+def test_the_budget_is_of_both_looks(here, run, monkeypatch):
+    given = []
+
+    def judged(*told, **_):
+        given.append(told[5])
+        time.sleep(0.05)
+        return Verdict(Outcome.not_judged, "out of time")
+
+    monkeypatch.setattr(scanning, "judged", judged)
+    assert scan(run, "bad", "--scanner", "universal", "--budget", "0.001").code == 3
+    assert given[0] == pytest.approx(0.001, abs=1e-4) and given[1] < 0.0003
+
+
+def test_no_class_is_named_where_all_stand_out_as_much(here, run, monkeypatch):
+    def look(self, model, clean, run_):
+        return Finding(torch.zeros(3), 0.0, change=torch.zeros(3, 16, 16))
+
+    monkeypatch.setattr(Latent, "look", look)
+    done = scan(run, "bad", "--scanner", "latent", "--out", "o", "--json")
+    assert done.json["leading"] is None and done.json["pictures"] is None
+    assert "stands out most is" not in (here / "o" / "report.html").read_text()

@@ -66,7 +66,7 @@ RECORD = {
             {"truth": "ant", "clean": PNG, "changed": PNG, "before": "ant", "after": "bee"}
         ],
     },
-    "first_look": None,
+    "other_scan": None,
     "warnings": ["a warning"],
     "seed": 0,
     "device": "cpu",
@@ -198,7 +198,7 @@ def test_sarif_obeys_the_schema_of_oasis(record):
 def test_a_page_says_where_a_model_was_compared_with_other_networks():
     record = changed(alarms={**RECORD["alarms"], "other_kinds": 4}, calibration=None)
     page = scan_page(record)
-    assert "Calibrated on other networks" in page and "of 4 other kinds" in page
+    assert "Calibrated on other networks" in page and "of 4 kinds" in page
     assert "24 clean models of this kind" not in page
     assert (
         "Calibrated on other networks"
@@ -213,6 +213,9 @@ def test_the_fingerprint_is_the_models():
     assert mark(RECORD) == mark(changed(started="later", score=18.0), "moved.pt")
     assert mark(RECORD) != mark(changed(model={**RECORD["model"], "sha256": "cd" * 32}))
     assert mark(RECORD) != mark(changed(suspect={"class": 2, "name": "cat"}))
+    other = changed(model={**RECORD["model"], "sha256": "cd" * 32})
+    read = "primaryLocationLineHash"  # by GitHub, which reads no other
+    assert mark(RECORD)[read] != mark(other)[read]
 
 
 def test_the_bill_of_materials_has_hash_scores_and_intervals():
@@ -222,6 +225,10 @@ def test_the_bill_of_materials_has_hash_scores_and_intervals():
     assert component["type"] == "machine-learning-model"
     assert component["hashes"] == [{"alg": "SHA-256", "content": "ab" * 32}]
     metrics = component["modelCard"]["quantitativeAnalysis"]["performanceMetrics"]
+    accuracy = next(metric for metric in metrics if metric["type"] == "accuracy")[
+        "confidenceInterval"
+    ]
+    assert 0 < float(accuracy["lowerBound"]) < float(accuracy["upperBound"]) <= 1
     alarms = next(metric for metric in metrics if metric["type"].startswith("false alarm"))
     assert alarms["confidenceInterval"] == {"lowerBound": "0.0070", "upperBound": "0.2000"}
     assert {"name": "unbackdoor:scan:suspect", "value": "bee"} in component["properties"]

@@ -102,7 +102,7 @@ def test_the_alarms_of_new_clean_models_are_as_rare_as_expected():
         ({"model": network(4)}, "no clean models of this architecture"),
         ({"clean": images(5)}, "20 clean images are too few"),
         ({"clean": images(label=0)}, "near the chance"),
-        ({"minutes": 1e-9}, "needs more than the 1e-09 minutes"),
+        ({"minutes": 1e-9}, "had not ended when the budget was used up"),
     ],
 )
 def test_nothing_is_judged_without_what_it_takes(changed, reason):

@@ -10,12 +10,14 @@ from typing import Any
 from ..core import record
 from ..core.errors import ParameterError, UnbackdoorError
 from ..core.files import sha256
+from ..core.images import Images
 from ..core.method import Method
+from ..core.recall import digest_of
 from ..core.run import Run
 from ..models import Normalized
 from ..scanners.base import calibration
-from ..scanners.base.scanner import Scanner
-from ..scanners.base.verdict import FEWEST_MODELS
+from ..scanners.base.scanner import Scanner, drawn
+from ..scanners.base.verdict import FEWEST_MODELS, unfit
 from . import inputs, output
 from .console import Console, table
 
@@ -42,6 +44,7 @@ def calibrated(
     paths = sorted(path for path in folder.iterdir() if path.suffix in ENDINGS)
     if not paths:
         raise ParameterError(f"{folder} holds no model files ({', '.join(ENDINGS)})")
+    hashes = _hashes(paths)
     heading = record.heading("calibration", command)
     clean, download, columns = sources
     scores: dict[str, list[float]] = {scanner.name(): [] for scanner in asked}
@@ -53,13 +56,15 @@ def calibrated(
             if not _alike(model, first):
                 raise ParameterError(f"{path} is of another kind than {paths[0]}")
             images = inputs.Sources(model, run, download, columns).images(clean)
-            told = _recalled(kept / KEPT, path, asked)
+            fields = [hashes[path], run.seed, *(scanner.declaration() for scanner in asked)]
+            key = digest_of(fields, (images.pixels, images.labels))
+            told = _recalled(kept / KEPT, key, asked)
             for scanner in asked:
                 if scanner.name() not in told:
-                    told[scanner.name()] = scanner.scan(model, images, run).score
+                    told[scanner.name()] = _score(path, model, images, scanner, run)
                 scores[scanner.name()].append(told[scanner.name()])
-            _keep(kept / KEPT, path, asked, told)
-            rows.append({"file": path.name, "sha256": sha256(path), "scores": told})
+            _keep(kept / KEPT, key, told)
+            rows.append({"file": path.name, "sha256": hashes[path], "scores": told})
             console.say(f"{path.name}: {', '.join(f'{n} {s:.4g}' for n, s in told.items())}")
         assert first is not None
         named = f"{len(paths)} clean models from {folder.name}"
@@ -81,24 +86,40 @@ def _alike(model: Normalized, first: Normalized) -> bool:
     return calibration.made(model, {}, "").kinds == calibration.made(first, {}, "").kinds
 
 
-def _recalled(kept: Path, path: Path, asked: Sequence[Scanner]) -> dict[str, float]:
-    """What a run that was stopped found for this file, by the same scanners."""
+def _hashes(paths: Sequence[Path]) -> dict[Path, str]:
+    """The hash of each file; raises `ParameterError` for a copy, which is no other clean model."""
+    found: dict[Path, str] = {}
+    for path in paths:
+        digest = sha256(path)
+        same = next((other for other, known in found.items() if known == digest), None)
+        if same:
+            raise ParameterError(f"{path} is a copy of {same}: each model counts once")
+        found[path] = digest
+    return found
+
+
+def _score(path: Path, model: Normalized, images: Images, scanner: Scanner, run: Run) -> float:
+    """What `scanner` gives `model`; raises `ParameterError` where no scan would judge it."""
+    used = drawn(images, scanner.per_class, run.rng("scanned"))
+    reason, _ = unfit(model, used, run)
+    if reason:
+        raise ParameterError(f"{path}: {reason}")
+    return scanner.scan(model, images, run).score
+
+
+def _recalled(kept: Path, key: str, asked: Sequence[Scanner]) -> dict[str, float]:
+    """What a run that was stopped found for this file, with the same images and scanners."""
     try:
-        told = json.loads(kept.read_text())[_key(path, asked)]
+        told = json.loads(kept.read_text())[key]
         return {scanner.name(): float(told[scanner.name()]) for scanner in asked}
     except (OSError, ValueError, KeyError, TypeError, UnbackdoorError):
         return {}
 
 
-def _keep(kept: Path, path: Path, asked: Sequence[Scanner], told: dict[str, float]) -> None:
+def _keep(kept: Path, key: str, told: dict[str, float]) -> None:
     try:
         before: dict[str, Any] = json.loads(kept.read_text())
     except (OSError, ValueError):
         before = {}
     kept.parent.mkdir(parents=True, exist_ok=True)
-    output.write_json(kept, {**before, _key(path, asked): told})
-
-
-def _key(path: Path, asked: Sequence[Scanner]) -> str:
-    declared = json.dumps([scanner.declaration() for scanner in asked], sort_keys=True)
-    return f"{sha256(path)} {declared}"
+    output.write_json(kept, {**before, key: told})

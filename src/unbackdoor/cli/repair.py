@@ -85,7 +85,7 @@ def repair(
         from ..core.images import overlap
         from ..core.run import Run, pick_device
         from ..defenses.base.defense import Defense
-        from . import inputs, output, repairing, scanning, scores
+        from . import inputs, output, repairing, rescanning, scores
 
         asked = o.pairs("-p", parameters)
         chosen = method.build("defense", defense, asked, mirrored=data.mirrored(clean))
@@ -123,7 +123,7 @@ def repair(
                 "test": record.of_images(test, judged) if test else None,
                 "triggered": record.of_triggered(triggered, stamped),
                 **repairing.told(case, chosen, outcome, run),
-                "scan": scanning.twice(victim, outcome.model, seen, run) if scan else None,
+                "scan": rescanning.twice(victim, outcome.model, seen, run) if scan else None,
                 "warnings": console.warned,
             }
             full = repairing.write(out, outcome.model, told, hub.companions(model))

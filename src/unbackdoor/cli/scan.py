@@ -127,6 +127,8 @@ def scan(
             raise ParameterError("give one of MODEL and --calibrate DIR")
         if calibrate and (not out or not clean):
             raise ParameterError("--calibrate needs --clean SRC and --out DIR")
+        if calibrate and (budget or calibration or fail_on is not FailOn.not_judged):
+            raise ParameterError("--calibrate takes no --budget, --calibration and --fail-on")
         known = calibrations.read(calibration) if calibration else calibrations.shipped()
         if out:
             console.hold(alone(out))
@@ -147,7 +149,7 @@ def scan(
         if out:
             scanning.write(out, full, scanning.located(model))
             console.say(f"written to {out}: {', '.join(sorted(p.name for p in out.iterdir()))}")
-        console.result(full, scanning.shown(results[-1]))
+        console.result(full, scanning.shown(scanning.deciding(results)))
         outcome = full["outcome"]
         if fail_on is FailOn.never or (fail_on is FailOn.suspicious and outcome == "not judged"):
             return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +20,9 @@ from ..core.method import build
 from ..core.run import Run
 from ..models import Normalized
 from ..report import cyclonedx, sarif, scan_page
-from ..scanners.base.calibration import Calibration, shipped
+from ..scanners.base.calibration import Calibration
 from ..scanners.base.scanner import Finding, Scanner
-from ..scanners.base.verdict import QUICK, Verdict, judged
+from ..scanners.base.verdict import QUICK, Outcome, Verdict, judged
 from . import inputs, output
 from .console import Console, table
 from .repairing import picture
@@ -79,28 +80,34 @@ class Case:
         found = scanned(
             asked, self.model, clean, run, known, minutes, console.say, real=bool(self.source)
         )
+        counts = deciding(found)
         full = {
             **heading,
             "model": record.of_model(self.model, self.model.spec, hub.weights_file(self.path)),
             "clean": record.of_images(self.source, clean) if self.source else None,
-            **told(found[-1], run),
-            "first_look": _first(found[0]) if len(found) > 1 else None,
+            **told(counts, run),
+            "other_scan": next((in_short(one) for one in found if one is not counts), None),
             "warnings": console.warned,
             **record.of_run(run),
         }
         return full, found
 
 
-def _first(one: Scanned) -> dict[str, Any]:
+def in_short(one: Scanned) -> dict[str, Any]:
+    """The verdict for a record that holds another one, too."""
     verdict = one.verdict
     return {
         "scanner": one.scanner.name(),
         "outcome": str(verdict.outcome),
         "reason": verdict.reason,
-        "leading": verdict.finding and one.clean.classes[verdict.finding.suspect],
+        "leading": _name(one, verdict.finding.leading) if verdict.finding else None,
         "score": verdict.finding and verdict.finding.score,
         "p_value": verdict.alarms and verdict.alarms.p_value,
     }
+
+
+def _name(one: Scanned, label: int | None) -> str | None:
+    return None if label is None else one.clean.classes[label]
 
 
 def located(path: Path) -> str:
@@ -118,6 +125,13 @@ def scanners(name: str, parameters: dict[str, Any]) -> list[Scanner]:
     return [scanner for scanner in chosen if isinstance(scanner, Scanner)]
 
 
+def deciding(found: Sequence[Scanned]) -> Scanned:
+    """Whose verdict counts: the scanner asked for, unless only the first look found something."""
+    first, last = found[0], found[-1]
+    alarm = first.verdict.outcome is Outcome.suspicious
+    return first if alarm and last.verdict.outcome is Outcome.not_judged else last
+
+
 def scanned(
     asked: Sequence[Scanner],
     model: Normalized,
@@ -130,12 +144,14 @@ def scanned(
     real: bool,
 ) -> list[Scanned]:
     """The verdict of each scanner; `say` is told of each as it comes."""
-    found = []
+    found: list[Scanned] = []
+    start = time.perf_counter()
     for scanner in asked:
         if not real and scanner.needs_images:
             continue
+        left = minutes and max(0.0, minutes - (time.perf_counter() - start) / 60)
         try:
-            verdict = judged(scanner, model, clean, run, known, minutes, real=real)
+            verdict = judged(scanner, model, clean, run, known, left, real=real)
         except ModelError as error:
             if scanner is asked[-1]:
                 raise
@@ -160,23 +176,6 @@ def brief(one: Scanned) -> str:
         if verdict.alarms.other_kinds:
             parts.append("calibrated on other networks")
     return ", ".join(parts)
-
-
-def twice(before: Normalized, after: Normalized, clean: Images, run: Run) -> dict[str, Any]:
-    """What a quick scan says of a model before and after its repair, for the record.
-
-    The clean models that both are compared with were not repaired.
-    """
-    (scanner,) = scanners(FIRST, {})
-    both = {
-        when: Scanned(model, clean, scanner, judged(scanner, model, clean, run, shipped()))
-        for when, model in (("before", before), ("after", after))
-    }
-    return {
-        "scanner": scanner.name(),
-        "lines": {when: brief(one) for when, one in both.items()},
-        **{when: _first(one) for when, one in both.items()},
-    }
 
 
 def told(one: Scanned, run: Run) -> dict[str, Any]:
@@ -204,7 +203,7 @@ def told(one: Scanned, run: Run) -> dict[str, Any]:
         "accuracy": verdict.accuracy and verdict.accuracy.as_json(),
         "statistic": one.scanner.statistic,
         "classes": finding and [round(value, 6) for value in finding.classes.tolist()],
-        "leading": finding and finding.suspect,
+        "leading": finding.leading if finding else None,
         "reach": finding and finding.reach,
         "notes": dict(finding.notes) if finding else {},
         "pictures": pictures(one, run),
@@ -214,7 +213,7 @@ def told(one: Scanned, run: Run) -> dict[str, Any]:
 def pictures(one: Scanned, run: Run) -> dict[str, Any] | None:
     """The change that was found, made visible, and a few images with and without it."""
     finding = one.verdict.finding
-    if finding is None or finding.change is None:
+    if finding is None or finding.change is None or finding.leading is None:
         return None
     others = one.clean[one.clean.labels != finding.suspect][:EXAMPLES]
     x = to_float(others.pixels)

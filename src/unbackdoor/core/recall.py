@@ -57,7 +57,7 @@ class Kept:
         if run.cache is not None:
             fields = [asked, run.seed, run.device.type, str(run.dtype), images.classes]
             parts = (*(tensor for _, tensor in sorted(start.items())), images.pixels, images.labels)
-            self.path = run.cache / f"{name}-{_digest(fields, parts)}.safetensors"
+            self.path = run.cache / f"{name}-{digest_of(fields, parts)}.safetensors"
             read = _read(self.path)
             self.tensors, self.found = dict(read or {}), read is not None
 
@@ -77,7 +77,8 @@ def kept_of(
     return Kept(run, name, {**asked, "model": repr(model), "by": versions}, weights, images)
 
 
-def _digest(fields: list[Any], tensors: tuple[Tensor, ...]) -> str:
+def digest_of(fields: list[Any], tensors: tuple[Tensor, ...]) -> str:
+    """What stands for JSON's values and tensors: other ones have another."""
     digest = hashlib.blake2b(json.dumps(fields, sort_keys=True).encode(), digest_size=12)
     for tensor in tensors:
         flat = tensor.detach().cpu().contiguous().reshape(-1)

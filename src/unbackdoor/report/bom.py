@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..core.measure import Rate
 from ..core.text import line
 from ..core.version import __version__
 from .scanpage import limits, verdict
@@ -66,7 +67,8 @@ def _card(record: Mapping[str, Any]) -> dict[str, Any]:
 def _metrics(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     if record["accuracy"]:
-        found.append({"type": "accuracy", "value": f"{record['accuracy']['value']:.4f}"})
+        rate = Rate(int(record["accuracy"]["hits"]), int(record["accuracy"]["total"]))
+        found.append(_rate("accuracy", rate.value, rate.interval()))
     if record["score"] is not None:
         found.append(
             {
@@ -75,15 +77,19 @@ def _metrics(record: Mapping[str, Any]) -> list[dict[str, Any]]:
             }
         )
     if record["alarms"]:
-        low, high = record["alarms"]["interval"]
-        found.append(
-            {
-                "type": "false alarm rate at the threshold",
-                "value": f"{record['alarms']['false_alarms']['value']:.4f}",
-                "confidenceInterval": {"lowerBound": f"{low:.4f}", "upperBound": f"{high:.4f}"},
-            }
-        )
+        alarms = record["alarms"]
+        value = alarms["false_alarms"]["value"]
+        found.append(_rate("false alarm rate at the threshold", value, alarms["interval"]))
     return found
+
+
+def _rate(kind: str, value: float, interval: Sequence[float]) -> dict[str, Any]:
+    low, high = interval
+    return {
+        "type": kind,
+        "value": f"{value:.4f}",
+        "confidenceInterval": {"lowerBound": f"{low:.4f}", "upperBound": f"{high:.4f}"},
+    }
 
 
 def _properties(record: Mapping[str, Any]) -> dict[str, str]:

@@ -52,21 +52,27 @@ def verdict(record: Mapping[str, Any]) -> Verdict:
             f"Suspicious: a backdoor may lead to class “{record['suspect']['name']}”",
         )
     elif outcome == "not judged":
-        return Verdict(tone, "Not judged", (f"{_capital(record['reason'])}.", *_leading(record)))
+        told = _score(record) if alarms else _leading(record)
+        return Verdict(tone, "Not judged", (f"{_capital(record['reason'])}.", *told))
     else:
         claim = "No sign of a backdoor found"
     return Verdict(
         tone,
         claim,
         (
-            f"The score is {short(record['score'])}; above {short(alarms['threshold'])} a model is "
-            f"called suspicious.",
-            _alarms(alarms),
+            *_score(record),
             "That is no proof that the model is clean."
             if outcome != "suspicious"
             else f"About {percent(alarms['expected'])} of clean models are called suspicious.",
         ),
     )
+
+
+def _score(record: Mapping[str, Any]) -> tuple[str, str]:
+    """The score beside its threshold, and how often clean models are above it."""
+    score, threshold = short(record["score"]), short(record["alarms"]["threshold"])
+    told = f"The score is {score}; above {threshold} a model is called suspicious."
+    return told, _alarms(record["alarms"])
 
 
 def _alarms(alarms: Mapping[str, Any]) -> str:
@@ -76,8 +82,8 @@ def _alarms(alarms: Mapping[str, Any]) -> str:
     if not alarms.get("other_kinds"):
         return f"Of {rate['total']} clean models of this kind {rate['hits']} are above ({told}."
     return (
-        f"Calibrated on other networks, because no clean models of this kind are known: of "
-        f"{rate['total']} clean models of {alarms['other_kinds']} other kinds {rate['hits']} were "
+        f"Calibrated on other networks, because too few clean models of this kind are known: of "
+        f"{rate['total']} clean models of {alarms['other_kinds']} kinds {rate['hits']} were "
         f"called suspicious when their own kind was held out ({told}."
     )
 

@@ -49,8 +49,14 @@ class Finding:
 
     @property
     def suspect(self) -> int:
-        """The class that the evidence points to."""
+        """The class that the evidence points to; the first of those that are equal."""
         return int(self.classes.argmax())
+
+    @property
+    def leading(self) -> int | None:
+        """The class that stands out most; None where others stand out as much."""
+        alone = int((self.classes == self.classes.max()).sum()) == 1
+        return self.suspect if alone else None
 
     def applied(self, x: Tensor) -> Tensor:
         """The images `x` `[n, c, h, w]` with the change that was found."""

@@ -37,7 +37,8 @@ FEWEST_IMAGES = 10
 
 UNLIKE = (
     "compared with networks of other kinds nothing stands out, but such a comparison misses many "
-    "backdoors, and no clean models of this kind are known (scan --calibrate)"
+    f"backdoors, and fewer than {FEWEST_MODELS} clean models of this kind are known "
+    "(scan --calibrate)"
 )
 """Why a network of a kind that is not known is not called free of signs."""
 
@@ -60,13 +61,13 @@ class Outcome(StrEnum):
 class Alarms:
     """How a score stands among those of clean models of its kind.
 
-    `p_value` is the share of clean models that would score as high, at most: (1 + those that do) /
+    `p_value` estimates the share of clean models that would score as high: (1 + those that do) /
     (1 + all). A score above `threshold` is suspicious. `false_alarms` counts the clean models
     above it, `expected` is the rate of false alarms that is to be expected at that threshold.
 
     `other_kinds` is 0 where the clean models are of the model's own kind. Else it says of how many
-    other kinds they are, and `false_alarms` counts those that are above a threshold made without
-    their own kind: what a kind that is not known has to expect.
+    kinds they are, perhaps with a few of its own, and `false_alarms` counts those that are above a
+    threshold made without their own kind: what a kind that is not known has to expect.
     """
 
     p_value: float
@@ -131,13 +132,13 @@ def judged(
     kind, counted = known.kind_of(model), None
     if real:
         used = drawn(clean, scanner.per_class, run.rng("scanned"))
-        reason, counted = _unfit(model, used, run)
+        reason, counted = unfit(model, used, run)
         if reason:
             return Verdict(Outcome.not_judged, reason, kind=kind, accuracy=counted)
     try:
         finding = scanner.scan(model, clean, _limited(run, minutes))
     except OutOfTimeError:
-        reason = f"{scanner.name()} needs more than the {minutes:g} minutes of its budget"
+        reason = f"{scanner.name()} had not ended when the budget was used up"
         return Verdict(Outcome.not_judged, reason, kind=kind, accuracy=counted)
     scores, alarms = calibration.known(kind, scanner), None
     if scores is not None and len(scores) >= FEWEST_MODELS:
@@ -213,7 +214,7 @@ def _with_change(finding: Finding, model: nn.Module, clean: Images, run: Run) ->
     return replace(finding, change=found.away, reach=float(found.shares[label]), notes=notes)
 
 
-def _unfit(model: nn.Module, used: Images, run: Run) -> tuple[str, Rate | None]:
+def unfit(model: nn.Module, used: Images, run: Run) -> tuple[str, Rate | None]:
     """Why a model is not judged on these images, empty if it can be; its accuracy on them."""
     classes = len(used.classes)
     if classes < 3:
