@@ -163,7 +163,7 @@ def repair(
 
 def scan(
     model: nn.Module,
-    clean: Source,
+    clean: Source | None,
     scanner: str | None = None,
     *,
     minutes: float | None = None,
@@ -173,11 +173,11 @@ def scan(
 ) -> Verdict:
     """Whether `model` shows signs of a backdoor, and for which class; it stays as it was.
 
-    `clean` is what `load_images` takes; 20 images of each class are enough. The score is compared
-    with clean models of the same kind, of the package or a `calibration` file; without any
-    `targeted` compares with other kinds, and other scanners judge nothing. The default is
-    `latent` where it is calibrated, else `targeted`; `parameters` are its fields, `minutes` the
-    budget. Raises `UnbackdoorError`.
+    `clean` is what `load_images` takes; 20 images of each class are enough, and `last_layer` needs
+    None. The score is compared with clean models of the same kind, of the package or a
+    `calibration` file; without any `targeted` compares with other kinds, and other scanners judge
+    nothing. The default is `latent` where it is calibrated, else `targeted`; `parameters` are its
+    fields, `minutes` the budget. Raises `UnbackdoorError`.
 
     Examples:
         >>> import torch
@@ -189,7 +189,8 @@ def scan(
     known = calibrations.read(Path(calibration)) if calibration else calibrations.shipped()
     method = build("scanner", scanner or usual(model, known), parameters)
     assert isinstance(method, Scanner)
-    return judged(method, model, _fitting(model, clean), run or Run(), known, minutes)
+    images = evidence.blank(model) if clean is None else _fitting(model, clean)
+    return judged(method, model, images, run or Run(), known, minutes, real=clean is not None)
 
 
 def poison(

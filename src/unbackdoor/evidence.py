@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from . import data
-from .core.errors import ImagesError, UnbackdoorWarning
+from .core.errors import ImagesError, ParameterError, UnbackdoorWarning
 from .core.images import Images, to_float
 from .core.measure import Rate, check, near_chance, predictions
 from .core.run import Run
@@ -47,6 +47,17 @@ def taken(model: nn.Module) -> dict[str, Any]:
     if not isinstance(model, Normalized):
         return {}
     return {"size": model.spec.size, "channels": model.channels, "classes": model.spec.classes}
+
+
+def blank(model: nn.Module) -> Images:
+    """Two grey images such as `model` takes, for what needs no image but its size.
+
+    Raises `ParameterError` where the model does not tell a size.
+    """
+    if not isinstance(model, Normalized) or model.spec.size is None:
+        raise ParameterError("without clean images nobody says how large images are (--size)")
+    pixels = torch.full((2, model.channels, *model.spec.size), 128, dtype=torch.uint8)
+    return Images(pixels, torch.zeros(2, dtype=torch.int64), model.spec.classes)
 
 
 def fitting(

@@ -10,7 +10,7 @@ import torch
 
 from unbackdoor.checkpoints import checkpoint
 from unbackdoor.cli import rescanning, scanning
-from unbackdoor.core.errors import ModelError
+from unbackdoor.core.errors import ModelError, ParameterError
 from unbackdoor.core.run import Run
 from unbackdoor.scanners.base import calibration
 from unbackdoor.scanners.base.scanner import Finding
@@ -178,6 +178,10 @@ def test_from_python(here, calibrated):
     )
     assert isinstance(verdict, unbackdoor.Verdict)
     assert str(verdict.outcome) == "suspicious" and verdict.suspect == 1
+    without = unbackdoor.scan(model, None, "last_layer")
+    assert without.finding.notes["images"] == 2 and without.accuracy is None
+    with pytest.raises(ParameterError, match="latent needs clean images"):
+        unbackdoor.scan(model, None, "latent", calibration=calibrated)
 
 
 def test_a_repair_scans_before_and_after(here, run, monkeypatch):

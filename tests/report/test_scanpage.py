@@ -53,7 +53,7 @@ RECORD = {
         "classes": 3,
         "models": "24 networks",
     },
-    "accuracy": {"hits": 54, "total": 60, "value": 0.9},
+    "accuracy": {"hits": 54, "total": 60, "value": 0.9, "interval": [0.6, 0.9]},
     "statistic": "a number",
     "classes": [0.5, 4.0, -1.0],
     "leading": 1,

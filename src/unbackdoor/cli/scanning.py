@@ -12,9 +12,10 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
+from .. import evidence
 from ..checkpoints import hub
 from ..core import record
-from ..core.errors import ModelError, ParameterError
+from ..core.errors import ModelError
 from ..core.images import Images, to_float, to_uint8
 from ..core.method import build
 from ..core.run import Run
@@ -57,11 +58,7 @@ class Case:
         """The clean images, or blank ones of the model's size."""
         if self.source:
             return inputs.Sources(self.model, run, self.download, self.columns).images(self.source)
-        spec = self.model.spec
-        if spec.size is None:
-            raise ParameterError("without --clean nobody says how large images are: give --size")
-        pixels = torch.full((2, self.model.channels, *spec.size), 128, dtype=torch.uint8)
-        return Images(pixels, torch.zeros(2, dtype=torch.int64), spec.classes)
+        return evidence.blank(self.model)
 
     def scanned(
         self,
@@ -73,8 +70,6 @@ class Case:
         command: str,
     ) -> tuple[dict[str, Any], list[Scanned]]:
         """The record of the scan, and what each scanner said."""
-        if not self.source and asked[-1].needs_images:
-            raise ParameterError(f"{asked[-1].name()} needs clean images (--clean SRC)")
         heading = record.heading("scan", command)
         clean = self.images(run)
         found = scanned(
@@ -147,7 +142,7 @@ def scanned(
     found: list[Scanned] = []
     start = time.perf_counter()
     for scanner in asked:
-        if not real and scanner.needs_images:
+        if not real and scanner.needs_images and scanner is not asked[-1]:
             continue
         left = minutes and max(0.0, minutes - (time.perf_counter() - start) / 60)
         try:
@@ -200,7 +195,8 @@ def told(one: Scanned, run: Run) -> dict[str, Any]:
             "other_kinds": alarms.other_kinds,
         },
         "calibration": kind and kind.model_dump(include={"arch", "options", "classes", "models"}),
-        "accuracy": verdict.accuracy and verdict.accuracy.as_json(),
+        "accuracy": verdict.accuracy
+        and {**verdict.accuracy.as_json(), "interval": list(verdict.accuracy.interval())},
         "statistic": one.scanner.statistic,
         "classes": finding and [round(value, 6) for value in finding.classes.tolist()],
         "leading": finding.leading if finding else None,

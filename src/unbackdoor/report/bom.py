@@ -6,7 +6,6 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..core.measure import Rate
 from ..core.text import line
 from ..core.version import __version__
 from .scanpage import limits, verdict
@@ -67,8 +66,8 @@ def _card(record: Mapping[str, Any]) -> dict[str, Any]:
 def _metrics(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     if record["accuracy"]:
-        rate = Rate(int(record["accuracy"]["hits"]), int(record["accuracy"]["total"]))
-        found.append(_rate("accuracy", rate.value, rate.interval()))
+        told = record["accuracy"]
+        found.append(_rate("accuracy", told["value"], told["interval"]))
     if record["score"] is not None:
         found.append(
             {
