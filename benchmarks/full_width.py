@@ -47,7 +47,7 @@ DEFENSES: list[dict[str, Any]] = [
     *({"name": name} for name in ("clp", "unit")),
     # BackdoorBench's constants for PreActResNet18
     {"name": "i_bau", "lr": 1e-4},
-    {"name": "nad", "lr": 0.01, "batch": 256, "betas": [[500, 1000, 1000]]},
+    {"name": "nad", "lr": 0.01, "batch": 256, "betas": [[500, 1000, 1000]], "drop_after": 0},
     {"name": "anp"},
     # Readings of FMP, beside as many channels at random: `grids/fmp-readings.toml` has more.
     {"name": "fmp", "p": 8},

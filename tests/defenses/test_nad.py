@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from defenses.samples import task
@@ -5,6 +6,7 @@ from unbackdoor.core.images import Images
 from unbackdoor.core.run import Run
 from unbackdoor.defenses.nad import NAD
 from unbackdoor.network.attention import attention, stage_maps
+from unbackdoor.training.fit import cosine
 
 
 def maps_of(net, x):
@@ -26,6 +28,21 @@ def test_beta_holds_the_attention_where_the_teacher_has_it():
     )
     moved = [(maps_of(model, x) - maps_of(net, x)).square().sum() for model in (free, held)]
     assert moved[1] < 0.1 * moved[0]
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 20])
+def test_the_rate_falls_to_a_tenth_after_two_epochs(epochs):
+    shares = [NAD().schedule(epochs)(step, 5 * epochs) for step in range(5 * epochs)]
+    assert shares == [1.0] * min(10, 5 * epochs) + [0.1] * max(0, 5 * epochs - 10)
+    assert NAD(drop_after=0).schedule(epochs) is cosine
+
+
+def test_both_trainings_take_the_schedule(monkeypatch):
+    seen = []
+    monkeypatch.setattr(NAD, "tune", lambda *_, schedule, **told: seen.append(schedule(5, 6)))
+    clean, net = task()
+    NAD(epochs=3, teacher_epochs=6).mend(net, clean, Run())
+    assert seen == [0.1, 0.1]
 
 
 def test_both_budgets_are_spent():

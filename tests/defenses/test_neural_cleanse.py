@@ -49,6 +49,9 @@ def test_a_search_beyond_the_budget_is_refused_with_its_cost(monkeypatch):
     ):
         NeuralCleanse(**told, budget=159).repair(net, clean, Run())
     NeuralCleanse(**told, budget=160).check(net, clean)
+    around = PAM(of="neural_cleanse", rounds=2, settings={**told, "budget": 479})
+    with pytest.raises(ParameterError, match=r"in 480 steps"):  # its own and one in each round
+        around.check(net, clean)
 
 
 def test_it_foretells_what_the_classes_cost_and_pam_four_times_that():

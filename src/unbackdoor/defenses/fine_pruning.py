@@ -30,7 +30,9 @@ class FinePruning(Tuning):
     alive. The activation of a feature is its mean size over the clean images `[n, c, h, w]`. The
     quietest go, a 32nd of them at a time, until the accuracy on clean images held out from the
     ranking would fall by more than `cost`. They stay hidden through the fine-tuning.
-    Raises `ModelError` for a network whose logits no layer puts out.
+    BackdoorBench's bound is a share of the accuracy on the test set, which is none of a defense's
+    business, and it ranks by the mean of the signed activation. Raises `ModelError` for a network
+    whose logits no layer puts out.
     """
 
     plain: ClassVar[bool] = True

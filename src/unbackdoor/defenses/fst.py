@@ -59,8 +59,10 @@ class FST(Tuning):
     alpha: float = Field(
         0.2,
         ge=0,
-        description="weight of the inner product of both classifiers (the paper: 0.1 to 0.2)",
-        json_schema_extra=source("authors' configuration: 0.2; the paper: 0.1 to 0.2"),
+        description="weight of the inner product of both classifiers",
+        json_schema_extra=source(
+            "authors' configuration: 0.2; 0.1 in their example; the paper: 0.1 to 0.2"
+        ),
     )
 
     def check(self, model: nn.Module, clean: Images) -> None:

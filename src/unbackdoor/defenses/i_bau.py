@@ -92,7 +92,7 @@ class IBAU(Defense):
         10.0,
         gt=0,
         description="largest L2 norm of the perturbation, pixels in [0, 1]",
-        json_schema_extra=source("authors' configuration names 10, and leaves it off"),
+        json_schema_extra=source("authors' notebook: 10; their script leaves it off"),
     )
     terms: int = Field(
         5,

@@ -81,7 +81,9 @@ class NeuralCleanse(Tuning, Inverting):
         1e-3,
         gt=0,
         description="weight of the trigger's size at the start",
-        json_schema_extra=source("authors' configuration: 0.001"),
+        json_schema_extra=source(
+            "authors' configuration: 0.001, from the first `patience` good epochs on; ours at once"
+        ),
     )
     success: float = Field(
         0.98,
@@ -130,8 +132,12 @@ class NeuralCleanse(Tuning, Inverting):
     def check(self, model: nn.Module, clean: Images) -> None:
         """Refuses, before it starts, a search that would take more steps than the budget."""
         super().check(model, clean)
+        self.afford(model, clean, 1)
+
+    def afford(self, model: nn.Module, clean: Images, searches: int) -> None:
+        """Raises `ParameterError` where so many searches would take more than the budget."""
         classes, images = len(clean.classes), min(len(clean), self.search_images)
-        steps = classes * self.search_epochs * math.ceil(images / self.search_batch)
+        steps = searches * classes * self.search_epochs * math.ceil(images / self.search_batch)
         if steps > self.budget:
             own = copied(model)
             x = to_float(clean.pixels[: self.search_batch]).to(device_of(own))

@@ -113,7 +113,9 @@ class PAM(Tuning):
     def check(self, model: nn.Module, clean: Images) -> None:
         """Refuses what the wrapped repair refuses, and one that finds no trigger."""
         super().check(model, clean)
-        self.inner().check(model, clean)
+        inner = self.inner()
+        inner.check(model, clean)
+        inner.afford(model, clean, 1 + self.rounds)
 
     def work(self, images: int, classes: int) -> float | None:
         """The wrapped repair, and in each round a search and the epochs."""

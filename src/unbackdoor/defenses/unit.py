@@ -38,10 +38,12 @@ class UNIT(Augmented):
     follows is taken to rectify.
 
     Start, objective, price and tolerance follow the authors' published implementation. It bounds
-    every position of a map by itself, takes 300 steps of all images at once, which a processor
-    has no time for, and judges every step by the held-out images. Here a bound is one for a
-    channel and learns, as a share of its start, from batches. The repaired model holds the bounds
-    as extra entries of its state dict (`inserts`).
+    what rectifiers put out, behind shortcuts, too, which the bounds here do not see in networks
+    that add the shortcut after the last norm (ResNet). It bounds every position of a map by itself,
+    takes 300 steps of all images at once, which a processor has no time for, and judges every step
+    by the held-out images. Here a bound is one for a channel and learns, as a share of its start,
+    from batches. The repaired model holds the bounds as extra entries of its state dict
+    (`inserts`).
     """
 
     paper: ClassVar[str] = (

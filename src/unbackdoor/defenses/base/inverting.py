@@ -22,6 +22,9 @@ class Inverting(Augmented):
     def search(self, images: int, classes: int) -> float:
         """How many images `inverted` takes through the model and back."""
 
+    def afford(self, model: nn.Module, clean: Images, searches: int) -> None:
+        """Raises `ParameterError` where so many searches would take too long, if it has a limit."""
+
     @abstractmethod
     def inverted(self, model: nn.Module, clean: Images, run: Run) -> Trigger | None:
         """A trigger of `model`, or None where none was found; `model` stays as it is."""
