@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 import warnings
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from unbackdoor.bench import given, grid
 from unbackdoor.bench.engines import local
 from unbackdoor.bench.plan import Plan
 from unbackdoor.checkpoints import checkpoint
+from unbackdoor.core import method
 from unbackdoor.core.errors import (
     CheckpointError,
     ParameterError,
@@ -219,6 +221,18 @@ def test_the_grids_of_strangers_read_every_victim(monkeypatch, name, count, netw
     assert len(victims) == count and len(every) == count * len(asked.defenses)
     assert {victim.architecture["name"] for victim in victims} == networks
     assert all(str(SHARED) not in json.dumps(victim.declaration()) for victim in victims)
+
+
+def test_the_grid_of_equal_passes_gives_them():
+    asked = tomllib.loads((Path(__file__).parents[2] / "grids" / "defenses-equal.toml").read_text())
+    told = {}
+    for entry in asked["defenses"]:
+        name, fields = (entry, {}) if isinstance(entry, str) else (entry.pop("name"), entry)
+        work = method.build("defense", name, fields).work(4500, 10)
+        told[name] = work and work / 4500
+    assert told.pop("fmp") is None  # its search is not foretold
+    assert told.pop("sau") < 27 and told.pop("rnp") < 5  # as the grid says
+    assert len(told) == 18 and all(17 <= passes <= 22 for passes in told.values()), told
 
 
 def test_the_clean_image_shown_is_the_nearest_of_its_class():
