@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cli.conftest import save_npz
-from cli.test_scan import CLASSES, greys, told
+from cli.greys import CLASSES, greys, told
 from unbackdoor.checkpoints import checkpoint
 
 ROOT = Path(__file__).parents[1]
