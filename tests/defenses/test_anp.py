@@ -81,3 +81,20 @@ def test_a_network_without_norms_is_refused_before_any_work():
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
     with pytest.raises(ModelError, match="anp needs norms"):
         ANP().repair(net, clean, Run())
+
+
+def test_the_disturbance_starts_anywhere_within_eps(monkeypatch):
+    clean, net = task()
+    told, starts = {}, []
+
+    def watch(masked, x, y, start, eps):
+        starts.append(torch.cat([part for pair in start for part in pair]))
+        return worst_noise(masked, x, y, start, eps)
+
+    monkeypatch.setattr("unbackdoor.defenses.anp.fit", lambda *a, **k: told.update(k, masked=a[0]))
+    monkeypatch.setattr("unbackdoor.defenses.anp.worst_noise", watch)
+    ANP(eps=0.3, alpha=0.0).mend(net, clean, Run())
+    x, y = clean.pixels.float() / 255, clean.labels
+    losses = [float(told["objective"](told["masked"], x, y).detach()) for _ in range(2)]
+    assert losses[0] != losses[1]  # the same batch, from another start
+    assert all(-0.3 <= start.min() < -0.2 and 0.2 < start.max() <= 0.3 for start in starts)

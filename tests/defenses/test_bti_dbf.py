@@ -4,6 +4,7 @@ from functools import cache
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from defenses.samples import task
 from unbackdoor.core.errors import ModelError
@@ -26,9 +27,19 @@ class Two(nn.Module):
             self.head.weight.copy_(torch.tensor([[-20.0, 0.0], [20.0, pull]]))
             self.head.bias.copy_(torch.tensor([8.0, -8.0]))
 
-    def forward(self, x):
+    def features(self, x):
         halves = torch.stack([x[..., :4].mean((1, 2, 3)), x[..., 4:].mean((1, 2, 3))], 1)
-        return self.head(halves * self.scale)
+        return halves * self.scale
+
+    def forward(self, x):
+        return self.head(self.features(x))
+
+
+class Negative(nn.Module):
+    """A generator that turns bright into dark."""
+
+    def forward(self, x):
+        return 1 - x
 
 
 def halves():
@@ -102,3 +113,49 @@ def test_a_network_whose_logits_no_layer_puts_out_is_refused():
     clean, net = task()
     with pytest.raises(ModelError, match="bti_dbf needs a linear layer"):
         BTIDBF().repair(nn.Sequential(net, nn.Tanh()), clean, RUN)
+
+
+@pytest.fixture
+def learned(monkeypatch):
+    """The losses that would be learned, in order."""
+    losses = []
+    monkeypatch.setattr(BTIDBF, "_learn", lambda self, net, loss, *_: losses.append(loss))
+    return losses
+
+
+def test_the_generator_pays_for_benign_features_and_is_answered_with_the_target(learned):
+    clean, model = halves(), Two(30.0).eval()
+    x, mask = clean.pixels / 255, torch.tensor([0.9, 0.2])
+    method = BTIDBF(**SHORT, benign=0.5, most_change=1.0)
+    for target in (None, 0):
+        method._invert(Negative(), model, mask, target, clean, RUN, 1)
+    away = model.features(1 - x) - model.features(x)
+    expected = 0.5 * (mask * away).square().mean() - ((1 - mask) * away).square().mean()
+    torch.testing.assert_close(learned[0](Negative(), x, clean.labels), expected)
+    expected = expected + F.cross_entropy(model(1 - x), torch.zeros_like(clean.labels))
+    torch.testing.assert_close(learned[1](Negative(), x, clean.labels), expected)
+
+
+def test_unlearning_brings_the_features_back_to_those_of_the_images_as_they_were(learned):
+    clean, model = halves(), Two(30.0).eval()
+    x, y = clean.pixels / 255, clean.labels
+    BTIDBF(**SHORT, share=0.5)._unlearn(Negative(), model, clean, RUN, 1)
+    some = torch.cat([1 - x[:40], x[40:]])
+    apart = (model.features(some) - model.features(x)).square().mean()
+    torch.testing.assert_close(learned[0](model, x, y), F.cross_entropy(model(some), y) + apart)
+
+
+def test_a_round_inverts_with_its_own_mask_and_with_the_target_of_the_first(monkeypatch):
+    clean, net = task()
+    masks, used, targets = torch.rand(3, 8), [], []
+
+    def watch(self, generator, model, mask, target, *_):
+        used.append(mask)
+        targets.append(target)
+
+    monkeypatch.setattr(BTIDBF, "_mask", lambda *told: masks[told[-1] - 1])
+    monkeypatch.setattr(BTIDBF, "_invert", watch)
+    monkeypatch.setattr(BTIDBF, "_target", lambda *_: len(targets))
+    BTIDBF(**SHORT, rounds=3, epochs=0, identity_epochs=0).mend(net, clean, RUN)
+    assert torch.equal(torch.stack(used), masks)
+    assert targets == [None, 1, 1]

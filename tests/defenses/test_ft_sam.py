@@ -66,3 +66,20 @@ def test_only_the_first_pass_of_a_step_moves_the_statistics_of_norms():
     repaired = FTSAM(epochs=1, batch=16, held_out=0).repair(net, clean, Run()).model
     steps = -(-len(clean) // 16)
     assert int(repaired[1].num_batches_tracked) - before == steps
+
+
+def test_it_climbs_in_proportion_to_the_size_of_the_weights(monkeypatch):
+    clean, net = task()
+    kept, at = {}, []
+    monkeypatch.setattr(FTSAM, "tune", lambda *_, **told: kept.update(told))
+    FTSAM(rho=2.0).mend(net, clean, Run())
+    weight = nn.Parameter(torch.tensor([3.0, 4.0, 0.0]))
+
+    def closure():
+        at.append(weight.detach().clone())
+        weight.grad = torch.ones(3)
+        return torch.tensor(0.0)
+
+    kept["optimizer"]([weight]).step(closure)
+    size = torch.tensor([3.0, 4.0, 0.0])
+    torch.testing.assert_close(at[1], size + 2 * size.square() / 5)

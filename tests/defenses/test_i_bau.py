@@ -90,3 +90,12 @@ def test_one_image_in_a_hundred_is_moved():
     net.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
     IBAU()._loss(net, x, y, away=torch.ones(1, 8, 8))
     assert torch.equal(seen[0], torch.cat([x[:2] + 1, x[2:]]))
+
+
+def test_the_perturbation_pays_for_its_length():
+    clean, net = backdoored(classes=4)
+    free, dear = (
+        IBAU(batch=20, radius=1e9, penalty=penalty).perturbation(net, clean, Run(), 0).norm()
+        for penalty in (0.0, 0.04)
+    )
+    assert dear < 0.5 * free

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -63,3 +65,38 @@ def test_a_point_between_moves_and_works():
     repaired = MCR(epochs=2, copy_epochs=2, batch=20, t=0.5).repair(net, clean, Run())
     assert not torch.equal(repaired.model[0].weight, net[0].weight)
     assert repaired.notes["held_out_acc_after"] > 0.8
+
+
+def test_the_end_of_the_curve_is_the_fine_tuned_copy(monkeypatch):
+    clean, net = task()
+    kept = {}
+    tune = MCR.tune
+
+    def watch(self, model, *args, stage, **more):
+        tune(self, model, *args, stage=stage, **more)
+        kept[stage] = copy.deepcopy(model)
+
+    monkeypatch.setattr(MCR, "tune", watch)
+    method = MCR(epochs=1, copy_epochs=1, batch=20, t=1.0)
+    repaired = method.mend(copy.deepcopy(net), clean, Run()).model
+    for a, b in zip(repaired.parameters(), kept["copy"].parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert not torch.equal(repaired[0].weight, net[0].weight)
+
+
+def test_the_bend_learns_at_points_all_over_the_curve(monkeypatch):
+    clean, net = task()
+    points = []
+    forward = Curve.forward
+
+    def watch(self, x, t):
+        points.append(t)
+        return forward(self, x, t)
+
+    monkeypatch.setattr(Curve, "forward", watch)
+    # With no copy the curve is a point and stays one, unless the images bend it.
+    method = MCR(epochs=2, copy_epochs=0, batch=10, lr=0.05, weight_decay=0.0, t=0.5)
+    repaired = method.mend(copy.deepcopy(net), clean, Run()).model
+    assert len(set(points)) == 16 and min(points) < 0.3 and max(points) > 0.7
+    for index in (0, 3, 8):
+        assert not torch.allclose(repaired[index].weight, net[index].weight)

@@ -51,3 +51,14 @@ def test_both_budgets_are_spent():
     probe = 2 / len(clean)
     assert abs(repaired.notes["passes"] - (3 + 2 * 2 + probe)) < 1e-9
     assert not torch.equal(repaired.model[0].weight, net[0].weight)
+
+
+def test_the_teacher_shows_its_attention_in_eval_mode(monkeypatch):
+    clean, net = task()
+    kept = {}
+    monkeypatch.setattr(NAD, "tune", lambda *_, **told: kept.update(told))
+    NAD(betas=(5000.0,)).mend(net.train(), clean, Run())
+    x, y = clean.pixels / 255, clean.labels
+    # The untrained teacher is the model itself, so in the same mode no attention differs.
+    expected = torch.nn.functional.cross_entropy(net.eval()(x), y)
+    torch.testing.assert_close(kept["objective"](net, x, y), expected)

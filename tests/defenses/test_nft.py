@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from defenses.samples import task
 from unbackdoor.core.errors import ModelError
@@ -47,3 +48,15 @@ def test_a_network_without_norms_is_refused():
     clean, _ = task()
     with pytest.raises(ModelError, match="nft needs norms"):
         NFT().repair(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), clean, RUN)
+
+
+def test_what_is_trained_on_is_the_mixture(monkeypatch):
+    clean, net = task()
+    kept = {}
+    monkeypatch.setattr("unbackdoor.defenses.nft.fit", lambda *_, **told: kept.update(told))
+    monkeypatch.setattr("unbackdoor.defenses.nft.mixtures", lambda x, y, _: (1 - x, 1 - y, 0.25))
+    NFT().mend(net, clean, RUN)
+    x, y = clean.pixels / 255, clean.labels
+    told = net(1 - x)
+    expected = 0.25 * F.cross_entropy(told, y) + 0.75 * F.cross_entropy(told, 1 - y)
+    torch.testing.assert_close(kept["objective"](net, x, y), expected)

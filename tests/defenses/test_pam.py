@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -6,6 +8,7 @@ from defenses.samples import backdoored, rate, stamped, task
 from unbackdoor.core.errors import ParameterError
 from unbackdoor.core.run import Run
 from unbackdoor.defenses.pam import PAM, PathAware
+from unbackdoor.training.fit import estimate_norms_
 
 RUN = Run(precision="fp32")
 CLEANSE = {"search_epochs": 12, "search_lr": 0.3, "search_batch": 40, "anomaly": 0.5, "epochs": 0}
@@ -85,3 +88,28 @@ def test_a_repair_that_finds_no_trigger_is_refused(name):
     clean, net = task()
     with pytest.raises(ParameterError, match=f"{name} finds none|recursion"):
         PAM(of=name).repair(net, clean, RUN)
+
+
+def without_a_path(**settings):
+    """PAM that adds nothing to the wrapped repair but new statistics of the norms."""
+    told = {"rounds": 1, "identity_epochs": 0, "mask_epochs": 0, "trigger_epochs": 0, **settings}
+    return PAM(of="bti_dbf", settings=told, rounds=1, epochs=0, batch=40)
+
+
+def test_the_wrapped_repair_comes_first():
+    clean, net = task()
+    method = without_a_path(epochs=2)
+    repaired = method.mend(copy.deepcopy(net), clean, RUN).model
+    expected = method.inner().mend(copy.deepcopy(net), clean, RUN).model
+    for a, b in zip(repaired.parameters(), expected.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert not torch.equal(repaired[0].weight, net[0].weight)
+
+
+def test_norms_are_estimated_anew_at_the_end():
+    clean, net = task()
+    repaired = without_a_path(epochs=0).mend(copy.deepcopy(net), clean, RUN).model
+    expected = copy.deepcopy(net)
+    estimate_norms_(expected, clean, RUN, batch=40, flip=True)
+    assert torch.equal(repaired[1].running_mean, expected[1].running_mean)
+    assert not torch.equal(repaired[1].running_mean, net[1].running_mean)

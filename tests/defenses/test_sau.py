@@ -125,3 +125,17 @@ def test_examples_start_at_the_corner_of_the_ball(monkeypatch):
     monkeypatch.setattr(SAU, "examples", watch)
     SAU(epochs=1, batch=80, held_out=0).mend(net, clean, Run())
     assert (starts[0] == 0.2).all()
+
+
+def test_examples_are_shared_with_the_model_as_it_came(monkeypatch):
+    clean, net = task()
+    came, seen = net[0].weight.detach().clone(), []
+
+    def watch(self, model, former, x, y, start):
+        seen.append([one[0].weight.detach().clone() for one in (model, former)])
+        return x
+
+    monkeypatch.setattr(SAU, "examples", watch)
+    SAU(epochs=2, batch=40, lr=0.01).mend(net, clean, Run())
+    assert all(torch.equal(former, came) for _, former in seen)
+    assert [torch.equal(now, came) for now, _ in seen] == [True, False, False, False]

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -107,3 +109,13 @@ def test_of_few_images_all_judge_the_bounds():
     few = clean[slice(0, 20)]
     repaired = UNIT(epochs=3, batch=10, cost=1.0).repair(net, few, Run())
     assert all((share < 1).any() for share in repaired.scores.values())
+
+
+@pytest.mark.parametrize("spread", [1.0, 4.0])
+def test_bounds_start_as_far_out_as_the_spread_says(spread):
+    clean, net = task()
+    method = UNIT(spread=spread, epochs=0, held_out=0)
+    repaired = method.mend(copy.deepcopy(net), clean, Run()).model
+    start = usual(net, [Layer("1", None, 6), Layer("4", None, 8)], spread, clean, Run())
+    for name, most in start.items():
+        torch.testing.assert_close(repaired.get_submodule(name).bound.most, most)
