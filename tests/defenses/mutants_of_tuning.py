@@ -23,7 +23,8 @@ MUTANTS = (
     Mutant(
         "NAD's teacher is tuned",
         D + "nad.py",
-        'self.tune(teacher, clean, run, epochs=self.teacher_epochs, stage="teacher")',
+        "self.tune(teacher, clean, run, epochs=long, schedule=self.schedule(long), "
+        'stage="teacher")',
         "pass",
         T + "nad.py",
     ),

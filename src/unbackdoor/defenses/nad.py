@@ -105,10 +105,8 @@ class NAD(Tuning):
         spots = stages(model, to_float(clean.pixels[:2]), self.name())[-len(self.betas) :]
         betas = self.betas[-len(spots) :]
         teacher = copy.deepcopy(model)
-        length = self.teacher_epochs
-        self.tune(
-            teacher, clean, run, epochs=length, schedule=self.schedule(length), stage="teacher"
-        )
+        long = self.teacher_epochs
+        self.tune(teacher, clean, run, epochs=long, schedule=self.schedule(long), stage="teacher")
 
         def loss(student: nn.Module, x: Tensor, y: Tensor) -> Tensor:
             with torch.no_grad(), in_mode(teacher, train=False), stage_maps(teacher, spots) as old:
