@@ -27,6 +27,21 @@ def test_build_reads_text_as_json_where_it_is_json():
     assert build("defense", "fmp") == FMP()
 
 
+@pytest.mark.parametrize(
+    ("text", "betas"),
+    [("0,0,5000", (0, 0, 5000)), ("[1, 2.5]", (1, 2.5)), ("7", (7,)), (" 1 , 2 ", (1, 2))],
+)
+def test_a_list_may_be_text_with_commas(text, betas):
+    assert build("defense", "nad", {"betas": text}).betas == betas
+
+
+def test_words_of_a_list_need_no_quotes_and_null_is_no_list():
+    assert build("scanner", "targeted", {"changes": "added,warp"}).changes == ("added", "warp")
+    assert build("attack", "badnets", {"sources": "null"}).sources is None
+    with pytest.raises(ParameterError, match="'added', 'patch' or 'warp', got 'pitch'"):
+        build("scanner", "targeted", {"changes": "pitch"})
+
+
 def test_images_that_must_not_be_mirrored_are_not_unless_that_is_said():
     told = [build("defense", "fmp", given, mirrored=False).flip for given in ({}, {"flip": True})]
     assert told == [False, True] and build("defense", "fmp").flip

@@ -11,7 +11,7 @@ import inspect
 import json
 import pkgutil
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
@@ -92,6 +92,8 @@ def build(
 ) -> Method:
     """The method called `name` with these `parameters`; text is parsed as JSON where it is JSON.
 
+    Where a list is wanted, text with commas will do.
+
     Of images that must not be `mirrored` a method mirrors none, unless `flip` is given.
     Raises `UnknownNameError` for an unknown field and `ParameterError` for a value out of bounds.
     """
@@ -103,10 +105,13 @@ def build(
 def made(cls: type[Method], parameters: Mapping[str, object]) -> Method:
     """The method of class `cls` with these `parameters`; as `build`."""
     name = cls.name()
-    given = {key: _parsed(value) for key, value in parameters.items()}
-    for key in given:
+    for key in parameters:
         if key not in cls.model_fields:
             raise UnknownNameError.of(f"parameter of {name}", key, cls.model_fields)
+    given = {
+        key: _listed(value) if _is_list(cls.model_fields[key].annotation) else _parsed(value)
+        for key, value in parameters.items()
+    }
     try:
         return cls.model_validate(given)
     except ValidationError as error:
@@ -157,6 +162,18 @@ def _parsed(value: object) -> object:
         return json.loads(value)
     except json.JSONDecodeError:
         return value
+
+
+def _is_list(annotation: object) -> bool:
+    return any(get_origin(part) is tuple for part in (annotation, *get_args(annotation)))
+
+
+def _listed(value: object) -> object:
+    """The same for what may be a list: text that is none in JSON is cut at its commas."""
+    found = _parsed(value)
+    if not isinstance(value, str) or found is None or isinstance(found, list):
+        return found
+    return [_parsed(part) for part in value.split(",")]
 
 
 def one_line(name: str, error: ValidationError) -> str:
