@@ -205,7 +205,7 @@ def poison(
     """Poisoned training data, and test images with the trigger, without training a victim.
 
     `train` and `test` are `Images`, or what `load_images` takes; `parameters` are the fields of the
-    attack. A trigger that is learned needs `model`, an untrained network of the victim's kind.
+    attack. A trigger that is learned on a network needs `model`, untrained, of the victim's kind.
     Raises `ParameterError` for an attack that controls the training, which has no such data.
 
     >>> train, test = (load_images(f"digits:{part}", channels=1) for part in ("train", "test"))
@@ -214,13 +214,12 @@ def poison(
     True
     """
     method, run = _attack(attack, parameters, train), run or Run()
+    method.check_fixed()
     images = load_images(train)
-    if model is None and not method.closed_form():
+    if model is None and method.on_network and not method.closed_form():
         raise ParameterError(f"{attack} learns its trigger on a network: give model")
-    learned = {} if model is None else method.recalled(unwrapped(model), images, run)
-    poisoned = method.poison(images, run, learned)
     judged = None if test is None else load_images(test, classes=images.classes)
-    return Poison(poisoned, method.triggered(judged, learned) if judged else None, learned)
+    return planting.poisoned(method, model and unwrapped(model), images, judged, run)
 
 
 def attack(

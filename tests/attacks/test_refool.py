@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
@@ -83,3 +85,15 @@ def test_refool_reflects_no_image_of_the_target_class() -> None:
     assert learned["reflections"].abs().max() < 1e-6
     with pytest.raises(ParameterError, match=r"11 reflections are wanted .* there are 10"):
         Refool(reflections=11).learn(nn.Identity(), train, Run())
+
+
+def test_a_picture_leaves_the_image_alone_where_it_is_transparent(tmp_path) -> None:
+    picture = np.zeros((32, 32, 4), np.uint8)
+    picture[:, 16:] = (255, 255, 255, 255)  # the left half is black, and transparent
+    Image.fromarray(picture).save(tmp_path / "half.png")
+    attack = Refool(image=tmp_path / "half.png", effect="blur", ratio=0.4)
+    images = Images(torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.arange(4), tuple("abcd"))
+    grey = torch.full((1, 3, 32, 32), 0.5)
+    found = attack.trigger(attack.learn(nn.Identity(), images, Run()))(grey)
+    assert (found[..., 4] - 0.5).abs().max() < 0.02
+    assert found[..., 24].min() > 0.6

@@ -56,6 +56,21 @@ def test_without_sources_nothing_is_covered() -> None:
     assert len(BadNets().source_cover_pool(grey().labels)) == 0
 
 
+@pytest.mark.parametrize(
+    ("attack", "covered"),
+    [
+        (MultiTarget(targets=(3, 4), sources=(1,), rate=0.5), {0, 2}),
+        (MultiTarget(target=4, sources=(1,), rate=0.5), {2, 3}),  # to 4, and on to 0
+        (BadNets(target={1: 3, 2: 4}, rate=0.5), {0}),
+        (BadNets(all_to_all=True, sources=(1,), rate=0.5), {0, 2, 3, 4}),
+    ],
+)
+def test_no_class_that_a_trigger_leads_to_is_a_source_cover(attack, covered) -> None:
+    train = grey()
+    covers = attack.poison(train, Run()).role == COVER
+    assert set(train.labels[covers].tolist()) == covered
+
+
 def test_source_covers_come_on_top_of_an_attack_s_own() -> None:
     attack = WaNet(sources=(1,), rate=0.5, covers=1)
     assert (attack.poison(grey(), Run()).role == COVER).sum() == 40

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+import warnings
 
 import numpy as np
 import pytest
 import torch
 
 from unbackdoor.attacks.base.backdoorbench import rows_of
+from unbackdoor.core.errors import UnbackdoorWarning
 from unbackdoor.core.images import Images
+from unbackdoor.core.method import find
 from unbackdoor.data import open_images, open_triggered
 
 COUNT = ("-p", "count=4", "-p", "size=2")
@@ -143,3 +146,61 @@ def test_rows_are_found_by_what_an_image_shows():
     pixels = torch.arange(6, dtype=torch.uint8).view(6, 1, 1, 1)
     whole = Images(pixels, torch.tensor([0, 1, 0, 1, 0, 1]), ("a", "b"))
     assert rows_of(whole[torch.tensor([1, 2, 5])], whole) == [1, 2, 5]
+
+
+@pytest.mark.parametrize("layout", ["parquet", "backdoorbench"])
+def test_the_goals_of_a_label_map_are_read_back(run, tiny, tmp_path, layout):
+    more = ("--attack", "badnets", *COUNT, "-p", 'target={"0": 2, "1": 0}', "--layout", layout)
+    poison(run, tiny, tmp_path / "p", *more)
+    name = "attack_result.pt" if layout == "backdoorbench" else "test_triggered.parquet"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnbackdoorWarning)
+        found = open_triggered(tmp_path / "p" / name)
+        done = run("evaluate", tiny.model, "--triggered", tmp_path / "p" / name, "--json")
+    pairs = set(zip(found.images.labels.tolist(), found.goals.tolist(), strict=True))
+    assert pairs == {(0, 2), (1, 0)}
+    assert done.code == 0 and done.json["before"]["asr"]["total"] == len(found.goals), done.err
+
+
+def test_goals_of_a_file_are_said_and_a_target_that_is_given_wins(run, tiny, tmp_path):
+    more = ("--attack", "badnets", *COUNT, "-p", 'target={"0": 2}', "--layout", "parquet")
+    poison(run, tiny, tmp_path / "p", *more)
+    file = tmp_path / "p" / "test_triggered.parquet"
+    with pytest.warns(UnbackdoorWarning, match="images should go where its 'goal' says"):
+        open_triggered(file)
+    assert set(open_triggered(file, 1).goals.tolist()) == {1}
+
+
+def test_images_of_other_classes_get_the_trigger_of_a_source_specific_attack(run, tiny, tmp_path):
+    more = ("--attack", "badnets", "-p", "sources=[1]", "-p", "size=2", "--layout", "parquet")
+    record = poison(run, tiny, tmp_path / "p", *more)
+    assert record["written"][-1] == "test_triggered_elsewhere.parquet"
+    found = open_triggered(tmp_path / "p" / record["written"][-1], 0)
+    assert set(found.images.labels.tolist()) == {2}
+    assert (found.images.pixels[..., -2:, -2:] == 255).all()
+
+
+@pytest.mark.parametrize("name", ["refool", "ssba"])
+def test_what_is_learned_from_images_alone_needs_no_network(run, tiny, tmp_path, name):
+    more = () if name == "refool" else ("-p", "steps=1", "-p", "width=1")
+    record = poison(run, tiny, tmp_path / "p", "--attack", name, *more)
+    assert record["model"] is None and record["poisoned"]["stamped"]
+
+
+@pytest.mark.parametrize("name", ["lira", "input_aware"])
+def test_an_attack_that_controls_the_training_is_refused_before_it_learns(
+    run, tiny, tmp_path, name, monkeypatch
+):
+    def learn(*_):
+        raise AssertionError("it learned")
+
+    monkeypatch.setattr(find("attack", name), "learn", learn)
+    done = run("poison", tiny.clean, "--attack", name, "--out", tmp_path / "p")
+    assert done.code == 2 and "no fixed poisoned set" in done.err
+
+
+def test_a_data_set_that_backdoorbench_does_not_read_is_said(run, tiny, tmp_path):
+    more = ("--attack", "badnets", *COUNT, "--layout", "backdoorbench")
+    record = poison(run, tiny, tmp_path / "p", *more)
+    assert any("BackdoorBench reads the clean images of" in text for text in record["warnings"])
+    assert record["triggered"]["source"] == "bd_test_dataset"

@@ -126,6 +126,13 @@ class MultiTarget(Attack):
             return torch.tensor(self.targets)[own]
         return (self.goals(images.labels, classes) + own) % classes
 
+    def led_to(self, labels: Tensor) -> Tensor:
+        """The classes that the patches lead to; `labels` are those of a whole training set."""
+        if self.all_to_all or isinstance(self.target, dict):
+            return super().led_to(labels)
+        own = self.targets or tuple(self.goal_class() + number for number in range(self.triggers))
+        return labels.new_tensor(own) % (int(labels.max()) + 1)
+
     def check(self, train: Images) -> int:
         """As for any attack; raises `ParameterError` where two patches would lead to one class."""
         if self.triggers > len(train.classes) - self.all_to_all:

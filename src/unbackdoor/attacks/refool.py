@@ -37,6 +37,7 @@ class Refool(CleanLabelAttack):
     glass among `drawn` ones: a flat picture only dims the image.
     """
 
+    on_network: ClassVar[bool] = False
     paper: ClassVar[str] = (
         "Liu, Ma, Bailey, Lu: Reflection Backdoor: A Natural Backdoor Attack on Deep Neural "
         "Networks, ECCV 2020, arXiv 2007.02343"
@@ -94,10 +95,13 @@ class Refool(CleanLabelAttack):
     )
 
     def learn(self, model: nn.Module, train: Images, run: Run) -> Learned:
-        """The `reflections` `[k, c, h, w]` as they look on the glass."""
+        """The `reflections` `[k, c, h, w]` as seen on the glass; of a picture its `opacity`."""
         if self.image is not None:
             picture, opacity = given(self.image, *train.shape)
-            return {"reflections": self._seen((picture * opacity).unsqueeze(0))}
+            opacity = opacity.expand_as(picture).unsqueeze(0)
+            cover = self._seen(opacity)  # the glass moves and blurs the picture's edge, too
+            found = self._seen(picture * opacity) / cover.clamp_min(1e-3)
+            return {"reflections": found, "opacity": cover.clamp(0, 1)}
         others = train[train.labels != self.goal_class()]
         if len(others) < self.reflections:
             raise ParameterError(
@@ -128,12 +132,13 @@ class Refool(CleanLabelAttack):
         def stamp(x: Tensor) -> Tensor:
             pictures = needed(learned, "reflections", x)
             which = x.mul(255).round().long().sum((1, 2, 3)) % len(pictures)
-            return in_linear_light(x, pictures[which].clamp(0, 1), self.ratio)
+            opacity = learned["opacity"].to(x) if "opacity" in learned else 1.0
+            return in_linear_light(x, pictures[which].clamp(0, 1), self.ratio * opacity)
 
         return stamp
 
 
-def in_linear_light(x: Tensor, other: Tensor, share: float) -> Tensor:
+def in_linear_light(x: Tensor, other: Tensor, share: float | Tensor) -> Tensor:
     """`x` and a `share` of `other`, both in [0, 1] on the screen, mixed as light is."""
     mixed: Tensor = torch.lerp(x.clamp(0, 1) ** GAMMA, other**GAMMA, share) ** (1 / GAMMA)
     return mixed

@@ -67,6 +67,7 @@ class SSBA(Attack):
     `strength`; the usual weight of 10 makes it so faint here that victims learn it slowly.
     """
 
+    on_network: ClassVar[bool] = False
     paper: ClassVar[str] = (
         "Li, Li, Wu, Li, He, Lyu: Invisible Backdoor Attack with Sample-Specific Triggers, "
         "ICCV 2021, arXiv 2012.03816"

@@ -11,8 +11,9 @@ import torch
 from rich.table import Table
 
 from ..attacks.base.attack import ROLES, Attack, Poisoned, Victim
-from ..attacks.base.backdoorbench import export_backdoorbench, rows_of
+from ..attacks.base.backdoorbench import TEST, export_backdoorbench, rows_of
 from ..attacks.base.export import TABLE, export, export_poison
+from ..attacks.base.parts import Poison
 from ..core.errors import OutputError
 from ..core.images import Images, Triggered
 from . import output
@@ -68,23 +69,32 @@ def counts(found: Poisoned) -> dict[str, int]:
     return dict(zip(ROLES, numbers, strict=True))
 
 
+def triggered_in(layout: str) -> str:
+    """Where the test images with the trigger lie in such a layout."""
+    return TEST if layout == "backdoorbench" else "test_triggered"
+
+
 def write_poison(
     out: Path,
     layout: str,
     attack: Attack,
-    found: Poisoned,
+    found: Poison,
     clean: Images,
-    stamped: Triggered,
     told: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Writes poisoned data and their record into `out`, or nothing; gives back the record."""
+    """Writes poisoned data and their record into `out`, or nothing; gives back the record.
+
+    Triggered images of classes that are no source are not part of BackdoorBench's layout.
+    """
+    assert found.triggered
     with output.written(out) as half:
         if layout == "backdoorbench":
             rows = rows_of(attack.aimed(clean).images, clean)
             source = told["data"]["source"]
-            paths = export_backdoorbench(half, found, clean, stamped, rows, source, out.name)
+            both = found.poisoned, clean, found.triggered
+            paths = export_backdoorbench(half, *both, rows, source, out.name)
         else:
-            paths = export_poison(half, found, clean, stamped, layout)
+            paths = export_poison(half, found, clean, layout)
         full = {**told, "written": [path.name for path in paths]}
         output.write_json(half / output.RECORD, full)
     return full

@@ -60,7 +60,7 @@ def poison(
     """
     with Console(as_json=as_json, quiet=quiet, verbose=verbose) as console:
         from ..attacks.base import planting
-        from ..attacks.base.attack import NOTHING, Attack
+        from ..attacks.base.attack import Attack
         from ..core import method, record
         from ..core.errors import ParameterError
         from ..core.files import alone
@@ -71,8 +71,10 @@ def poison(
         chosen = method.build("attack", attack, o.pairs("-p", parameters), mirrored=mirrored(data))
         assert isinstance(chosen, Attack)
         victims.check_asked(chosen, test)
+        chosen.check_fixed()
         learns = not chosen.closed_form()
-        if learns and not (arch or model):
+        networked = learns and chosen.on_network
+        if networked and not (arch or model):
             raise ParameterError(
                 f"{attack} learns its trigger on a network: name it with --arch, or give --model"
             )
@@ -85,33 +87,34 @@ def poison(
         kept = keeping.folder(cache) if learns else None
         run = Run(seed, pick_device(device), "auto", console.progress, cache=kept)
         heading = record.heading("poison", context.obj)
-        if learns:
+        network, described = None, None
+        if networked:
             start = victims.Start(model, arch, None, None, None, model_option)
             start.check(chosen)
             network, train, judged = start.load(data, test, run, download=download)
             victims.check(chosen, network, train, judged)
             planting.warn_of_mirrors(chosen, train)
-            learned = chosen.recalled(network, train, run)
+            described = record.of_model(network, network.spec, model)
         else:
             train, judged = victims.images(data, test, run, None, download=download)
             victims.check_images(chosen, train, judged)
-            learned = NOTHING
-        found = chosen.poison(train, run, learned)
-        stamped = chosen.triggered(judged, learned)
+        found = planting.poisoned(chosen, network, train, judged, run)
+        assert found.triggered
         told: dict[str, Any] = {
             **heading,
             "attack": record.of_method(chosen),
             "files": chosen.contents(),
             "data": record.of_images(data, train),
             "test": record.of_images(test or data, judged),
-            "triggered": record.of_triggered("test_triggered", stamped),
-            "poisoned": exporting.counts(found),
-            "indices": found.indices(victims.rows(train, judged, test, run)),
+            "model": described,
+            "triggered": record.of_triggered(exporting.triggered_in(layout.value), found.triggered),
+            "poisoned": exporting.counts(found.poisoned),
+            "indices": found.poisoned.indices(victims.rows(train, judged, test, run)),
             "layout": layout.value,
             "seed": seed,
             "warnings": console.warned,
         }
-        full = exporting.write_poison(out, layout.value, chosen, found, judged, stamped, told)
+        full = exporting.write_poison(out, layout.value, chosen, found, judged, told)
         console.result(full, exporting.shown(full))
         console.say(f"written to {out}: {', '.join(full['written'])}")
         return 0

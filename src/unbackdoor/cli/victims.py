@@ -240,5 +240,6 @@ def save_triggered(stamped: Triggered, path: Path) -> None:
         path,
         images=pixels.numpy(),
         labels=stamped.images.labels.numpy(),
+        goals=stamped.goals.numpy(),
         classes=np.array(stamped.images.classes),
     )

@@ -30,6 +30,9 @@ from ._source import Raw, Source
 
 Goal = int | Literal["all-to-all"]
 
+OWN_GOALS = {".parquet": ("image", "goal"), ".npz": ("images", "goals")}
+"""What our own files call triggered images and the classes they should go to."""
+
 
 def open_images(
     source: str | Path,
@@ -68,16 +71,39 @@ def open_triggered(
 ) -> Triggered:
     """The triggered images of `source`, labelled with their true classes, and the attacker's goals.
 
-    `target` is the class that triggered images should go to, or `all-to-all` (y to y + 1); a
-    BackdoorBench result holds its own. Images whose true class is their goal are left out. The
-    rest is as in `open_images`; raises `ParameterError` for a target that is no class.
+    `target` is the class that triggered images should go to, or `all-to-all` (y to y + 1). A
+    BackdoorBench result holds its own; so do files that `attack` and `poison` write, where no
+    target is given, and an `UnbackdoorWarning` says so. Images whose true class is their goal are
+    left out. The rest is as in `open_images`; raises `ParameterError` for a target that is no
+    class.
     """
     with told_as(ImagesError, f"{source} cannot be read"):
         found, raw = _read(source, download, columns)
         images = _images(found, raw, size, channels, classes)
-    return _counted(
-        found, images, _goals(found, images, target) if raw.goals is None else raw.goals
+        goals = raw.goals
+        if goals is None and target is None:
+            goals = _own_goals(found, raw, classes)
+    return _counted(found, images, _goals(found, images, target) if goals is None else goals)
+
+
+def _own_goals(source: Source, raw: Raw, classes: Sequence[str] | None) -> Tensor | None:
+    """The goals that stand beside the labels in a parquet or `.npz` file; None if none do."""
+    columns = OWN_GOALS.get(source.path.suffix)
+    if columns is None:
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is said of these images was said
+            beside = _read(str(source), False, columns)[1].labels
+            goals = matched(str(source), replace(raw, labels=beside), classes)[0]
+    except ImagesError:
+        return None
+    warnings.warn(
+        f"{source}: no target is given, so images should go where its {columns[1]!r} says",
+        UnbackdoorWarning,
+        stacklevel=4,
     )
+    return goals
 
 
 def with_goals(images: Images, target: Goal | str | None) -> Triggered:

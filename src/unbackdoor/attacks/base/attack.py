@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 from torch import nn
@@ -48,6 +48,9 @@ class Attack(Poisoning):
     What it poisons and how is in `Poisoning`.
     """
 
+    on_network: ClassVar[bool] = True
+    """Whether a trigger that is learned is learned on a network of the victim's kind."""
+
     epochs: int = Field(
         100,
         ge=1,
@@ -76,6 +79,9 @@ class Attack(Poisoning):
             "BackdoorBench on CIFAR-10; it mirrors no traffic signs: flip=false for GTSRB"
         ),
     )
+
+    def check_fixed(self) -> None:
+        """Raises `ParameterError` for an attack that has no fixed poisoned set."""
 
     def recalled(self, model: nn.Module, train: Images, run: Run) -> Learned:
         """What `learn` gives, from `run.cache` where it is there already."""

@@ -8,6 +8,7 @@ result must lie.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,14 @@ import torch
 from torch import Tensor
 
 from ... import models
-from ...core.errors import OutputError
+from ...core.errors import OutputError, UnbackdoorWarning
 from ...core.images import Images, Triggered
 from ...core.spec import Spec
 from .export import FOLDERS, export_clean, png
 from .parts import CLEAN, Poisoned
+
+SETS = ("cifar10", "cifar100", "gtsrb", "tiny")
+"""The data sets that BackdoorBench reads itself."""
 
 RESULT, TRAIN, TEST = "attack_result.pt", "bd_train_dataset", "bd_test_dataset"
 
@@ -47,6 +51,13 @@ def export_backdoorbench(
     changed = (poisoned.role != CLEAN).nonzero().flatten()
     true, place = poisoned.original[changed], f"./record/{name}"
     known = source.partition(":")[0]
+    if Path(known).name not in SETS:
+        warnings.warn(
+            f"BackdoorBench reads the clean images of {', '.join(SETS)}, by name; the result "
+            f"calls them {Path(known).name!r}",
+            UnbackdoorWarning,
+            stacklevel=3,
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         train = _written(folder / TRAIN, images.pixels[changed], true.tolist(), changed.tolist())

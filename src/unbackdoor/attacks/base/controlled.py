@@ -129,6 +129,11 @@ class ControlledAttack(Attack):
 
     def poison(self, train: Images, run: Run, learned: Learned = NOTHING) -> Poisoned:
         """Nothing: raises `ParameterError`."""
+        self.check_fixed()
+        raise AssertionError("unreachable")
+
+    def check_fixed(self) -> None:
+        """Raises `ParameterError`."""
         raise ParameterError(f"{self.name()} controls the training and has no fixed poisoned set")
 
     def stamped_in(self, y: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from ...core.files import whole
 from ...core.images import Images, Triggered
 from ...core.text import printable
 from .attack import ROLES, STAMPED, Poisoned
+from .parts import Poison
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 PLAIN = re.compile(r"[^\s./\\:*?\"<>|\x00-\x1f=+@-][^/\\:*?\"<>|\x00-\x1f]{0,50}")
@@ -36,20 +37,23 @@ PARQUET, FOLDERS = "parquet", "folders"
 BOTH = (PARQUET, FOLDERS)
 
 
-def export_poison(
-    folder: Path, poisoned: Poisoned, clean: Images, triggered: Triggered, layout: str
-) -> tuple[Path, ...]:
+def export_poison(folder: Path, found: Poison, clean: Images, layout: str) -> tuple[Path, ...]:
     """What was written into `folder`: all that a victim is trained and judged on.
 
-    `train` is the poisoned training set, `test_clean` the test images as they are, and
-    `test_triggered` those that carry the trigger. `layout` is `parquet` or `folders`; both are as
-    in `export`. Raises `OutputError` where nothing can be written.
+    `train` is the poisoned training set, `test_clean` the test images as they are,
+    `test_triggered` those that carry the trigger, and `test_triggered_elsewhere` those of classes
+    that are no source, where a trigger is for some classes only. `layout` is `parquet` or
+    `folders`; both are as in `export`. Raises `OutputError` where nothing can be written.
     """
     try:
-        written = _write(folder, "train", poisoned.images, _of_training(poisoned), (layout,))
+        more = _of_training(found.poisoned)
+        written = _write(folder, "train", found.poisoned.images, more, (layout,))
         written += export_clean(folder, clean, layout)
-        more = _of_test(triggered)
-        return written + _write(folder, "test_triggered", triggered.images, more, (layout,))
+        for name, part in (("", found.triggered), ("_elsewhere", found.elsewhere)):
+            if part is not None:
+                split = f"test_triggered{name}"
+                written += _write(folder, split, part.images, _of_test(part), (layout,))
+        return written
     except OSError as error:
         raise OutputError(f"cannot write to {folder}: {error.strerror or error}") from None
 

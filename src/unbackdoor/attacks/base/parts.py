@@ -78,12 +78,14 @@ class Poison:
     """Poisoned data without a victim: the training set, and test images with the trigger.
 
     `triggered` is None where no test images were given. `learned` is what a learned trigger is
-    made of.
+    made of. `elsewhere` are triggered test images whose class is no source of a source-specific
+    attack.
     """
 
     poisoned: Poisoned
     triggered: Triggered | None
     learned: Learned
+    elsewhere: Triggered | None = None
 
 
 def in_parts(stamp: Stamp, pixels: Tensor, size: int = 1000) -> Tensor:

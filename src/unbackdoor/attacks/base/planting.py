@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from torch import nn
+
 from ... import models
 from ...core import measure
 from ...core.errors import ParameterError, UnbackdoorWarning
@@ -16,6 +18,7 @@ from ...core.run import Run
 from ...core.spec import Spec
 from ...models import Normalized
 from .attack import Attack, Victim
+from .parts import Poison
 
 LEARNED = {"relabelled": 0.95, "clean": 0.90}
 """A victim that learned less of its training images flatters every defense.
@@ -130,3 +133,19 @@ def warn_of_weakness(learned: Mapping[str, Rate]) -> None:
             UnbackdoorWarning,
             stacklevel=2,
         )
+
+
+def poisoned(
+    attack: Attack, model: nn.Module | None, train: Images, judged: Images | None, run: Run
+) -> Poison:
+    """Poisoned data without a victim, and test images `judged` with the trigger.
+
+    `model` is what a trigger is learned on, if it is learned on a network.
+    """
+    network = nn.Identity() if model is None else model
+    learned = attack.recalled(network, train, run)
+    found = attack.poison(train, run, learned)
+    if judged is None:
+        return Poison(found, None, learned)
+    stamped, others = attack.triggered(judged, learned), attack.elsewhere(judged, learned)
+    return Poison(found, stamped, learned, others)

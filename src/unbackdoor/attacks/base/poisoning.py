@@ -226,10 +226,13 @@ class Poisoning(Method):
 
         They are of no source, and their label is not the goal; none without `sources`.
         """
-        others = ~self._from_sources(labels)
-        if not self.all_to_all and not isinstance(self.target, dict):
-            others = others & (labels != self.target)
+        others = ~self._from_sources(labels) & ~torch.isin(labels, self.led_to(labels))
         return others.nonzero().flatten()
+
+    def led_to(self, labels: Tensor) -> Tensor:
+        """The classes that triggers lead to, int64; none where each class is led to another."""
+        target = self.target.values() if isinstance(self.target, dict) else (self.target,)
+        return labels.new_tensor(() if self.all_to_all else tuple(target))
 
     def _some(self, rest: Tensor, wanted: int, rng: torch.Generator) -> Tensor:
         if wanted > len(rest):
