@@ -33,7 +33,7 @@ FIGURE = (
 class Blind(ControlledAttack):
     """Puts a small figure of white and black pixels on images; each step weighs both losses anew.
 
-    Images are `[n, c, h, w]` in [0, 1], of any size that the figure fits into: five rows of three
+    The figure is that of the released code. Images are `[n, c, h, w]` in [0, 1], of any size that the figure fits into: five rows of three
     pixels at row `top` and column `left` of an image of 32 x 32, each a square that grows with the
     image (7 x 7 at 224), and no farther than the last row and column. In every step copies of a
     share `rate` of the batch are poisoned anew; the weights of both losses are those that descend

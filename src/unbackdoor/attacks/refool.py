@@ -30,7 +30,8 @@ class Refool(CleanLabelAttack):
     a pane of glass: a white reflection on black at 0.4 is 0.66 on the screen.
 
     Images are `[n, c, h, w]` in [0, 1], of the size of the training images. `ghost`: the picture
-    twice, shifted, as from thick glass; `blur`: the picture out of focus. Which of the
+    twice, shifted, as from thick glass, 0.6 of it from the near side (ours; the released code draws
+    the share); `blur`: the picture out of focus, four cycles an image are left (ours). Which of the
     `reflections` an image gets follows from its pixels alone. Clean-label: `class_rate` is a share
     of the target class. Departures: the paper picks the strongest of many pictures from the web in
     rounds of training; these are training images of other classes, those of most contrast on the
