@@ -33,14 +33,14 @@ FIGURE = (
 class Blind(ControlledAttack):
     """Puts a small figure of white and black pixels on images; each step weighs both losses anew.
 
-    The figure is that of the released code. Images are `[n, c, h, w]` in [0, 1], of any size that the figure fits into: five rows of three
-    pixels at row `top` and column `left` of an image of 32 x 32, each a square that grows with the
-    image (7 x 7 at 224), and no farther than the last row and column. In every step copies of a
-    share `rate` of the batch are poisoned anew; the weights of both losses are those that descend
-    on both (multiple gradient descent, each gradient over its loss and its length). Batches whose
-    clean loss is above `threshold` are trained on cleanly: the backdoor waits until there is
-    something to hide it in. Training-controlled: no fixed poisoned set. Departure: without the term
-    that evades a named defense.
+    The figure is that of the released code. Images are `[n, c, h, w]` in [0, 1], of any size that
+    the figure fits into: five rows of three pixels at row `top` and column `left` of an image of 32
+    x 32, each a square that grows with the image (7 x 7 at 224), and no farther than the last row
+    and column. In every step copies of a share `rate` of the batch are poisoned anew; the weights
+    of both losses are those that descend on both (multiple gradient descent, each gradient over its
+    loss and its length). Batches whose clean loss is above `threshold` are trained on cleanly: the
+    backdoor waits until there is something to hide it in. Training-controlled: no fixed poisoned
+    set. Departure: without the term that evades a named defense.
 
     >>> import torch
     >>> Blind(top=0, left=0).stamp(torch.full((1, 1, 5, 3), 0.5))[0, 0].tolist()[:2]

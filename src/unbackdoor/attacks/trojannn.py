@@ -43,8 +43,8 @@ class TrojanNN(Attack):
         ge=1,
         description="side of the patch, pixels at 32 x 32",
         json_schema_extra=source(
-            "ours: 36 pixels, 3.5 % of 32 x 32, which is enough to plant it; the paper's cover 4 to "
-            "10 %"
+            "ours: 36 pixels, 3.5 % of 32 x 32, which is enough to plant it; the paper's cover 4 "
+            "to 10 %"
         ),
     )
     margin: int = Field(
