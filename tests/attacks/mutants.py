@@ -12,11 +12,13 @@ import sys
 from mutating import Mutant, main
 
 from .mutants_closed import CLOSED
+from .mutants_learned import LEARNED
 
 A, T = "attacks/", "attacks/test_"
 N = T + "new_kinds.py::test_"
 MUTANTS = (
     *CLOSED,
+    *LEARNED,
     Mutant(
         *("Blind attacks the loss", A + "blind.py"),
         *("return _balanced(clean, stamped, learning)", "return clean", T + "blind.py"),
@@ -184,7 +186,7 @@ MUTANTS = (
         *(" and sorted(classes) == list(classes)", "", T + "export.py"),
     ),
     Mutant(
-        *("LIRA's generator learns", A + "lira.py"),
+        *("LIRA's first stage learns", A + "lira.py"),
         "return self._loss(joint.victim, lambda x: self._changed(generator, x), x, y)",
         "return 0 * self._loss(joint.victim, lambda x: self._changed(generator, x), x, y)",
         T + "lira.py",

@@ -1,0 +1,25 @@
+"""Mutants of what teaches a trigger: its victim or a model of its own; `mutants` tries them."""
+
+from __future__ import annotations
+
+from mutating import Mutant
+
+A, T = "attacks/", "attacks/test_"
+OBEYED = T + "controlled.py::test_a_generator_learns_what_a_victim_that_stays_as_it_is_obeys"
+LEARNED = (
+    Mutant(
+        *("generators learn with the victim", A + "base/controlled.py"),
+        *("adam(joint.parts.parameters(), parts_lr)", "adam(joint.parts.parameters(), 0.0)"),
+        OBEYED,
+    ),
+    Mutant(
+        *("LIRA's generator learns", A + "lira.py"),
+        "lambda x: self._changed(generator, x), x, y)",
+        *("lambda x: self._changed(generator, x).detach(), x, y)", OBEYED),
+    ),
+    Mutant(
+        *("input-aware patterns are taught to trigger", A + "input_aware.py"),
+        "torch.lerp(x[marked], pattern[marked], mask[marked])",
+        *("torch.lerp(x[marked], pattern[marked].detach(), mask[marked])", OBEYED),
+    ),
+)
