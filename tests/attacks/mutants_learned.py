@@ -22,4 +22,13 @@ LEARNED = (
         "torch.lerp(x[marked], pattern[marked], mask[marked])",
         *("torch.lerp(x[marked], pattern[marked].detach(), mask[marked])", OBEYED),
     ),
+    Mutant(
+        *("input-aware's source covers keep their label", A + "input_aware.py"),
+        "goals[chosen] = self.goals(y[chosen], logits.shape[1])",
+        *("goals[marked] = self.goals(y[marked], logits.shape[1])", T + "input_aware.py"),
+    ),
+    Mutant(
+        *("input-aware has source covers", A + "input_aware.py"),
+        *("marked = torch.cat([chosen, covers])", "marked = chosen", T + "input_aware.py"),
+    ),
 )
