@@ -6,6 +6,7 @@ from mutating import Mutant
 
 A, T = "attacks/", "attacks/test_"
 OBEYED = T + "controlled.py::test_a_generator_learns_what_a_victim_that_stays_as_it_is_obeys"
+OF_EPOCHS = T + "surrogate.py::test_a_trigger_is_learned_on_a_surrogate_of_so_many_epochs"
 LEARNED = (
     Mutant(
         *("generators learn with the victim", A + "base/controlled.py"),
@@ -30,5 +31,18 @@ LEARNED = (
     Mutant(
         *("input-aware has source covers", A + "input_aware.py"),
         *("marked = torch.cat([chosen, covers])", "marked = chosen", T + "input_aware.py"),
+    ),
+    *(
+        Mutant(
+            *(f"the surrogate of {name} is trained", A + f"{name}.py"),
+            "self.surrogate(model, train, run, self.clean_epochs)",
+            *("self.surrogate(model, train, run, 0)", f"{OF_EPOCHS}[{kind}]"),
+        )
+        for name, kind in (
+            ("grond", "Grond"),
+            ("label_consistent", "LabelConsistent"),
+            ("lf", "LF"),
+            ("trojannn", "TrojanNN"),
+        )
     ),
 )
