@@ -229,6 +229,11 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        *("Adaptive-Flat keeps statistics in its second pass", A + "adaptive_flat.py"),
+        *("                second_pass=lambda: statistics_kept(victim),\n", ""),
+        N + "the_norms_of_a_flat_victim_learn_from_the_first_pass_alone",
+    ),
+    Mutant(
         *("marks grow with the image", A + "base/marked.py"),
         "side = scaled(self.size, height, width)",
         *("side = self.size", T + "own_triggers.py"),
