@@ -105,4 +105,8 @@ CLOSED = (
         *("there are two waves", A + "base/patterns.py"),
         *("half.outer(half) + end.outer(end)", "half.outer(half)", T + "frequency.py"),
     ),
+    Mutant(
+        *("the jitter of WaNet's covers grows with the image", A + "wanet.py"),
+        *("jitter = scaled(1, height, width) * jitter", "jitter = 1 * jitter", T + "wanet.py"),
+    ),
 )
