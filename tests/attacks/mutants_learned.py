@@ -45,4 +45,9 @@ LEARNED = (
             ("trojannn", "TrojanNN"),
         )
     ),
+    Mutant(
+        *("Narcissus' noise follows the lead", A + "narcissus.py"),
+        "_margin(net((x + noise).clamp(0, 1)).float(), y).mean()",
+        *("F.cross_entropy(net((x + noise).clamp(0, 1)).float(), y)", T + "narcissus.py"),
+    ),
 )
