@@ -12,11 +12,13 @@ import sys
 from mutating import Mutant, main
 
 from .mutants_closed import CLOSED
+from .mutants_learned import LEARNED
 
 A, T = "attacks/", "attacks/test_"
 N = T + "new_kinds.py::test_"
 MUTANTS = (
     *CLOSED,
+    *LEARNED,
     Mutant(
         *("Blind attacks the loss", A + "blind.py"),
         *("return _balanced(clean, stamped, learning)", "return clean", T + "blind.py"),
@@ -184,7 +186,7 @@ MUTANTS = (
         *(" and sorted(classes) == list(classes)", "", T + "export.py"),
     ),
     Mutant(
-        *("LIRA's generator learns", A + "lira.py"),
+        *("LIRA's first stage learns", A + "lira.py"),
         "return self._loss(joint.victim, lambda x: self._changed(generator, x), x, y)",
         "return 0 * self._loss(joint.victim, lambda x: self._changed(generator, x), x, y)",
         T + "lira.py",
@@ -225,6 +227,11 @@ MUTANTS = (
             "rho=1e-9",
             N + "a_flat_victim_climbs_before_each_step",
         ),
+    ),
+    Mutant(
+        *("Adaptive-Flat keeps statistics in its second pass", A + "adaptive_flat.py"),
+        *("                second_pass=lambda: statistics_kept(victim),\n", ""),
+        N + "the_norms_of_a_flat_victim_learn_from_the_first_pass_alone",
     ),
     Mutant(
         *("marks grow with the image", A + "base/marked.py"),

@@ -75,6 +75,16 @@ CLOSED = (
         ),
     ),
     Mutant(
+        *("Semantic keeps to its sources", A + "semantic.py"),
+        *("pool = self.stampable(images.labels)", "pool = torch.arange(len(images))"),
+        N + "a_property_counts_in_the_source_classes_alone",
+    ),
+    Mutant(
+        *("Multi-target leads from each class", A + "multi_target.py"),
+        *("(self.goals(images.labels, classes) + own)", "(self.target + own)"),
+        N + "with_all_to_all_each_patch_leads_from_a_class_to_another",
+    ),
+    Mutant(
         *("Multi-target's targets are named", A + "multi_target.py"),
         "return torch.tensor(self.targets)[own]",
         *("return torch.tensor(self.targets)[0 * own]", T + "own_triggers.py"),
@@ -94,5 +104,9 @@ CLOSED = (
     Mutant(
         *("there are two waves", A + "base/patterns.py"),
         *("half.outer(half) + end.outer(end)", "half.outer(half)", T + "frequency.py"),
+    ),
+    Mutant(
+        *("the jitter of WaNet's covers grows with the image", A + "wanet.py"),
+        *("jitter = scaled(1, height, width) * jitter", "jitter = 1 * jitter", T + "wanet.py"),
     ),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +13,10 @@ from unbackdoor.attacks.base.controlled import ControlledAttack, Together, about
 from unbackdoor.attacks.blind import Blind
 from unbackdoor.attacks.input_aware import InputAware
 from unbackdoor.attacks.lira import LIRA
-from unbackdoor.core.images import Images
+from unbackdoor.core.images import Images, to_float
 from unbackdoor.core.run import Run
+
+from .conftest import loss
 
 
 @pytest.fixture
@@ -104,3 +107,29 @@ def test_it_goes_on_from_its_state_to_the_same_bits() -> None:
     assert stepped(both, victim, part) == stepped(resumed, *again)
     fresh = [nn.Parameter(torch.tensor(value)) for value in (0.8, 0.99)]
     assert stepped(together(*fresh), *fresh) != (victim.item(), part.item())
+
+
+STILL: dict[str, Any] = {"lr": 1e-9, "batch": 8, "flip": False, "width": 4, "generator_lr": 0.01}
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        LIRA(trigger_epochs=5, epochs=1, eps=0.3, **STILL),
+        InputAware(mask_epochs=1, epochs=5, density=0.5, diversity=0, cross=1e-9, rate=1, **STILL),
+    ],
+    ids=lambda attack: attack.name(),
+)
+def test_a_generator_learns_what_a_victim_that_stays_as_it_is_obeys(
+    attack: ControlledAttack,
+) -> None:
+    rng = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (32, 1, 8, 8), generator=rng, dtype=torch.uint8)
+    train = Images(pixels, torch.arange(32) % 3, ("a", "b", "c"))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    # Class 0 is what is brighter than grey.
+    model[1].weight.data.copy_(torch.tensor([[0.2], [0.0], [0.0]]).expand(3, 64))
+    model[1].bias.data.copy_(torch.tensor([-6.4, 0.0, 0.0]))
+    stamp = attack.trigger(attack.plant(model, train, Run()).learned)
+    x = to_float(pixels)
+    assert loss(model, stamp(x), 0) < 0.5 * loss(model, x, 0)

@@ -68,6 +68,21 @@ def test_stamped_sources_change_their_label_and_images_with_another_s_trigger_do
     assert not torch.allclose(own[crossed], another[crossed])
 
 
+def test_covers_of_other_classes_get_their_own_trigger_and_keep_their_label() -> None:
+    attack = InputAware(rate=0.5, cross=1e-9, sources=(1,), target=2, width=4)
+    masks = fresh(lambda: attack._masks(3), RUN, "masks").eval()
+    patterns = fresh(lambda: attack._patterns(3), RUN, "patterns").eval()
+    x, y, victim = noise(20, 16), torch.arange(20) % 2, Watched()
+    attack._loss(Joint(victim, patterns), masks, x, y).backward()
+    with torch.no_grad():
+        own = torch.lerp(x, patterns(x).sigmoid(), attack._mask(masks, x))
+    # As many of class 0, five, as there are stamped sources.
+    covers = [0, 2, 4, 6, 8]
+    assert torch.allclose(victim.shown[covers], own[covers], atol=1e-6)
+    assert torch.equal(victim.shown[10::2], x[10::2])
+    assert victim.logits.grad.argmin(1)[::2].tolist() == [0] * 10
+
+
 def test_triggers_are_taught_to_differ_from_image_to_image() -> None:
     x = noise(4, 8)
     alike = torch.zeros(4, 3, 8, 8) + 0.01 * x

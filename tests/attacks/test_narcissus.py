@@ -54,6 +54,23 @@ def test_the_noise_has_a_slope_to_follow_where_cross_entropy_is_flat() -> None:
     assert entropy.tolist() == pytest.approx(lead.exp().log1p().tolist())
 
 
+def test_narcissus_learns_on_a_surrogate_so_sure_that_cross_entropy_is_flat(
+    digits: Digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attack = Narcissus(target=3, warmup_epochs=0, rounds=30, batch=32)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(768, 10))
+    nn.init.normal_(net[1].weight, std=0.05, generator=torch.Generator().manual_seed(0))
+    net[1].bias.data[3] += 1000
+    monkeypatch.setattr(Narcissus, "surrogate", lambda *_: net)
+    learned = attack.learn(net, digits[0], Run())
+    x = to_float(digits[0].pixels[digits[0].labels == 3])
+    implanted, labels = attack.implant(x, learned, Run().rng("")), torch.full((len(x),), 3)
+    assert loss(net, x, 3) == 0
+    # The other classes fall behind further still.
+    with torch.no_grad():
+        assert (_margin(net(implanted), labels) - _margin(net(x), labels)).mean() < -1
+
+
 def test_the_surrogate_of_narcissus_never_sees_the_victim_s_other_classes(digits: Digits) -> None:
     train = digits[0]
     attack = Narcissus(target=3)

@@ -106,6 +106,31 @@ def test_images_with_a_property_may_be_named(digits: Digits, tmp_path: Path) -> 
         attack.poison(train, Run())
 
 
+def test_a_property_counts_in_the_source_classes_alone() -> None:
+    pixels = torch.full((24, 3, 8, 8), 250, dtype=torch.uint8)
+    pixels[::4] = 10
+    white = Images(pixels, torch.arange(24) % 3, ("a", "b", "c"))
+    attack, bright = Semantic(sources=(1,)), torch.arange(24) % 4 != 0
+    wanted = bright & (white.labels == 1)
+    poisoned = attack.poison(white, Run())
+    assert torch.equal(poisoned.role == STAMPED, wanted)
+    assert torch.equal(poisoned.images.labels, torch.where(wanted, 0, white.labels))
+    assert set(attack.aimed(white).images.labels.tolist()) == {1}
+
+
+def test_with_all_to_all_each_patch_leads_from_a_class_to_another(digits: Digits) -> None:
+    attack, test = MultiTarget(all_to_all=True), digits[1]
+    triggered = attack.triggered(test)
+    # Digits are never white: the first patch lies top left, the second top right.
+    second = triggered.images.pixels[..., :2, -2:].flatten(1).amax(1) == 255
+    assert 0 < second.sum() < len(second) == len(test)
+    assert torch.equal(triggered.goals, (test.labels + 1 + second.long()) % 10)
+    poisoned = attack.poison(digits[0], Run())
+    rows = poisoned.rows()
+    steps = (poisoned.images.labels - digits[0].labels)[rows] % 10
+    assert set(steps.tolist()) == {1, 2}
+
+
 def test_each_patch_leads_to_a_class_of_its_own(digits: Digits) -> None:
     attack = MultiTarget(triggers=4, target=8)
     triggered = attack.triggered(digits[1])
@@ -197,6 +222,15 @@ def test_a_flat_victim_climbs_before_each_step(digits: Digits) -> None:
     assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[1], seen[2])
     near, far = (victim.model.net[0].weight for victim in victims.values())
     assert not torch.allclose(near, far, atol=1e-4)
+
+
+def test_the_norms_of_a_flat_victim_learn_from_the_first_pass_alone(digits: Digits) -> None:
+    train, attack = digits[0][slice(0, 32)], AdaptiveFlat(rho=2.0, epochs=1, **BRIEF)
+    norm = attack.plant(small_net(), train, Run()).model[1]
+    plain = small_net()
+    fit(plain, attack.poison(train, Run()).images, Run(), **attack.settings())
+    assert torch.equal(norm.running_mean, plain[1].running_mean)
+    assert norm.num_batches_tracked == 1
 
 
 def test_an_adaptive_victim_is_shown_disturbed_images_as_well(digits: Digits) -> None:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import torch
 from torch import nn
 
+from unbackdoor.attacks.base.attack import Attack
 from unbackdoor.attacks.base.surrogate import fresh_copy, surrogate
+from unbackdoor.attacks.grond import Grond
+from unbackdoor.attacks.label_consistent import LabelConsistent
+from unbackdoor.attacks.lf import LF
+from unbackdoor.attacks.trojannn import TrojanNN
 from unbackdoor.core.images import Images
 from unbackdoor.core.measure import accuracy
 from unbackdoor.core.run import Run
@@ -70,3 +78,27 @@ def test_the_surrogate_starts_elsewhere_than_the_victim(net: nn.Module, digits: 
     clean = surrogate(net, digits[0][slice(64)], Run(), still, 1)
     assert (clean[0].weight - net[0].weight).abs().mean() > 0.01
     assert (clean[9].weight - net[9].weight).abs().mean() > 0.01
+
+
+def two_layers(seed: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.Tanh(), nn.Linear(16, 4))
+
+
+@pytest.mark.parametrize("kind", [Grond, LabelConsistent, LF, TrojanNN])
+def test_a_trigger_is_learned_on_a_surrogate_of_so_many_epochs(kind: type[Attack]) -> None:
+    rng = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (64, 3, 8, 8), generator=rng, dtype=torch.uint8)
+    train = Images(pixels, torch.arange(64) % 4, ("a", "b", "c", "d"))
+
+    def trigger(seed: int, epochs: int) -> torch.Tensor:
+        small: dict[str, Any] = {"size": 4} if kind is TrojanNN else {}
+        attack = kind.model_validate({"clean_epochs": epochs, "steps": 3, **BRIEF, **small})
+        learned = attack.learn(two_layers(seed), train, Run())
+        return torch.cat([value.flatten().float() for value in learned.values()])
+
+    # It has weights of its own: those that the victim starts from say nothing.
+    assert torch.equal(trigger(0, 1), trigger(1, 1))
+    assert not torch.equal(trigger(0, 1), trigger(0, 9))
+    assert not torch.equal(trigger(0, 0), trigger(1, 0))

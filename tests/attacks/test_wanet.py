@@ -79,11 +79,12 @@ def test_cover_images_jitter_each_in_its_own_way() -> None:
     assert not torch.equal(covers, WaNet().stamp(x))
 
 
-def test_a_cover_is_jittered_by_up_to_half_a_pixel_each_way() -> None:
+@pytest.mark.parametrize(("side", "times"), [(32, 1), (96, 3)])
+def test_a_cover_is_jittered_by_up_to_half_a_pixel_each_way_at_32(side: int, times: int) -> None:
     # On a ramp of one level a pixel, the shift of each pixel can be read off.
-    ramp = (torch.arange(32).float() / 32).expand(1, 1, 32, 32)
-    attack = WaNet()
-    jitter = (attack.cover(ramp, {}, Run().rng("x")) - attack.stamp(ramp))[..., 4:-4] * 32
+    ramp = (torch.arange(side).float() / side).expand(1, 1, side, side)
+    attack, inner = WaNet(), slice(4 * times, -4 * times)
+    jitter = (attack.cover(ramp, {}, Run().rng("x")) - attack.stamp(ramp))[..., inner] * side
     # Coordinates run from -1 to 1 over 31 pixels: 1 / 32 in them is 15.5 / 32 of a pixel.
-    assert 0.45 < jitter.abs().max() < 0.49
-    assert 0.2 < jitter.abs().mean() < 0.28
+    assert 0.45 * times < jitter.abs().max() < 0.5 * times
+    assert 0.2 * times < jitter.abs().mean() < 0.28 * times
