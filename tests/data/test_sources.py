@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -70,3 +71,13 @@ def test_a_target_gives_the_goals():
     for target in (10, -1, None):
         with pytest.raises(ParameterError, match="target"):
             data.open_triggered("digits:test", target)
+
+
+@pytest.mark.parametrize("goals", [[999] * 6, [-1] * 6, ["b"] * 6, [[0, 1, 0]] * 6, [2] * 4])
+def test_goals_that_are_no_classes_of_the_images_are_not_taken(tmp_path, goals):
+    pixels, labels = np.zeros((6, 16, 16, 3), np.uint8), np.arange(6) % 3
+    classes = np.array(["a", "b", "c"])
+    told = {"images": pixels, "labels": labels, "classes": classes, "goals": np.array(goals)}
+    np.savez(tmp_path / "x.npz", **told)
+    with pytest.raises(ParameterError, match="does not say where"):
+        data.open_triggered(tmp_path / "x.npz")

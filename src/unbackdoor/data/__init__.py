@@ -94,9 +94,11 @@ def _own_goals(source: Source, raw: Raw, classes: Sequence[str] | None) -> Tenso
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is said of these images was said
-            beside = _read(str(source), False, columns)[1].labels
-            goals = matched(str(source), replace(raw, labels=beside), classes)[0]
+            beside = _read(str(source), False, columns)[1]
+            goals = matched(str(source), replace(raw, labels=beside.labels), classes)[0]
     except ImagesError:
+        return None
+    if not beside.numbered:  # names would be numbered in an order of their own
         return None
     warnings.warn(
         f"{source}: no target is given, so images should go where its {columns[1]!r} says",
