@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import runpy
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -118,3 +119,11 @@ def test_pictures_are_small():
     for path in (DOCS / "report.png", *(DOCS / "pictures").iterdir()):
         if path.suffix in (".png", ".svg"):
             assert path.stat().st_size < 150_000, path
+
+
+@pytest.mark.parametrize("name", ["draw", "draw_uat"])
+def test_what_draws_the_pictures_still_finds_its_parts(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(DOCS / "pictures")
+    assert callable(runpy.run_path(str(DOCS / "pictures" / f"{name}.py"))["main"])

@@ -18,7 +18,7 @@ from torch import Tensor
 from unbackdoor import api
 from unbackdoor.attacks.badnets import BadNets
 from unbackdoor.attacks.base import planting
-from unbackdoor.cli.demo import ARCH, ATTACK, BATCH, BATCHES, REPAIR, WIDTH
+from unbackdoor.cli.demo import ARCH, ATTACK, BATCH, BATCHES, WIDTH
 from unbackdoor.core.images import Images, to_float, to_uint8
 from unbackdoor.core.run import Run
 from unbackdoor.defenses.fmp import FMP
@@ -29,7 +29,7 @@ from unbackdoor.report.pictures import histograms, strips
 
 HERE = Path(__file__).parent
 SHOWN = "net.layer4.0.conv1"
-RANKED = {**REPAIR, "eps": 0.1, "alpha": 0.05, "step": 0.05, "ranking_images": 64}
+RANKED = {"p": 4, "eps": 0.1, "alpha": 0.05, "step": 0.05, "ranking_images": 64}
 DIGITS, SIDE, GAP, LEFT, TOP, ZOOM = 6, 96, 8, 170, 8, 5
 INK, SOFT, BARS, CUT = "#1a1a1a", "#666666", "#8c9eff", "#c62828"
 FONT = "font-family='system-ui,sans-serif' font-size='13'"
