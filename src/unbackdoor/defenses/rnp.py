@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -18,6 +20,9 @@ from ..training.fit import constant, fit
 from .base.defense import Augmented, Repair
 from .base.needs import Need
 
+TIE = 1e-3
+"""How much of its mean over the steps is added to a mask."""
+
 SCORE = "mask of a channel after clean images were recovered; the lowest are pruned"
 
 
@@ -32,10 +37,12 @@ class RNP(Augmented):
     pass itself, in train mode, and gradients are not clipped: there the clipping stands before the
     gradients are there.
 
-    By default channels go below the last of 0.05, 0.1, ... 0.95 before the accuracy on clean images
-    held out from all of this falls by more than `cost` (0.1 in BackdoorBench: it cost width-16
-    victims up to 11 points of ACC). A pruned channel loses its norm's weight and bias; the authors'
-    code leaves the bias. Raises `ModelError` for a network without norms.
+    By default the channels of the lowest masks go, a hundredth of all at a time, until the accuracy
+    on clean images held out from all of this would fall by more than `cost`, which narrow networks
+    pay in full: with 0.03 two of width 16 kept an ASR of 48 and 62 %. In these a tenth of the masks
+    end at 0, and to prune all of them at once costs ten points; so those that end equal are told
+    apart by their mean over the steps. That is ours. A pruned channel loses its norm's weight and
+    bias; the authors' code leaves the bias. Raises `ModelError` for a network without norms.
     """
 
     paper: ClassVar[str] = (
@@ -118,14 +125,16 @@ class RNP(Augmented):
         ge=0,
         le=1,
         description="channels with a lower score are pruned; null: chosen on held-out images",
-        json_schema_extra=source("ours: chosen on held-out images; the paper takes 0.3 to 0.7"),
+        json_schema_extra=source(
+            "ours: chosen on held-out images, by number; the paper takes 0.3 to 0.7"
+        ),
     )
     cost: float = Field(
-        0.03,
+        0.1,
         ge=0,
         le=1,
         description="largest drop of held-out accuracy when the threshold is chosen",
-        json_schema_extra=source("ours: 0.03, where BackdoorBench allows 0.1 at a cost of ACC"),
+        json_schema_extra=source("BackdoorBench: 0.1"),
     )
 
     def check(self, model: nn.Module, clean: Images) -> None:
@@ -145,7 +154,8 @@ class RNP(Augmented):
         self.unlearn(unlearned, learning, run)
         masked = MaskedNorms(unlearned, find_norms(model, to_float(clean.pixels[:2]), self.name()))
         scores = self.recover(masked, learning, run)
-        pruned, threshold = prune_below_(model, scores, self.threshold, self.cost, held, run)
+        cuts = lowest(scores)
+        pruned, threshold = prune_below_(model, scores, self.threshold, self.cost, held, run, cuts)
         return Repair(model, pruned, scores, {"threshold": threshold}, SCORE)
 
     def unlearn(self, model: nn.Module, clean: Images, run: Run) -> None:
@@ -179,7 +189,17 @@ class RNP(Augmented):
         )
 
     def recover(self, masked: MaskedNorms, clean: Images, run: Run) -> dict[str, Tensor]:
-        """Learns the masks that bring the clean images back, and returns them."""
+        """Learns the masks that bring the clean images back, and returns them.
+
+        A little of their mean over the steps is added, so that equal ones have an order.
+        """
+        total: dict[str, Tensor] = {}
+        steps = self.epochs * math.ceil(len(clean) / self.batch)
+
+        def clip(_: nn.Module) -> None:
+            masked.clip_()
+            for name, mask in masked.learned().items():
+                total[name] = total.get(name, 0) + mask / steps
 
         def loss(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
             return self.weight * F.cross_entropy(net(x).float(), y)
@@ -196,7 +216,13 @@ class RNP(Augmented):
             weight_decay=0.0,
             schedule=constant,
             objective=loss,
-            after_step=lambda _: masked.clip_(),
+            after_step=clip,
             stage="masks",
         )
-        return masked.learned()
+        return {name: mask + TIE * total.get(name, 0) for name, mask in masked.learned().items()}
+
+
+def lowest(scores: Mapping[str, Tensor]) -> list[float]:
+    """The scores below which a hundredth of all channels lie, two hundredths, ... up to a half."""
+    every = torch.cat([score.flatten() for score in scores.values()]).sort().values
+    return [float(every[len(every) * share // 100]) for share in range(1, 51)]

@@ -174,16 +174,18 @@ def prune_below_(
     cost: float,
     held: Images,
     run: Run,
+    cuts: Sequence[float] | None = None,
 ) -> tuple[dict[str, Tensor], float]:
     """Silences the norm channels whose mask is below `threshold`; returns which, and that.
 
-    None: the last of 0.05, 0.1, ... 0.95 before the accuracy on `held` falls by more than `cost`.
+    None: the last of the rising `cuts` (0.05, 0.1, ... 0.95) before the accuracy on `held` falls by
+    more than `cost`.
     """
     if threshold is None:
         threshold = deepest_cut(
             model,
             lambda trial, cut: silence_norms_(trial, below(masks, cut)),
-            (step / CUTS for step in range(1, CUTS)),
+            cuts or [step / CUTS for step in range(1, CUTS)],
             cost,
             held,
             run,
