@@ -3,7 +3,7 @@
     python benchmarks/population.py plant                   plant what is missing
     python benchmarks/population.py scan [--closed]         scan it; the closed half comes last
     python benchmarks/population.py calibrate               write the package's calibration.json
-    python benchmarks/population.py tell                    print the tables of docs/scan.md
+    python benchmarks/population.py tell                    print tables of what `scan` wrote
 
 Every model is fine-tuned from one of the clean starts of its kind, on training images of its own
 draw. Clean models of four sorts are hard on purpose: labels that are wrong, no augmentation, a
