@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from pydantic import Field, field_validator
@@ -130,9 +130,8 @@ class ControlledAttack(Attack):
     def poison(self, train: Images, run: Run, learned: Learned = NOTHING) -> Poisoned:
         """Nothing: raises `ParameterError`."""
         self.check_fixed()
-        raise AssertionError("unreachable")
 
-    def check_fixed(self) -> None:
+    def check_fixed(self) -> NoReturn:
         """Raises `ParameterError`."""
         raise ParameterError(f"{self.name()} controls the training and has no fixed poisoned set")
 
