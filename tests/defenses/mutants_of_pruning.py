@@ -63,6 +63,13 @@ MUTANTS = (
         T + "clp.py",
     ),
     Mutant(
+        "RNP tells equal masks apart",
+        D + "rnp.py",
+        "mask + TIE * total.get(name, 0)",
+        "mask",
+        T + "rnp.py",
+    ),
+    Mutant(
         "RNP stops at the floor",
         D + "rnp.py",
         "            until=fallen,\n",

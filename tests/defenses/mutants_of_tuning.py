@@ -21,6 +21,13 @@ MUTANTS = (
         T + "nad.py",
     ),
     Mutant(
+        "NAD's rate falls",
+        D + "nad.py",
+        "1.0 if step * epochs < self.drop_after * steps else 0.1",
+        "1.0",
+        T + "nad.py",
+    ),
+    Mutant(
         "NAD's teacher is tuned",
         D + "nad.py",
         "self.tune(teacher, clean, run, epochs=long, schedule=self.schedule(long), "
