@@ -173,11 +173,10 @@ def scan(
 ) -> Verdict:
     """Whether `model` shows signs of a backdoor, and for which class; it stays as it was.
 
-    `clean` is what `load_images` takes; 20 images of each class are enough, and `last_layer` needs
-    None. The score is compared with clean models of the same kind, of the package or a
-    `calibration` file; without any `targeted` compares with other kinds, and other scanners judge
-    nothing. The default is `latent` where it is calibrated, else `targeted`; `parameters` are its
-    fields, `minutes` the budget. Raises `UnbackdoorError`.
+    `clean` is what `load_images` takes, 20 images a class are enough; None is for `last_layer`. The
+    score is compared with clean models of the same kind, of the package or a `calibration` file;
+    without any `targeted` compares with other kinds. The default is `latent` where it is
+    calibrated, else `targeted`; `minutes` is the budget. Raises `UnbackdoorError`.
 
     Examples:
         >>> import torch
@@ -189,6 +188,8 @@ def scan(
     known = calibrations.read(Path(calibration)) if calibration else calibrations.shipped()
     method = build("scanner", scanner or usual(model, known), parameters)
     assert isinstance(method, Scanner)
+    if clean is None:
+        method.go_without_images()
     images = evidence.blank(model) if clean is None else _fitting(model, clean)
     return judged(method, model, images, run or Run(), known, minutes, real=clean is not None)
 
@@ -219,7 +220,7 @@ def poison(
     if model is None and method.on_network and not method.closed_form():
         raise ParameterError(f"{attack} learns its trigger on a network: give model")
     judged = None if test is None else load_images(test, classes=images.classes)
-    return planting.poisoned(method, model and unwrapped(model), images, judged, run)
+    return planting.poisoned(method, model, images, judged, run)
 
 
 def attack(

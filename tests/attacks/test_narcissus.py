@@ -32,13 +32,18 @@ def test_narcissus_is_bounded_in_training_and_magnified_at_test(
     assert torch.allclose(attack.trigger(learned)(x) - x, 3 * implanted, atol=1e-6)
 
 
-def test_narcissus_noise_makes_target_images_more_so_to_its_surrogate(
-    digits: Digits, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    attack = Narcissus(target=3, warmup_epochs=0, rounds=30, batch=32)
+def linear(monkeypatch: pytest.MonkeyPatch) -> tuple[Narcissus, nn.Sequential]:
+    """The attack, and the linear network that it takes for its surrogate."""
     net = nn.Sequential(nn.Flatten(), nn.Linear(768, 10))
     nn.init.normal_(net[1].weight, std=0.05, generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr(Narcissus, "surrogate", lambda *_: net)
+    return Narcissus(target=3, warmup_epochs=0, rounds=30, batch=32), net
+
+
+def test_narcissus_noise_makes_target_images_more_so_to_its_surrogate(
+    digits: Digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attack, net = linear(monkeypatch)
     learned = attack.learn(net, digits[0], Run())
     x = to_float(digits[0].pixels[digits[0].labels == 3])
     assert loss(net, attack.implant(x, learned, Run().rng("")), 3) < 0.8 * loss(net, x, 3)
@@ -57,11 +62,8 @@ def test_the_noise_has_a_slope_to_follow_where_cross_entropy_is_flat() -> None:
 def test_narcissus_learns_on_a_surrogate_so_sure_that_cross_entropy_is_flat(
     digits: Digits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    attack = Narcissus(target=3, warmup_epochs=0, rounds=30, batch=32)
-    net = nn.Sequential(nn.Flatten(), nn.Linear(768, 10))
-    nn.init.normal_(net[1].weight, std=0.05, generator=torch.Generator().manual_seed(0))
+    attack, net = linear(monkeypatch)
     net[1].bias.data[3] += 1000
-    monkeypatch.setattr(Narcissus, "surrogate", lambda *_: net)
     learned = attack.learn(net, digits[0], Run())
     x = to_float(digits[0].pixels[digits[0].labels == 3])
     implanted, labels = attack.implant(x, learned, Run().rng("")), torch.full((len(x),), 3)

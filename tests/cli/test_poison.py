@@ -187,6 +187,14 @@ def test_what_is_learned_from_images_alone_needs_no_network(run, tiny, tmp_path,
     assert record["model"] is None and record["poisoned"]["stamped"]
 
 
+def test_a_network_that_is_named_decides_the_channels_all_the_same(run, tiny, tmp_path):
+    grey = ("--arch", "preact_resnet18", "--model-option", "width=2")
+    more = ("--attack", "refool", *grey, "--model-option", "in_channels=1", "--layout", "parquet")
+    record = poison(run, tiny, tmp_path / "p", *more)
+    assert record["model"]["options"]["in_channels"] == 1
+    assert open_images(tmp_path / "p" / "test_clean.parquet").shape[0] == 1
+
+
 @pytest.mark.parametrize("name", ["lira", "input_aware"])
 def test_an_attack_that_controls_the_training_is_refused_before_it_learns(
     run, tiny, tmp_path, name, monkeypatch

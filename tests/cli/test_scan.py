@@ -137,6 +137,8 @@ def test_without_images_only_what_needs_none(here, run):
     refused = run("scan", "bad.safetensors", *QUICK)
     assert refused.code == 2 and "needs clean images" in refused.err
     checkpoint.save(told(size=None), here / "sizeless.safetensors", {})
+    refused = run("scan", "sizeless.safetensors", *QUICK)
+    assert refused.code == 2 and "needs clean images" in refused.err
     refused = run("scan", "sizeless.safetensors", "--scanner", "last_layer", *QUICK)
     assert refused.code == 2 and "--size" in refused.err
 

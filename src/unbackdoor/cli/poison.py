@@ -56,7 +56,7 @@ def poison(
 
     Writes the poisoned training set, the clean test set, the test images with the trigger, and
     record.json, which says which images were changed. Without --test a tenth of the data is held
-    out as test images. A trigger that is learned needs --arch (or --model).
+    out as test images. A trigger that is learned on a network needs --arch (or --model).
     """
     with Console(as_json=as_json, quiet=quiet, verbose=verbose) as console:
         from ..attacks.base import planting
@@ -73,7 +73,7 @@ def poison(
         victims.check_asked(chosen, test)
         chosen.check_fixed()
         learns = not chosen.closed_form()
-        networked = learns and chosen.on_network
+        networked = learns and (chosen.on_network or bool(arch or model))
         if networked and not (arch or model):
             raise ParameterError(
                 f"{attack} learns its trigger on a network: name it with --arch, or give --model"

@@ -47,7 +47,7 @@ def repair(
         ),
     ] = None,
     scan: Annotated[
-        bool, typer.Option("--scan", help="scan before and after, and show both verdicts")
+        bool, typer.Option("--scan", help="scan before and after, for at most ten minutes each")
     ] = False,
     arch: o.Arch = None,
     classes: o.Classes = None,

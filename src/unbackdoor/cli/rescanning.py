@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..core.errors import ModelError
+from ..core.errors import UnbackdoorError
 from ..core.images import Images
 from ..core.method import build
 from ..core.run import Run
@@ -21,8 +21,8 @@ MINUTES = 10.0
 def twice(before: Normalized, after: Normalized, clean: Images, run: Run) -> dict[str, Any]:
     """What a scan says of a model before and after its repair, for the record.
 
-    The clean models that both are compared with were not repaired. A network that the scanner
-    cannot handle is not judged.
+    The clean models that both are compared with were not repaired. What the scanner cannot handle
+    is not judged.
     """
     scanner = build("scanner", usual(before, shipped()))
     assert isinstance(scanner, Scanner)
@@ -30,7 +30,7 @@ def twice(before: Normalized, after: Normalized, clean: Images, run: Run) -> dic
     for when, model in (("before", before), ("after", after)):
         try:
             verdict = judged(scanner, model, clean, run, shipped(), MINUTES)
-        except ModelError as error:  # the repair is done: it shall not be lost for this
+        except UnbackdoorError as error:  # the repair is done: it shall not be lost for this
             verdict = Verdict(Outcome.not_judged, str(error))
         both[when] = Scanned(model, clean, scanner, verdict)
     return {

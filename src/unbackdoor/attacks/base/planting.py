@@ -14,6 +14,7 @@ from ...core import measure
 from ...core.errors import ParameterError, UnbackdoorWarning
 from ...core.images import Images, to_float
 from ...core.measure import Rate
+from ...core.modules import unwrapped
 from ...core.run import Run
 from ...core.spec import Spec
 from ...models import Normalized
@@ -142,7 +143,7 @@ def poisoned(
 
     `model` is what a trigger is learned on, if it is learned on a network.
     """
-    network = nn.Identity() if model is None else model
+    network = nn.Identity() if model is None else unwrapped(model)
     learned = attack.recalled(network, train, run)
     found = attack.poison(train, run, learned)
     if judged is None:

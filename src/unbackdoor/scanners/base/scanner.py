@@ -17,7 +17,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ...core.errors import ImagesError, ModelError
+from ...core.errors import ImagesError, ModelError, ParameterError
 from ...core.images import Images
 from ...core.measure import check
 from ...core.method import Method, source
@@ -88,6 +88,11 @@ class Scanner(Method):
         description="largest number of clean images of each class that are used",
         json_schema_extra=source("ours: what a person can label in an hour"),
     )
+
+    def go_without_images(self) -> None:
+        """Raises `ParameterError` for a scanner that works on clean images."""
+        if self.needs_images:
+            raise ParameterError(f"{self.name()} needs clean images (--clean SRC)")
 
     def scan(self, model: nn.Module, clean: Images, run: Run) -> Finding:
         """What is found in a copy of `model` on `run.device`; the model itself stays as it came.

@@ -10,7 +10,6 @@ from enum import StrEnum
 
 from torch import nn
 
-from ...core.errors import ParameterError
 from ...core.images import Images, to_float
 from ...core.measure import Rate, accuracy, near_chance
 from ...core.method import build
@@ -128,10 +127,8 @@ def judged(
     """The verdict of `scanner` on `model`, by the clean models that are `known`.
 
     `minutes` is the budget; without `real` images only what needs none is judged. Raises as
-    `Scanner.scan`, and `ParameterError` where images are needed.
+    `Scanner.scan`.
     """
-    if not real and scanner.needs_images:
-        raise ParameterError(f"{scanner.name()} needs clean images (--clean SRC)")
     kind, counted = known.kind_of(model), None
     if real:
         used = drawn(clean, scanner.per_class, run.rng("scanned"))
