@@ -36,6 +36,13 @@ STRATA = {
         "few images": ("adaptive_blend", "adaptive_patch", "blind"),
         "learned": ("lira", "input_aware", "grond"),
     },
+    "small networks": {
+        # Added later, before anything was planted in them: cheap enough for any machine.
+        "small residual": ("cifar_resnet depth=8", "wide_resnet"),
+        "mobile": ("timm:mobilenetv3_small_050", "timm:lcnet_050"),
+        "grouped": ("timm:regnety_002", "timm:ghostnet_050"),
+        "of many paths": ("timm:edgenext_xx_small", "timm:dla46_c"),
+    },
     "strangers": {
         # The other three had been repaired before and are open.
         "small VGG": ("smallvgg-gtsrb-watermark",),

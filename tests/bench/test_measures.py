@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from unbackdoor.core.run import Run
 from unbackdoor.defenses.fmp import FMP
 
 zoo = test_given.zoo
-ALL = ["limit", "visibility", "reactivation", "existence", "coverage"]
+ALL = ["limit", "visibility", "reactivation", "existence", "coverage", "agreement"]
 
 
 def attacked(cells, defense="fmp"):
@@ -49,7 +50,7 @@ def probe(model, n=40):
     labels = torch.ones(n, dtype=torch.int64)
     images = Images(plain, labels, ("a", "b"))
     triggered = Triggered(Images(stamped, labels, ("a", "b")), torch.zeros_like(labels))
-    return Probe(model, triggered, lambda places: images[places], images, False, Run())
+    return Probe(model, triggered, lambda places: images[places], images, images, False, Run())
 
 
 def test_cka_is_one_for_the_same_up_to_scale_and_nearly_none_for_noise():
@@ -96,6 +97,21 @@ def test_visibility_is_of_the_trigger_whatever_the_model():
     assert 0.6 < found["linf"] <= 1 and 5 < found["psnr"] < 25  # one pixel of 16, at full range
 
 
+def test_agreement_is_with_the_clean_model_that_sees_no_trigger():
+    clean, obeys = Net(), Net()
+    with torch.no_grad():
+        for net in (clean, obeys):
+            net.head.weight.zero_()
+            net.head.bias.copy_(torch.tensor([0.0, 1.0]))
+        obeys.head.weight[0, 0] = 1.5  # class 0 where any pixel is bright
+    found = replace(probe(obeys), clean=clean)
+    rates = {"hits": 40, "total": 40, "value": 1.0}
+    assert found.agreement(clean) == {"clean": rates, "stamped": rates}
+    told = found.of_repaired(obeys, [], ["agreement"])["agreement"]
+    assert told["clean"]["hits"] == 40 and told["stamped"]["hits"] == 0
+    assert probe(obeys).agreement(obeys) is None
+
+
 def test_reactivation_trains_on_images_that_it_does_not_count(monkeypatch):
     seen = []
     monkeypatch.setattr(measures, "fit", lambda model, images, run, **how: seen.append(images))
@@ -125,6 +141,8 @@ def test_the_bench_measures_what_the_grid_asks_for(bench, tiny):
         told = record["measures"]
         assert told["reactivation"]["total"] == 4  # of 8 triggered images half are trained on
         assert 0 <= told["existence"] <= 1
+        assert told["agreement"]["clean"]["total"] == 12
+        assert told["agreement"]["stamped"]["total"] == 8
         silences = cell.defense["name"] == "fmp"
         assert (told["coverage"] is not None) == silences
         victim = bench.store.read("victims", record["victim"])["measures"]

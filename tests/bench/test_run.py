@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -7,7 +9,8 @@ from unbackdoor.bench import grid, victims
 from unbackdoor.bench.engines import local
 from unbackdoor.bench.plan import Plan
 from unbackdoor.bench.run import Bench
-from unbackdoor.core.errors import ImagesError, OutputError
+from unbackdoor.core.errors import ImagesError, OutputError, ParameterError
+from unbackdoor.core.images import overlap
 from unbackdoor.defenses.fine_tuning import FineTuning
 from unbackdoor.defenses.fmp import FMP
 
@@ -155,6 +158,30 @@ def test_what_was_resumed_says_nothing_of_the_time(bench, tiny):
     assert record["spent"]["resumed"] and "passes" not in record["notes"]
     bench.store.remove("victims", cells[0].victim.id)
     assert Plan(grid.cells(tiny(seeds=[1])), bench.store).estimate().seconds == 0
+
+
+def test_a_share_of_one_file_judges_and_nobody_else_sees_it(bench, tiny, sources):
+    one = {"name": "noise", "train": sources["train"], "judge": 0.4, "reserve": 0.5}
+    (cell,) = grid.chosen(grid.cells(tiny(data=[one], budgets=[9])), "badnets*fine_tuning")
+    shelf = bench.shelf(cell.victim)
+    assert [len(part) for part in (shelf.test, shelf.train, shelf.pool, shelf.every)] == [
+        12,
+        9,
+        9,
+        18,
+    ]
+    parts = (shelf.test, shelf.train, shelf.pool)
+    assert [overlap(a, b) for a, b in itertools.combinations(parts, 2)] == [0, 0, 0]
+    ((_, record, _),) = worked(bench, [cell])
+    assert record["status"] == "done" and record["images"]["clean_in_test"] == 0
+    assert "judge" not in grid.cells(tiny())[0].victim.data
+
+
+@pytest.mark.parametrize("told", [{}, {"test": "x.npz", "judge": 0.2}])
+def test_a_data_set_is_judged_in_one_way(tiny, sources, told):
+    one = {"name": "noise", "train": sources["train"], **told}
+    with pytest.raises(ParameterError, match="`test`, or `judge`"):
+        grid.cells(tiny(data=[one]))
 
 
 def test_a_reserve_is_kept_from_the_victim(bench, tiny, sources):

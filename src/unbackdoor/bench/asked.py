@@ -12,11 +12,11 @@ from typing import Any, Literal, get_args
 from .cell import Cell, Victim
 from .store import Record, Store
 
-Measure = Literal["limit", "visibility", "reactivation", "existence", "coverage"]
+Measure = Literal["limit", "visibility", "reactivation", "existence", "coverage", "agreement"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
 OF_CLEAN = ("limit", "visibility", "reactivation", "existence")
 """Measured once for each victim: of its clean model, and of the trigger itself."""
-OF_REPAIRED = ("reactivation", "existence", "coverage")
+OF_REPAIRED = ("reactivation", "existence", "coverage", "agreement")
 """Measured of each repaired model."""
 FROM_RECORD = {"coverage"}
 """These need no repaired model: the record of a cell tells which channels were silenced."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .. import data
 from ..core import method
@@ -33,7 +33,10 @@ class Data(Strict):
 
     name: str = Field(pattern=r"^[\w.-]+$", description="what tables and pages call it")
     train: str = Field(description="source of the training images")
-    test: str = Field(description="source of the test images")
+    test: str | None = Field(None, description="source of the test images")
+    judge: float = Field(
+        0, ge=0, lt=1, description="share of the images of `train` that is the test set instead"
+    )
     size: int | None = Field(None, ge=1, description="height and width to resize to")
     flip: bool | None = Field(
         None, description="whether a mirrored image is of its class still; null: the source knows"
@@ -48,7 +51,16 @@ class Data(Strict):
 
     def declaration(self) -> Table:
         """What decides the images."""
-        return self.model_dump(mode="json", exclude={"flip", "training", "tuning", "defenses"})
+        unset = set() if self.judge else {"judge"}
+        return self.model_dump(
+            mode="json", exclude={"flip", "training", "tuning", "defenses", *unset}
+        )
+
+    @model_validator(mode="after")
+    def _judged_once(self) -> Data:
+        if bool(self.judge) == bool(self.test):
+            raise ValueError("needs test images: `test`, or `judge`, a share of `train`; not both")
+        return self
 
     def settings(self, shared: Table, own: Table) -> Table:
         """The `shared` settings of a grid, those of this data set, and whether it is mirrored."""

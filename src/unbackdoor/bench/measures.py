@@ -8,6 +8,8 @@
 * existence (Zhu et al., NeurIPS 2024, 2405.16134): how like the backdoored model's the features of
   triggered images still are, by linear CKA, in the channels that the trigger changes most.
 * coverage: the share of the trigger's channels among those that a defense silenced.
+* agreement: how often the repaired model says what the clean model says of test images, and of
+  triggered ones what that says of the same without the trigger. For data with few labels.
 
 Which channels are the trigger's is told by TAC, the trigger-activated change (Zheng et al., ECCV
 2022, 2208.03111): the mean L2 distance between a channel's maps of an image with and without it.
@@ -28,7 +30,7 @@ from torch import Tensor, nn
 from ..attacks.base.visibility import visibility
 from ..core.errors import ModelError, OutputError, UnbackdoorWarning
 from ..core.images import Images, Triggered, to_float
-from ..core.measure import Rate, attack_rates
+from ..core.measure import Rate, attack_rates, predictions
 from ..core.modules import copied, in_mode
 from ..core.run import Run
 from ..network.channels import feature_maps
@@ -58,14 +60,17 @@ class Probe:
 
     `stamped` are its triggered test images, `train` clean images; `before` gives the images of
     some of the triggered ones, by their places int64 `[n]`, as they were without the trigger.
+    `clean` is the clean model, which only `agreement` needs of a repaired model.
     """
 
     model: nn.Module
     stamped: Triggered
     before: Callable[[Tensor], Images]
     train: Images
+    test: Images
     flip: bool
     run: Run
+    clean: nn.Module | None = None
 
     def of_clean(self, clean: nn.Module, asked: Sequence[str]) -> Record:
         """What is `asked` for of the clean model, as JSON values; None where it cannot be told."""
@@ -94,6 +99,8 @@ class Probe:
         if name == "visibility":
             places = self._places
             return visibility(self.before(places), self.stamped.images[places]).as_json()
+        if name == "agreement":
+            return self.agreement(model)
         if name == "reactivation":
             rate = self.reactivated(model)
             return rate.as_json() if rate.total else None
@@ -123,6 +130,27 @@ class Probe:
         return attack_rates(
             tuned, Triggered(self.stamped.images[rest], self.stamped.goals[rest]), run
         )[0]
+
+    def agreement(self, model: nn.Module) -> dict[str, Any] | None:
+        """Of the test images, and of triggered ones: how many `model` answers as the clean model.
+
+        That sees them without the trigger. None where no clean model is known.
+        """
+        if self.clean is None:
+            return None
+        images, count = self.stamped.images, len(self.stamped.goals)
+        pairs = {"clean": (self.test, self.test)}
+        if count:
+            pairs["stamped"] = (images, self.before(torch.arange(count)))
+        return {
+            kind: Rate(self._same(model, *both), len(both[0])).as_json()
+            for kind, both in pairs.items()
+        }
+
+    def _same(self, model: nn.Module, images: Images, plain: Images) -> int:
+        assert self.clean is not None
+        said = predictions(model, images, self.run)
+        return int((said == predictions(self.clean, plain, self.run)).sum())
 
     def likeness(self, model: nn.Module) -> float:
         """Linear CKA in [0, 1] between `model` and the backdoored one, on triggered images.

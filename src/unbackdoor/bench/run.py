@@ -193,7 +193,10 @@ class Bench:
         run: Run,
     ) -> Record:
         ready = self._loaded(wanted.victim, images, run)
-        probe = victims.probe(wanted.victim, ready, images, run)
+        clean = None
+        if "agreement" in names and (fine := wanted.victim.clean):
+            clean = victims.model_of(fine, self.store.victim(fine.id)).to(run.device)
+        probe = victims.probe(wanted.victim, ready, images, run, clean)
         return probe.of_repaired(repaired, layers, names)
 
     def _planted(self, wanted: Victim, images: Shelf, run: Run) -> Record:

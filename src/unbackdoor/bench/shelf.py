@@ -28,7 +28,10 @@ SIDE = 16
 
 @dataclass(frozen=True, eq=False)
 class Shelf:
-    """The images of a data set: every training image, the victim's, the defender's, the test's."""
+    """The images of a data set: every training image, the victim's, the defender's, the test's.
+
+    Where the test images are a share of the training file, `every` is without them.
+    """
 
     every: Images
     train: Images
@@ -58,8 +61,11 @@ def shelf(
     `classes` are the model's own, where it knows their names.
     """
     names = tuple(classes) if classes else None
-    sources = (expanded(told["train"]), expanded(told["test"]))
+    judge = told.get("judge", 0)
+    sources = (expanded(told["train"]), expanded(told["train"] if judge else told["test"]))
     train, test = _read(*sources, told["size"], channels, download, names)
+    if judge:
+        test, train = train.split(round(judge * len(train)), run.rng("judge"))
     if not told["reserve"]:
         return Shelf(train, train, train, test)
     kept = round(told["reserve"] * len(train))

@@ -139,8 +139,12 @@ def load(victim: Victim, shelf: Shelf, folder: Path, run: Run) -> Ready:
     return Ready(model, learned, stamped, aimed.images[places], stamped.images[places])
 
 
-def probe(victim: Victim, ready: Ready, shelf: Shelf, run: Run) -> Probe:
-    """The victim and its trigger as the measures take them; it must have one.
+def probe(
+    victim: Victim, ready: Ready, shelf: Shelf, run: Run, clean: nn.Module | None = None
+) -> Probe:
+    """The victim, its trigger and perhaps its clean model as the measures take them.
+
+    It must have a trigger.
 
     Of a model that is there already, the clean test image that is nearest to a triggered one and
     of its class stands for that image without the trigger.
@@ -154,7 +158,7 @@ def probe(victim: Victim, ready: Ready, shelf: Shelf, run: Run) -> Probe:
         return attack.aimed(shelf.test).images[places]
 
     flip = bool(victim.attack.get("flip", victim.flip))
-    return Probe(ready.model, stamped, before, shelf.train, flip, run)
+    return Probe(ready.model, stamped, before, shelf.train, shelf.test, flip, run, clean)
 
 
 def told(
@@ -163,11 +167,11 @@ def told(
     """What the record of a victim says: how good, how backdoored, how trained, how it looks."""
     found = judged(ready.model, shelf.test, ready.stamped, run)
     attack = attack_of(victim)
-    learned: dict[str, Rate] = {}  # of a given model the training images are unknown
+    learned: dict[str, Rate] = {}  # of a model that others trained the images are unknown
     if attack:
         planted = Planted(ready.model, poisoned, ready.learned)
         learned = planting.learned(attack, planted, shelf.train, run)
-    elif not victim.given:
+    elif victim.training and victim.training["epochs"]:
         seen = shelf.train.sample(MOST_TAUGHT, run.rng("taught"))
         learned = {"clean": accuracy(ready.model, seen, run)}
     other = attack.elsewhere(shelf.test, ready.learned) if attack else None

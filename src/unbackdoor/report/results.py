@@ -24,6 +24,8 @@ HEADINGS = {
     "limit_reactivation": "Limit re-activated",
     "existence": "Existence",
     "coverage": "Coverage",
+    "agreement": "Agreement",
+    "agreement_stamped": "Agreement, triggered",
 }
 """What a grid may ask for beside them, and what tables call it."""
 MEASURES = tuple(HEADINGS)
@@ -60,6 +62,9 @@ class Row:
     existence: float | None = None
     """0 where no more like the backdoored model than a clean one is, 1 where quite like it."""
     coverage: float | None = None
+    agreement: float | None = None
+    """Answers as the clean model's, of clean images and, as `agreement_stamped`, of triggered."""
+    agreement_stamped: float | None = None
     control: bool = False
     """Whether it is no defense, but something to judge defenses by."""
 
@@ -190,6 +195,8 @@ def _measures(own: Mapping[str, Any], clean: Mapping[str, Any]) -> dict[str, flo
         "reactivation": _value(own, "reactivation"),
         "existence": min(1, max(0, (like - base) / (1 - base))) if there else None,
         "coverage": _value(own, "coverage"),
+        "agreement": _value(own.get("agreement"), "clean"),
+        "agreement_stamped": _value(own.get("agreement"), "stamped"),
     }
 
 

@@ -48,6 +48,8 @@ class Group:
     limit_reactivation: Spread | None = None
     existence: Spread | None = None
     coverage: Spread | None = None
+    agreement: Spread | None = None
+    agreement_stamped: Spread | None = None
 
     @property
     def first(self) -> Row:

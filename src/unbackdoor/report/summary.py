@@ -64,7 +64,8 @@ def table(rows: Sequence[Row]) -> list[list[str]]:
 
 COLUMNS = (
     *("method", "cells", "ACC lost", "ASR", "worst ASR", f"ASR below {100 * LOW:g}"),
-    *("RA below limit", "ASR re-activated", "existence", "coverage", "time"),
+    *("RA below limit", "ASR re-activated", "existence", "coverage", "agreement"),
+    *("agreement, triggered", "time"),
 )
 """RA's limit is a clean model's on the same images; `time` is the median of the ratio to `BASE`."""
 
@@ -102,6 +103,8 @@ def _line(
         "ASR re-activated": _over(rows, lambda row: row.reactivation),
         "existence": _over(rows, lambda row: row.existence),
         "coverage": _over(rows, lambda row: row.coverage),
+        "agreement": _over(rows, lambda row: row.agreement),
+        "agreement, triggered": _over(rows, lambda row: row.agreement_stamped),
         "time": f"{median(ratios):.2f}" if ratios else DASH,
     }
 
