@@ -4,7 +4,7 @@
     PYTHONPATH=src python benchmarks/full_width.py --rehearse --out DIR   the whole way in small
 
 For a machine that is lent for minutes: from a source checkout, without a network. BadNets, Blended,
-WaNet and LF are planted on CIFAR-10 and each is repaired by every main method, one after the other,
+WaNet, LF and SSBA are planted on CIFAR-10 and each is repaired by every main method, one after the other,
 as `unbackdoor bench` does it; DIR holds the same result files, one after each piece of work.
 When the minutes are over it stops, wherever it is, and the same command goes on from there.
 It needs torch, torchvision, timm, pyarrow and pydantic; the images are those of `--data`.
@@ -40,11 +40,12 @@ ATTACKS: list[dict[str, Any]] = [
     {"name": "blended"},
     {"name": "wanet"},
     {"name": "lf", "clean_epochs": 3},
+    {"name": "ssba"},
 ]
 DEFENSES: list[dict[str, Any]] = [
     # The most telling first: when the time is over, every victim so far has these.
     *({"name": name} for name in ("uat", "self_distillation", "fine_tuning", "ft_sam", "fmp")),
-    *({"name": name} for name in ("clp", "unit")),
+    *({"name": name} for name in ("clp", "bnp", "unit", "sau")),
     # BackdoorBench's constants for PreActResNet18
     {"name": "i_bau", "lr": 1e-4},
     {"name": "nad", "lr": 0.01, "batch": 256, "betas": [[500, 1000, 1000]], "drop_after": 0},
@@ -58,9 +59,16 @@ DEFENSES: list[dict[str, Any]] = [
     },
 ]
 CONTROLS: list[dict[str, Any]] = [
-    {"name": "random_pruning", "p": 8},
+    {"name": "random_pruning", "p": [8, 64]},
     {"name": "random_pruning", "like": "fmp share=cluster"},
 ]
+IN_SMALL: dict[str, dict[str, Any]] = {
+    # Whose steps do not shrink with the images.
+    "uat": {"enough_images": FEW // 20},
+    "self_distillation": {"enough_images": FEW // 20},
+    "anp": {"steps": 20},
+    "sau": {"epochs": 5},
+}
 
 
 class TimeIsUpError(BaseException):
@@ -74,7 +82,11 @@ def declared(data: dict[str, str], *, rehearse: bool, epochs: int) -> grids.Grid
             "data": [{"name": "cifar10", **data, "reserve": 0.1}],
             "architectures": [{"name": "preact_resnet18", "width": 8 if rehearse else 64}],
             "attacks": ATTACKS,
-            "defenses": DEFENSES,
+            "defenses": [
+                {**table, **(IN_SMALL.get(table["name"], {}) if rehearse else {})}
+                for table in DEFENSES
+            ],
+            "measures": ["limit", "reactivation", "coverage"],
             "controls": CONTROLS,
             "rates": [0.1],
             "budgets": [FEW // 20 if rehearse else 5000],

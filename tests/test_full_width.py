@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.conftest import noise
-from unbackdoor.bench import grid
+from unbackdoor.bench import controls, grid
 from unbackdoor.bench.run import Bench
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
@@ -39,19 +39,19 @@ def cells(tmp_path, full_width):
     return full_width.ordered(grid.Grid.model_validate(small))
 
 
-def test_it_plants_the_fields_network_with_four_attacks_and_repairs_each(full_width):
+def test_it_plants_the_fields_network_with_five_attacks_and_repairs_each(full_width):
     told = full_width.declared({"train": "a", "test": "b"}, rehearse=False, epochs=12)
     every = full_width.ordered(told)
     victims = {cell.victim.id: cell.victim for cell in every}.values()
     assert [(v.attack or {}).get("name") for v in victims] == [
-        *("badnets", "blended", "wanet", "lf"),
+        *("badnets", "blended", "wanet", "lf", "ssba"),
         None,
     ]
     assert {v.architecture["options"]["width"] for v in victims} == {64}
     assert {v.attack["epochs"] for v in victims if v.attack} == {12}
-    assert len(every) == 5 * len(full_width.DEFENSES + full_width.CONTROLS)
+    assert len(every) == 6 * (len(full_width.DEFENSES + full_width.CONTROLS) + 1)
     assert {cell.budget for cell in every} == {5000}
-    assert [cell.follows is not None for cell in every[len(full_width.DEFENSES) :]][:2] == [0, 1]
+    assert [cell.follows is not None for cell in every[len(full_width.DEFENSES) :]][:3] == [0, 0, 1]
     first = [cell.defense["name"] for cell in every][: len(full_width.DEFENSES)]
     assert first[:5] == ["uat", "self_distillation", "fine_tuning", "ft_sam", "fmp"]
 
@@ -78,3 +78,10 @@ def test_without_images_it_says_where_to_say_so(full_width, tmp_path, monkeypatc
         full_width.main()
     assert stopped.value.code == 2 and "say where with --data" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
+
+
+def test_a_rehearsal_is_small_in_everything(full_width):
+    told = full_width.declared({"train": "a", "test": "b"}, rehearse=True, epochs=12)
+    cells = [cell for cell in full_width.ordered(told) if "control" not in cell.defense]
+    passes = {cell.method: (controls.build(cell.defense).work(30, 10) or 0) / 30 for cell in cells}
+    assert {name: count for name, count in passes.items() if count > 300} == {}
