@@ -4,8 +4,8 @@
     PYTHONPATH=src python benchmarks/full_width.py --rehearse --out DIR   the whole way in small
 
 For a machine that is lent for minutes: from a source checkout, without a network. BadNets, Blended,
-WaNet, LF and SSBA are planted on CIFAR-10 and each is repaired by every main method, one after the other,
-as `unbackdoor bench` does it; DIR holds the same result files, one after each piece of work.
+WaNet, LF and SSBA are planted on CIFAR-10 and each is repaired by every main method, one after the
+other, as `unbackdoor bench` does it; DIR holds the same result files, one after each piece of work.
 When the minutes are over it stops, wherever it is, and the same command goes on from there.
 It needs torch, torchvision, timm, pyarrow and pydantic; the images are those of `--data`.
 """
