@@ -7,11 +7,15 @@ import torch
 from pydantic import ValidationError
 
 from unbackdoor.attacks.badnets import BadNets
+from unbackdoor.attacks.base.attack import Attack
+from unbackdoor.attacks.multi_target import MultiTarget
+from unbackdoor.attacks.semantic import Semantic
 from unbackdoor.bench import grid
 from unbackdoor.bench.clean_sets import CleanSet
 from unbackdoor.bench.plan import Plan
 from unbackdoor.bench.run import Bench
-from unbackdoor.core.images import Images
+from unbackdoor.core.errors import ParameterError, UnbackdoorWarning
+from unbackdoor.core.images import Images, to_float
 from unbackdoor.core.run import Run
 from unbackdoor.report import results
 
@@ -48,6 +52,55 @@ def test_some_are_stamped_with_the_attackers_label_others_mislabelled() -> None:
     assert (found.pixels[stamped][:, :, -3:, -3:] == 255).all()
     wrong = (found.labels != given.labels) & ~stamped
     assert int(wrong.sum()) == 10 and len(set(found.labels[wrong].tolist())) > 1
+
+
+@pytest.mark.parametrize(
+    ("attack", "true", "goals"),
+    [
+        (BadNets(target=2), {0, 1, 3}, {2}),
+        (BadNets(target=2, sources=(3,)), {3}, {2}),
+        (BadNets(target={1: 2, 3: 0}), {1, 3}, {0, 2}),
+        (MultiTarget(targets=(1, 3), size=3), {0, 1, 2, 3}, {1, 3}),
+        (Semantic(bound=0.5), {1, 2, 3}, {0}),
+    ],
+    ids=["plain", "sources", "map", "several", "semantic"],
+)
+def test_stamped_images_are_those_that_the_attacker_triggers(
+    attack: Attack, true: set[int], goals: set[int]
+) -> None:
+    given = images()
+    found = CleanSet(name="x", stamped=0.1).made(given, attack, {}, Run())
+    changed = found.labels != given.labels
+    # An image of the goal class would count towards the share and poison nothing.
+    assert int(changed.sum()) == 20
+    assert set(given.labels[changed].tolist()) == true
+    assert set(found.labels[changed].tolist()) == goals
+    whole = attack.triggered(given[changed])
+    assert torch.equal(found.pixels[changed], whole.images.pixels)
+    assert torch.equal(found.labels[changed], whole.goals)
+    assert torch.equal(found.pixels[~changed], given.pixels[~changed])
+    if isinstance(attack, Semantic):
+        assert bool(attack.has(to_float(given.pixels[changed])).all())
+
+
+def test_a_share_of_few_images_is_one_of_them() -> None:
+    few = images(40)
+    for fields in ({"stamped": 0.01}, {"mislabelled": 0.01}):
+        found = CleanSet(name="x", **fields).made(few, BadNets(target=2), {}, Run())
+        assert int((found.labels != few.labels).sum()) == 1
+
+
+def test_fewer_triggered_images_than_were_asked_for_are_told_of() -> None:
+    attack = BadNets(target=2, sources=(3,))
+    with pytest.warns(UnbackdoorWarning, match="set x wants 100 triggered images; only 50 of 200"):
+        found = CleanSet(name="x", stamped=0.5).made(images(), attack, {}, Run())
+    assert int((found.labels != images().labels).sum()) == 50
+
+
+def test_a_crop_that_leaves_nothing_is_told_in_a_line() -> None:
+    with pytest.raises(ParameterError, match=r"^clean set x: crop = 8 leaves nothing of 16x16$"):
+        made(crop=8)
+    assert made(crop=7).shape == (3, 16, 16)
 
 
 def test_a_model_without_an_attack_has_no_stamp() -> None:
