@@ -164,6 +164,12 @@ def asked(tmp_path):
     )
 
 
+def test_a_crop_of_all_is_refused_where_the_grid_tells_the_size(asked) -> None:
+    sized = {**asked.data[0], "size": 16}
+    with pytest.raises(ParameterError, match="crop = 8 leaves nothing"):
+        grid.cells(asked.model_copy(update={"data": [sized], "clean": [{"name": "x", "crop": 8}]}))
+
+
 def test_a_grid_tries_each_defense_on_each_set(asked, tmp_path) -> None:
     cells = grid.cells(asked)
     clean = {(cell.victim.attack is None, (cell.clean or {}).get("name")) for cell in cells}

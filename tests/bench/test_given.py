@@ -244,3 +244,13 @@ def test_the_clean_image_shown_is_the_nearest_of_its_class():
         torch.full((1, 1, 1, 1), 180, dtype=torch.uint8), torch.tensor([0]), ("a", "b")
     )
     assert given.beside(stamped, test).pixels.flatten().tolist() == [90]
+
+
+def test_a_stamped_set_is_left_out_where_the_trigger_is_unknown(cells):
+    clean = [{"name": "poisoned", "stamped": 0.2}, {"name": "blurred", "blur": 1.0}]
+    with pytest.warns(UnbackdoorWarning, match="poisoned is left out for bad: its trigger is"):
+        found = cells(clean=clean)
+    assert {(cell.clean or {}).get("name") for cell in found} == {None, "blurred"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # that a clean model has no trigger needs no telling
+        cells(clean=clean, victims=tables()[1:])
