@@ -267,7 +267,7 @@ class Bench:
         if victim.given:
             own = victim.given["classes"]
             classes = None if own == [str(label) for label in range(len(own))] else own
-            told |= {key: path for key, path in (victim.files or {}).items() if key in told}
+        told |= {key: path for key, path in (victim.files or {}).items() if key in told}
         channels = victims.channels_of(victim)
         return shelf(told, channels, run, download=self.download, classes=classes)
 
