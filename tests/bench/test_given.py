@@ -264,11 +264,15 @@ def test_data_in_a_folder_that_a_variable_names_start_from_the_grid_too(
     assert len(seen) == 1  # where the files lie is no part of the identity
 
 
-def test_a_stamped_set_is_left_out_where_the_trigger_is_unknown(cells):
+def test_a_set_that_needs_what_nobody_knows_of_a_victim_is_left_out(cells):
     clean = [{"name": "poisoned", "stamped": 0.2}, {"name": "blurred", "blur": 1.0}]
+    known = {None, "blurred"}
     with pytest.warns(UnbackdoorWarning, match="poisoned is left out for bad: its trigger is"):
         found = cells(clean=clean)
-    assert {(cell.clean or {}).get("name") for cell in found} == {None, "blurred"}
+    assert {(cell.clean or {}).get("name") for cell in found} == known
+    with pytest.warns(UnbackdoorWarning, match="seen is left out for fine: what it was trained on"):
+        found = cells(clean=[{"name": "seen", "seen": True}, clean[1]], victims=tables()[1:])
+    assert {(cell.clean or {}).get("name") for cell in found} == known
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # that a clean model has no trigger needs no telling
         cells(clean=clean, victims=tables()[1:])

@@ -1,21 +1,23 @@
 """Clean sets that are not quite clean, or not quite like the data: what a defender really holds.
 
-A grid lists them under `[[clean]]`; each is made of the images of the budget. Shifted copies come
-from elsewhere (another camera, another crop, another encoder); a poisoned one holds a few images
-that the attacker slipped in. The defense is not told which set it was given.
+A grid lists them under `[[clean]]`; each is made of the images of the budget. These are the data
+set's reserved ones, those of another file, or some that the victim was trained on. Shifted copies
+come from elsewhere (another camera, another crop, another encoder); a poisoned one holds a few
+images that the attacker slipped in. The defense is not told which set it was given.
 """
 
 from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
+from typing import Any, Self
 
 import numpy as np
 import torch
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.functional import gaussian_blur
@@ -25,6 +27,7 @@ from ..core.errors import ParameterError, UnbackdoorWarning
 from ..core.images import Images, to_float, to_uint8
 from ..core.recall import Learned
 from ..core.run import Run
+from .shelf import Shelf, others
 
 
 class CleanSet(BaseModel):
@@ -40,6 +43,30 @@ class CleanSet(BaseModel):
         0, ge=0, le=1, description="share with the trigger and the attacker's label"
     )
     mislabelled: float = Field(0, ge=0, le=1, description="share given a wrong label at random")
+    source: str | None = Field(None, description="source of the images, if it is another one")
+    seen: bool = Field(False, description="whether the victim was trained on the images")
+    budget: int | float | None = Field(None, description="in place of the budgets of the grid")
+
+    @model_validator(mode="after")
+    def _from_one_place(self) -> Self:
+        if self.seen and self.source:
+            raise ValueError("images of another source were not seen in training; give one of them")
+        return self
+
+    def declaration(self) -> dict[str, Any]:
+        """What decides the images. What came later is told only if set: older cells stay."""
+        told = self.model_dump(mode="json", exclude={"budget"})
+        return {key: told[key] for key in told if key not in ("source", "seen") or told[key]}
+
+    def budgets(self, of_grid: Sequence[int | float]) -> Sequence[int | float]:
+        """How many images a defender gets of this set, one number a cell."""
+        return of_grid if self.budget is None else [self.budget]
+
+    def pool(self, shelf: Shelf, place: str | None, *, download: bool) -> Images:
+        """The images that those of the budget are drawn from; `place` is where the source is."""
+        if place is None:
+            return shelf.train if self.seen else shelf.pool
+        return others(place, shelf.test, download=download)
 
     def made(self, clean: Images, attack: Attack | None, learned: Learned, run: Run) -> Images:
         """The set made of `clean`: poisoned and mislabelled first, then shifted as a whole.

@@ -133,7 +133,7 @@ def _cells(grid: Grid, folder: Path) -> list[Cell]:
         planted = _planted(grid, places, networks, seed, folder)
         ready = ((data_set, model.victim(seed, grid)) for data_set, model in there)
         for data_set, victim in (*planted, *ready):
-            for cell in tries.of(grid, data_set, victim):
+            for cell in tries.of(grid, data_set, victim, folder):
                 count += 1
                 if count > MOST_CELLS:
                     raise ParameterError(f"the grid has more than {MOST_CELLS:,} cells")
