@@ -79,13 +79,15 @@ def test_a_clean_label_attack_tells_its_asr_on_training_images_of_other_classes(
     [
         ({"relabelled": Rate(94, 100), "clean": Rate(99, 100)}, ["relabelled"]),
         ({"relabelled": Rate(95, 100), "clean": Rate(89, 100)}, ["clean"]),
-        ({"training_asr": Rate(0, 100), "clean": Rate(90, 100)}, []),
+        ({"training_asr": Rate(94, 100), "clean": Rate(90, 100)}, ["training_asr"]),
+        ({"training_asr": Rate(95, 100), "clean": Rate(90, 100)}, []),
     ],
 )
 def test_what_binds(found: dict[str, Rate], weak: list[str]) -> None:
     assert lacking(found) == weak
     for kind in weak:
-        with pytest.warns(UnbackdoorWarning, match=f"% of its {kind} training images"):
+        called = kind.replace("training_asr", "triggered")
+        with pytest.warns(UnbackdoorWarning, match=f"% of its {called} training images"):
             warn_of_weakness(found)
 
 

@@ -244,3 +244,35 @@ def test_the_clean_image_shown_is_the_nearest_of_its_class():
         torch.full((1, 1, 1, 1), 180, dtype=torch.uint8), torch.tensor([0]), ("a", "b")
     )
     assert given.beside(stamped, test).pixels.flatten().tolist() == [90]
+
+
+def test_data_in_a_folder_that_a_variable_names_start_from_the_grid_too(
+    bench, tiny, sources, tmp_path, zoo, monkeypatch
+):
+    for part in ("train", "test"):
+        (zoo / f"{part}.npz").write_bytes(Path(sources[part]).read_bytes())
+    told = {"name": "noise", "train": "$ZOO/train.npz", "test": "$ZOO/test.npz"}
+    asked = tiny(data=[told], victims=tables(model="$ZOO/bad.pt", triggered="$ZOO/stamped.npz"))
+    seen = set()
+    for folder in ("zoo", str(zoo)):
+        monkeypatch.setenv("ZOO", folder)
+        every = grid.cells(asked, tmp_path)
+        assert len({cell.victim.id for cell in every}) == 4  # clean, planted and two given ones
+        assert all(len(bench.shelf(cell.victim).every) == 30 for cell in every)
+        assert {cell.victim.data["train"] for cell in every} == {"$ZOO/train.npz"}
+        seen.add(tuple(cell.id for cell in every))
+    assert len(seen) == 1  # where the files lie is no part of the identity
+
+
+def test_a_set_that_needs_what_nobody_knows_of_a_victim_is_left_out(cells):
+    clean = [{"name": "poisoned", "stamped": 0.2}, {"name": "blurred", "blur": 1.0}]
+    known = {None, "blurred"}
+    with pytest.warns(UnbackdoorWarning, match="poisoned is left out for bad: its trigger is"):
+        found = cells(clean=clean)
+    assert {(cell.clean or {}).get("name") for cell in found} == known
+    with pytest.warns(UnbackdoorWarning, match="seen is left out for fine: what it was trained on"):
+        found = cells(clean=[{"name": "seen", "seen": True}, clean[1]], victims=tables()[1:])
+    assert {(cell.clean or {}).get("name") for cell in found} == known
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # that a clean model has no trigger needs no telling
+        cells(clean=clean, victims=tables()[1:])

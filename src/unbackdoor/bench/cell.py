@@ -132,6 +132,8 @@ class Cell:
     """The defense and what the grid asks of it, as `fmp p=32`. It is no part of the identity."""
     clean: Table | None = None
     """How the clean images differ from the data set's; None where they do not."""
+    source: str | None = None
+    """Where the file of `clean` lies, if it names one. No part of the identity."""
     kind: ClassVar[Kind] = "cells"
     """Where its result lies."""
 

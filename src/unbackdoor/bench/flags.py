@@ -28,7 +28,8 @@ FLAGS = {
     ),
     "undertrained-victim": Flag(
         "undertrained victim",
-        "The victim learned less than 95 % of its relabelled or 90 % of its clean training images. "
+        "The victim learned less than 95 % of its relabelled (of a clean-label attack: triggered) "
+        "or 90 % of its clean training images. "
         "Such a backdoor is fragile: every defense looks better than it is.",
         "Train for more epochs.",
     ),

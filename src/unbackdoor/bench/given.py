@@ -210,6 +210,7 @@ def _one(told: Given, sets: Sequence[Data], folder: Path) -> tuple[Data, Found]:
         if told.data not in known:
             raise UnknownNameError.of(f"data of victim {told.name}", told.data, known)
         own = known[told.data]
+        files |= places(own, folder)
     spec = model.spec
     architecture = {"name": spec.arch, "options": dict(spec.options)}
     given |= {"classes": list(spec.classes), "mean": list(spec.mean), "std": list(spec.std)}
@@ -228,6 +229,20 @@ def _load(path: Path, said: Table) -> Normalized:
 def path_of(text: str, folder: Path) -> Path:
     """The path `text`, from `folder` where it is relative, its `$NAME` replaced."""
     return (folder / expanded(text)).absolute()
+
+
+def places(data_set: Data, folder: Path) -> Table:
+    """Where the sources of a data set are."""
+    sources = {"train": data_set.train, "test": data_set.test}
+    return {part: placed(source, folder) for part, source in sources.items() if source}
+
+
+def placed(text: str, folder: Path) -> str:
+    """Where a source of `[[data]]` is: from the working folder, but with a `$NAME` as `_source`.
+
+    So that one variable means one folder in all of a grid. The text, not the place, is identity.
+    """
+    return _source(text, folder) if "$" in text else text
 
 
 def _source(text: str, folder: Path) -> str:

@@ -106,8 +106,9 @@ def read(path: Path) -> Grid:
 def cells(grid: Grid, folder: Path = Path(), *, trust_code: bool = False) -> list[Cell]:
     """Every cell of the grid once, a whole seed before the next, those of a victim together.
 
-    Paths of `[[victims]]` start from `folder`, that of the grid file. Raises `ParameterError` for
-    a grid that names code (`arch = "mynet.py:Net"`), unless `trust_code` says to run it.
+    Paths of `[[victims]]`, and of `[[data]]` with a `$NAME`, start from `folder`, that of the grid
+    file. Raises `ParameterError` for a grid that names code (`arch = "mynet.py:Net"`), unless
+    `trust_code` says to run it.
     """
     if not trust_code:
         _refuse_code(grid)
@@ -132,7 +133,7 @@ def _cells(grid: Grid, folder: Path) -> list[Cell]:
         planted = _planted(grid, places, networks, seed, folder)
         ready = ((data_set, model.victim(seed, grid)) for data_set, model in there)
         for data_set, victim in (*planted, *ready):
-            for cell in tries.of(grid, data_set, victim):
+            for cell in tries.of(grid, data_set, victim, folder):
                 count += 1
                 if count > MOST_CELLS:
                     raise ParameterError(f"the grid has more than {MOST_CELLS:,} cells")
@@ -169,11 +170,14 @@ def _planted(
     """
     for (place, of_all), (net, network, own) in product(sets, networks):
         data_set = of_all.model_copy(update={"training": {**of_all.training, **own.training}})
+        places = given.places(of_all, folder)
         table, files, clean = None, None, None
         for name, attack, trained in _attacks(grid, data_set):
             told = (data_set.declaration(), network, attack, trained, seed, grid.precision)
             title = f"{place}/{net}/{name}"
-            found = Victim(*told, grid.min_asr, title, contents=tries.contents(attack))
+            found = Victim(
+                *(*told, grid.min_asr, title), files=places, contents=tries.contents(attack)
+            )
             if clean is None:
                 clean = starts.published(own.start, found, folder)
                 table, files = starts.read(_start(grid, data_set), clean, folder)
@@ -184,7 +188,7 @@ def _planted(
                         f"architecture {net} has a start, but nothing says what victims start "
                         'from: [training] start = "clean", or a path'
                     )
-                more: Table = {"start": table, "files": files, "clean": clean}
+                more: Table = {"start": table, "files": places | (files or {}), "clean": clean}
                 yield data_set, replace(found, measures=tuple(grid.measures), **more)
 
 

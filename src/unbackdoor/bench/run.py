@@ -209,16 +209,24 @@ class Bench:
     def _worked(self, wanted: Cell, victim: Record, images: Shelf, run: Run) -> Record:
         if victim["status"] == "failed":
             raise outcome.VictimFailedError(victim["error"])
-        clean = images.budget(wanted.budget, run)
+        clean = self._drawn(wanted, images, run)
         ready = self._loaded(wanted.victim, images, run)
         if isinstance(wanted, Scan):
             return scans.looked(wanted, ready.model, clean, run)
         return self._repaired(wanted, victim, ready, clean, images, run)
 
+    def _drawn(self, wanted: Cell, images: Shelf, run: Run) -> Images:
+        """The images of the budget, before anything is done to them."""
+        pool = None
+        if wanted.clean:
+            pool = CleanSet(**wanted.clean).pool(images, wanted.source, download=self.download)
+        return images.budget(wanted.budget, run, pool)
+
     def _repaired(
         self, wanted: Cell, victim: Record, ready: Ready, clean: Images, images: Shelf, run: Run
     ) -> Record:
         defense = controls.build(wanted.defense)
+        shared = overlap(clean, images.test)  # a test image that is blurred is still one
         if wanted.clean:
             attack = victims.attack_of(wanted.victim)
             clean = CleanSet(**wanted.clean).made(clean, attack, ready.learned, run)
@@ -235,7 +243,6 @@ class Bench:
         names = list(dict.fromkeys([*names, *known.get("measures", {})]))
         found = self._measures(wanted, names, repair.model, layers, images, run) if names else {}
         spent = {"repair": between - start, "measure": time.perf_counter() - between}
-        shared = overlap(clean, images.test)
         before = _score(victim)
         weak = judge.weak(before.asr, wanted.victim.min_asr)
         theirs = [flag for flag in victim["flags"] if flag != judge.WEAK]
@@ -270,7 +277,7 @@ class Bench:
         if victim.given:
             own = victim.given["classes"]
             classes = None if own == [str(label) for label in range(len(own))] else own
-            told |= {key: path for key, path in (victim.files or {}).items() if key in told}
+        told |= {key: path for key, path in (victim.files or {}).items() if key in told}
         channels = victims.channels_of(victim)
         return shelf(told, channels, run, download=self.download, classes=classes)
 

@@ -38,14 +38,18 @@ class Shelf:
     pool: Images
     test: Images
 
-    def budget(self, budget: int | float, run: Run) -> Images:
-        """The defender's clean images: a count, or below 1 a share; smaller ones lie in larger."""
+    def budget(self, budget: int | float, run: Run, pool: Images | None = None) -> Images:
+        """The defender's clean images: a count, or below 1 a share; smaller ones lie in larger.
+
+        They come from the defender's `pool`, if no other is given.
+        """
+        pool = self.pool if pool is None else pool
         wanted = budget if isinstance(budget, int) else max(1, round(budget * len(self.every)))
-        if wanted > len(self.pool):
+        if wanted > len(pool):
             raise ImagesError(
-                f"a budget of {budget:g} is {wanted} clean images; there are {len(self.pool)}"
+                f"a budget of {budget:g} is {wanted} clean images; there are {len(pool)}"
             )
-        return self.pool.sample(int(wanted), run.rng("budget"))
+        return pool.sample(int(wanted), run.rng("budget"))
 
 
 def shelf(
@@ -108,6 +112,20 @@ def _read(
     if not len(first) or not len(second):
         raise ImagesError(f"{train if not len(first) else test} holds no images")
     return first, second
+
+
+def others(source: str, like: Images, *, download: bool) -> Images:
+    """The images of another source, in the shape and with the classes of `like`."""
+    return _others(expanded(source), like.shape, like.classes, download)
+
+
+@lru_cache(maxsize=1)
+def _others(
+    source: str, shape: tuple[int, int, int], classes: tuple[str, ...], download: bool
+) -> Images:
+    return data.open_images(
+        source, size=shape[1:], channels=shape[0], classes=classes, download=download
+    )
 
 
 def linear(train: Images, test: Images) -> Rate:

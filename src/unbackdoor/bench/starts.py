@@ -46,7 +46,7 @@ def published(told: Any, clean: Victim, folder: Path) -> Victim:
     path = path_of(found.model, folder)
     scale = found.model_dump(include={"mean", "std"}, exclude_none=True)
     start = {"sha256": content(path), **scale}
-    clean = replace(clean, start=start, files={"start": str(path)})
+    clean = replace(clean, start=start, files={**(clean.files or {}), "start": str(path)})
     _load(path, clean)
     return clean
 

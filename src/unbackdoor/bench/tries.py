@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..attacks.base.attack import Attack
 from ..core import method
-from ..core.errors import ParameterError, UnknownNameError
+from ..core.errors import ParameterError, UnbackdoorWarning, UnknownNameError
 from ..defenses.base.defense import Augmented, Defense, Tuning
 from . import controls
 from .cell import Cell, Data, Scan, Table, Victim, strict
 from .clean_sets import CleanSet
 from .entries import labelled, tables
+from .given import placed
 
 if TYPE_CHECKING:
     from .grid import Grid
@@ -25,13 +28,19 @@ AUGMENTATION = frozenset(Augmented.model_fields) - frozenset(Defense.model_field
 """Of `[tuning]`, what every defense takes that learns from augmented images."""
 
 
-def of(grid: Grid, data_set: Data, victim: Victim) -> Iterator[Cell]:
-    """The cells of a victim, one after another; its scans come last."""
-    sets = [None, *_clean_sets(grid, victim.attack)]
+def of(grid: Grid, data_set: Data, victim: Victim, folder: Path) -> Iterator[Cell]:
+    """The cells of a victim, one after another; its scans come last.
+
+    Sources of clean images that name a variable start from `folder`.
+    """
     defenses = _defenses(grid, data_set)
     defenses += _controls(grid, data_set, defenses, victim.attack)
-    for clean, budget, (label, defense) in product(sets, grid.budgets, defenses):
-        yield Cell(victim, defense, _budget(budget), label, clean)
+    for budget, (label, defense) in product(grid.budgets, defenses):
+        yield Cell(victim, defense, _budget(budget), label)
+    for one in _clean_sets(grid, data_set, victim):
+        place = placed(one.source, folder) if one.source else None
+        for budget, (label, defense) in product(one.budgets(grid.budgets), defenses):
+            yield Cell(victim, defense, _budget(budget), label, one.declaration(), place)
     for budget, (label, scanner) in product(grid.budgets, _scanners(grid)):
         yield Scan(victim, scanner, _budget(budget), label)
 
@@ -87,10 +96,28 @@ def _controls(
     return found
 
 
-def _clean_sets(grid: Grid, attack: Table | None) -> list[Table]:
-    """The declarations of the clean sets; without an attack none that holds its trigger."""
+def _clean_sets(grid: Grid, data_set: Data, victim: Victim) -> list[CleanSet]:
+    """The clean sets, without those that this victim cannot have."""
     found = [strict(CleanSet, "clean", table) for table in tables("clean", grid.clean)]
-    return [one.model_dump(mode="json") for one in found if attack or not one.stamped]
+    if data_set.size:  # else the images tell, when they are read
+        for one in found:
+            one.check(data_set.size, data_set.size)
+    return [one for one in found if _possible(one, victim)]
+
+
+def _possible(one: CleanSet, victim: Victim) -> bool:
+    """Whether what a set needs of a victim is known; warns where a grid could not tell."""
+    if one.stamped and victim.attack is None:
+        return False  # that a clean model has no trigger needs no telling
+    unknown = "its trigger" if one.stamped else "what it was trained on" if one.seen else None
+    if victim.given and unknown:
+        warnings.warn(
+            f"clean set {one.name} is left out for {victim.given['name']}: {unknown} is unknown",
+            UnbackdoorWarning,
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 def declared(role: method.Role, table: Table) -> Table:

@@ -21,11 +21,13 @@ from ...models import Normalized
 from .attack import Attack, Victim
 from .parts import Poison
 
-LEARNED = {"relabelled": 0.95, "clean": 0.90}
+LEARNED = {"relabelled": 0.95, "training_asr": 0.95, "clean": 0.90}
 """A victim that learned less of its training images flatters every defense.
 
-A clean-label attack has no relabelled images, so only what is said of clean ones binds it.
+A clean-label attack has no relabelled images: what it learned is seen on triggered ones of others.
 """
+CALLED = {"training_asr": "triggered"}
+"""What a person calls a kind, where it is not its name."""
 
 SIGNS = 43
 """The classes of GTSRB."""
@@ -128,7 +130,8 @@ def warn_of_weakness(learned: Mapping[str, Rate]) -> None:
     """Warns where the victim learned less than it should have."""
     for kind in lacking(learned):
         warnings.warn(
-            f"the victim learned {100 * learned[kind].value:.1f} % of its {kind} training "
+            f"the victim learned {100 * learned[kind].value:.1f} % of its "
+            f"{CALLED.get(kind, kind)} training "
             f"images, less than {100 * LEARNED[kind]:.0f} %: it flatters every defense; train for "
             "longer (-p epochs=N)",
             UnbackdoorWarning,
