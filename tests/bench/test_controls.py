@@ -56,6 +56,20 @@ def test_a_control_follows_one_setting_of_a_defense_by_its_label(tiny):
     assert {*one} == {"random_pruning like=fmp p=4"}
 
 
+def test_a_control_is_tuned_as_the_defense_that_it_follows(tiny):
+    def tuned(like, **own):
+        told = [{"name": "random_pruning", "like": like, **own}]
+        reading = {"name": "fmp", "weight_decay": 0, "final_lr": 1e-3, "epochs": 3}
+        asked = tiny(defenses=[reading, "clp", "nad"], controls=told, tuning={"final_lr": 1e-4})
+        cell = next(cell for cell in grid.cells(asked) if cell.follows)
+        return tuple(cell.defense.get(key, 0) for key in ("weight_decay", "final_lr", "epochs"))
+
+    assert tuned("fmp") == (0, 1e-3, 3)
+    assert tuned("fmp", epochs=0, final_lr=0) == (0, 0, 0)
+    assert tuned("clp") == (5e-4, 1e-4, 100)  # which is not tuned, so as the grid says
+    assert tuned("nad") == (1e-4, 0, 20)  # no field of its own says where its rate ends
+
+
 def _of(cell):
     return "cells", cell.follows.id
 

@@ -12,6 +12,7 @@ from unbackdoor.core.images import Images, to_float
 from unbackdoor.core.method import build
 from unbackdoor.core.run import Run
 from unbackdoor.defenses.base import defense
+from unbackdoor.defenses.fine_tuning import FineTuning
 from unbackdoor.defenses.fmp import FMP
 from unbackdoor.network.layers import find_layers
 from unbackdoor.ranking.ranking import Ranking
@@ -86,11 +87,13 @@ def test_each_score_is_another_and_names_itself():
     assert told["accuracy on the images made for a channel"] != told[next(reversed(told))]
 
 
-def test_tuning_ends_at_the_last_learning_rate(monkeypatch):
+@pytest.mark.parametrize(("made", "more"), [(FMP, SMALL), (FineTuning, {})])
+@pytest.mark.filterwarnings("ignore:fine_tuning changed no weight")
+def test_tuning_ends_at_the_last_learning_rate(monkeypatch, made, more):
     seen = []
     monkeypatch.setattr(defense, "fit", lambda *_, **told: seen.append(told["schedule"]))
     for final in (0.0, 1e-4):
-        FMP(**SMALL, lr=0.01, final_lr=final).repair(noisy_net(), noise(), RUN)
+        made(**more, lr=0.01, final_lr=final).repair(noisy_net(), noise(), RUN)
     assert [schedule(0, 10) for schedule in seen] == [1, 1]
     assert [schedule(10, 10) for schedule in seen] == pytest.approx([0, 0.01])
     assert seen[1](5, 10) == pytest.approx((1 + 0.01) / 2)
@@ -114,6 +117,14 @@ def test_fast_goes_with_the_lowest_accuracies_alone(other):
     assert "\n" not in str(told.value)
 
 
-def test_the_last_learning_rate_is_not_above_the_first():
+@pytest.mark.parametrize("name", ["fmp", "fine_tuning"])
+def test_the_last_learning_rate_is_not_above_the_first(name):
     with pytest.raises(ParameterError, match="cannot be above lr"):
-        build("defense", "fmp", {"lr": 0.01, "final_lr": 0.1})
+        build("defense", name, {"lr": 0.01, "final_lr": 0.1})
+
+
+def test_a_last_learning_rate_of_none_is_told_where_it_always_was():
+    """The identities of results that are there hang on it."""
+    assert FMP().declaration()["final_lr"] == 0
+    assert "final_lr" not in FineTuning().declaration()
+    assert FineTuning(final_lr=1e-4).declaration()["final_lr"] == 1e-4

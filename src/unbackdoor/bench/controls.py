@@ -21,6 +21,7 @@ from ..core.images import Images, to_float
 from ..core.method import Method
 from ..core.run import Run
 from ..defenses.base.defense import Defense, Repair, Tuning
+from ..defenses.base.plain import Plain
 from ..network.channels import Mask, silence_
 from ..network.layers import Layer, find_layers
 from .measures import Probe, top
@@ -28,7 +29,7 @@ from .outcome import ControlFailedError
 from .store import Record
 
 
-class Control(Tuning):
+class Control(Plain):
     """Channels of every layer are silenced and held silent, then the model is fine-tuned."""
 
     control: ClassVar[bool] = True
@@ -126,6 +127,9 @@ class Oracle(Control):
         return probe.changes
 
 
+TUNING = frozenset(Plain.model_fields) - frozenset(Defense.model_fields)
+"""The fields of the field's fine-tuning, which every control has."""
+
 CONTROLS: dict[str, type[Control]] = {found.name(): found for found in (RandomPruning, Oracle)}
 
 
@@ -145,6 +149,15 @@ def build(table: Mapping[str, Any]) -> Defense:
     found = method.made(cls, told) if cls else method.build("defense", table["name"], told)
     assert isinstance(found, Defense)
     return found
+
+
+def tuning(followed: Mapping[str, Any] | None) -> dict[str, Any]:
+    """How the defense `followed` is fine-tuned, if it is: its control is tuned in the same way."""
+    found = build(followed) if followed else None
+    if not isinstance(found, Tuning):
+        return {}
+    told = {key: value for key, value in found if key in TUNING}
+    return {"final_lr": 0.0, **told}
 
 
 def check(name: str) -> type[Control]:

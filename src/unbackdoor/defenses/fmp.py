@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -22,9 +22,9 @@ from ..network.layers import Layer, find_layers
 from ..ranking.ranking import Kind, Ranker, Ranking
 from ..ranking.reverse import Nudge
 from ..ranking.shares import outliers, smaller_cluster
-from ..training.fit import cosine
-from .base.defense import Repair, Tuning
+from .base.defense import Repair
 from .base.needs import Need
+from .base.plain import Plain
 
 SCORES: dict[Kind, str] = {
     "accuracy": "accuracy on the images made for a channel",
@@ -45,7 +45,7 @@ RANKING = {
 """The fields that a ranking hangs on."""
 
 
-class FMP(Tuning):
+class FMP(Plain):
     """Prunes the channels whose feature maps, when perturbed, lower the accuracy most.
 
     For every channel of every convolution: images made to move its map (`reverse`), the model's
@@ -62,7 +62,6 @@ class FMP(Tuning):
     and the channel can grow back).
     """
 
-    plain: ClassVar[bool] = True
     paper: ClassVar[str] = (
         "Huang, Bu: Adversarial Feature Map Pruning for Backdoor, ICLR 2024, arXiv 2307.11565"
     )
@@ -157,17 +156,15 @@ class FMP(Tuning):
         description="epochs of fine-tuning (the paper: 100)",
         json_schema_extra=source("ours: 20, for time, where the paper takes 100"),
     )
-    final_lr: float = Field(
-        0.0,
-        ge=0,
-        description="learning rate at the end of the cosine schedule",
-        json_schema_extra=source("ours: 0, as BackdoorBench; the released code: 1e-4"),
-    )
     hold: bool = Field(
         True,
         description="keep pruned channels at zero during fine-tuning",
         json_schema_extra=source("ours: pruned is pruned; the released code lets them grow back"),
     )
+
+    def declaration(self) -> dict[str, Any]:
+        """Its name and every field; `final_lr` too, which its results had before all others."""
+        return {**super().declaration(), "final_lr": self.final_lr}
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model` with its most suspect channels silenced, fine-tuned."""
@@ -233,12 +230,7 @@ class FMP(Tuning):
         run: Run,
         after_step: Callable[[nn.Module], object] | None = None,
     ) -> None:
-        state, end = self.state_file(model, clean, run), self.final_lr / self.lr
-
-        def schedule(step: int, steps: int) -> float:
-            return end + (1 - end) * cosine(step, steps)
-
-        self.tune(model, clean, run, after_step, schedule=schedule, resume=state)
+        self.tune(model, clean, run, after_step, resume=self.state_file(model, clean, run))
 
     def rankings(
         self, model: nn.Module, layers: Sequence[Layer], chosen: Images, run: Run
@@ -295,6 +287,4 @@ class FMP(Tuning):
                 "fast stops early on channels that are not of the lowest accuracy, so it goes with "
                 "no other share, score, sizes or batch_norms"
             )
-        if self.final_lr > self.lr:
-            raise ValueError("final_lr is the end of the schedule, so it cannot be above lr")
         return self

@@ -212,10 +212,6 @@ class Augmented(Defense):
 class Tuning(Augmented):
     """A defense that trains on clean images by SGD; it adds the fields of the field's protocol."""
 
-    plain: ClassVar[bool] = False
-    """Whether it is the field's fine-tuning, whose length, rate and batch are no part of the
-    method: a grid's `[tuning]` sets them. Others keep what their authors chose for them."""
-
     epochs: int = Field(
         100,
         ge=0,
@@ -248,6 +244,10 @@ class Tuning(Augmented):
         json_schema_extra=source("BackdoorBench: 5e-4"),
     )
 
+    def falling(self, step: int, steps: int) -> float:
+        """The share of the learning rate left before `step` of `steps`, unless `tune` is told."""
+        return cosine(step, steps)
+
     def tune(
         self,
         model: nn.Module,
@@ -256,7 +256,7 @@ class Tuning(Augmented):
         after_step: Callable[[nn.Module], object] | None = None,
         objective: Objective | None = None,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
-        schedule: Callable[[int, int], float] = cosine,
+        schedule: Callable[[int, int], float] | None = None,
         epochs: int | None = None,
         lr: float | None = None,
         crop: bool = True,
@@ -272,7 +272,7 @@ class Tuning(Augmented):
             after_step=after_step,
             objective=objective,
             optimizer=optimizer,
-            schedule=schedule,
+            schedule=schedule or self.falling,
             epochs=self.epochs if epochs is None else epochs,
             lr=self.lr if lr is None else lr,
             crop=crop,
