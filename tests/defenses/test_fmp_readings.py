@@ -53,7 +53,7 @@ def test_the_share_says_how_many_channels_go(share, count):
 
 
 def test_a_share_that_takes_none_is_said_and_refused():
-    with pytest.raises(ParameterError, match="from 2 of 2 layers, where no few channels"):
+    with pytest.raises(ParameterError, match="from 2 of 2 layers, which have fewer than 10 ch"):
         FMP(**SMALL, share="outliers").repair(noisy_net(), noise(), RUN)  # 6 and 9 channels
     layers = find_layers(noisy_net(), to_float(noise().pixels[:2]))
     with pytest.warns(UnbackdoorWarning, match=r"nothing from 1 of 2 layers.*stand apart \(0\)"):
@@ -75,7 +75,7 @@ def test_batch_norms_change_the_ranking_and_not_the_model():
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert not torch.allclose(plain["3"].loss, other["3"].loss)
     with pytest.raises(ImagesError, match="two ranking images or more"):
-        FMP(p=3, epochs=0, batch_norms=True).repair(model, noise(1), RUN)
+        FMP(**{**SMALL, "ranking_images": 1}, batch_norms=True).repair(model, noise(1), RUN)
 
 
 def test_each_score_is_another_and_names_itself():
@@ -115,6 +115,17 @@ def test_fast_goes_with_the_lowest_accuracies_alone(other):
     with pytest.raises(ParameterError, match="fast stops early") as told:
         build("defense", "fmp", {"fast": True, **other})
     assert "\n" not in str(told.value)
+
+
+def test_a_start_that_eps_cuts_is_refused_with_what_to_do():
+    for void in ({"eps": 0.01}, {"eps": 0.02}, {"alpha": 0.06}):
+        with pytest.raises(ParameterError, match=r"alpha \(.*must be below eps") as told:
+            build("defense", "fmp", void)
+        assert "\n" not in str(told.value)
+    with pytest.raises(ParameterError, match=r"alpha=0\.003, or projected=false"):
+        build("defense", "fmp", {"eps": "0.01"})
+    for fine in ({"eps": 0.01, "alpha": 0.003}, {"eps": 0.01, "projected": False}, {"eps": 0.021}):
+        build("defense", "fmp", fine)
 
 
 @pytest.mark.parametrize("name", ["fmp", "fine_tuning"])

@@ -41,9 +41,10 @@ FEWEST_HELD_OUT = 8
 class Repair:
     """A repaired model and what was done to it.
 
-    `silenced` says which channels put out nothing now; `scores` holds a method's score of every
-    channel, float32 `[channels]` by layer name; `score_name` tells what the scores are
-    and which end is suspect; `notes` are numbers worth keeping.
+    `silenced` says which channels put out nothing now; `pruned` which were pruned, also where they
+    may have grown back or the repair was undone, and is `silenced` unless it is given; `scores`
+    holds a method's score of every channel, float32 `[channels]` by layer name; `score_name` tells
+    what the scores are and which end is suspect; `notes` are numbers worth keeping.
     """
 
     model: nn.Module
@@ -51,6 +52,11 @@ class Repair:
     scores: Mapping[str, Tensor] = field(default_factory=dict)
     notes: Mapping[str, float] = field(default_factory=dict)
     score_name: str = ""
+    pruned: Mask = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.pruned:
+            object.__setattr__(self, "pruned", self.silenced)
 
 
 class Defense(Method):
