@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from bench.test_run import worked
+from defenses.samples import noise, noisy_net
 from unbackdoor.bench import controls, grid, victims
+from unbackdoor.bench.outcome import ControlFailedError
 from unbackdoor.bench.plan import Plan
-from unbackdoor.core.errors import ParameterError, UnknownNameError
+from unbackdoor.core.errors import ParameterError, UnbackdoorWarning, UnknownNameError
+from unbackdoor.core.run import Run
 from unbackdoor.defenses.fmp import FMP
+from unbackdoor.network.layers import find_layers
 from unbackdoor.report import results, tables
 
 FOLLOWING = [{"name": "random_pruning", "like": "fmp"}, {"name": "oracle", "p": 4}]
@@ -56,6 +61,20 @@ def test_a_control_follows_one_setting_of_a_defense_by_its_label(tiny):
     assert {*one} == {"random_pruning like=fmp p=4"}
 
 
+def test_a_control_is_tuned_as_the_defense_that_it_follows(tiny):
+    def tuned(like, **own):
+        told = [{"name": "random_pruning", "like": like, **own}]
+        reading = {"name": "fmp", "weight_decay": 0, "final_lr": 1e-3, "epochs": 3}
+        asked = tiny(defenses=[reading, "clp", "nad"], controls=told, tuning={"final_lr": 1e-4})
+        cell = next(cell for cell in grid.cells(asked) if cell.follows)
+        return tuple(cell.defense.get(key, 0) for key in ("weight_decay", "final_lr", "epochs"))
+
+    assert tuned("fmp") == (0, 1e-3, 3)
+    assert tuned("fmp", epochs=0, final_lr=0) == (0, 0, 0)
+    assert tuned("clp") == (5e-4, 1e-4, 100)  # which is not tuned, so as the grid says
+    assert tuned("nad") == (1e-4, 0, 20)  # no field of its own says where its rate ends
+
+
 def _of(cell):
     return "cells", cell.follows.id
 
@@ -70,6 +89,26 @@ def test_the_oracle_prunes_what_the_trigger_changes_most(bench, tiny):
     for name, places in silenced(record).items():
         count = len(changes[name]) // 2
         assert set(places) == set(changes[name].argsort(descending=True)[:count].tolist())
+
+
+def test_what_was_pruned_is_counted_though_it_is_back():
+    layers = find_layers(noisy_net(), torch.rand(1, 3, 8, 8))
+    told = {"status": "done", "cell": {"defense": {"name": "fmp"}}, "layers": []}
+    gone = [{"name": "0", "silenced": [1, 2]}, {"name": "3", "silenced": []}]
+    assert controls._counts(layers, {**told, "pruned": gone}) == {"0": 2, "3": 0}
+    assert controls._counts(layers, {**told, "layers": gone}) == {"0": 2, "3": 0}  # of old records
+    with pytest.raises(ControlFailedError, match="fmp, which it follows, pruned no channel"):
+        controls._counts(layers, told)
+
+
+def test_a_control_says_which_layers_are_too_narrow_and_fails_where_all_are():
+    def aimed(p):
+        return controls.RandomPruning(p=p).aimed(noisy_net(), None, noise(2), None, Run())
+
+    with pytest.warns(UnbackdoorWarning, match=r"fewer than p = 7 channels \(0\)"):
+        aimed(7)
+    with pytest.raises(ControlFailedError, match="random_pruning prunes nothing from 2 of 2 layer"):
+        aimed(10)
 
 
 def test_random_pruning_is_not_given_the_trigger(bench, tiny, monkeypatch):
@@ -89,7 +128,7 @@ def test_what_follows_a_failure_fails(bench, tiny, monkeypatch):
     ran = worked(bench, grid.chosen(grid.cells(tiny(controls=both)), "badnets*random"))
     errors = [record["error"] for _, record, _ in ran]
     assert "fmp, which it follows, failed: ZeroDivisionError" in errors[0]
-    assert "fine_tuning, which it follows, silenced no channel" in errors[1]
+    assert "fine_tuning, which it follows, pruned no channel" in errors[1]
 
 
 @pytest.mark.parametrize(

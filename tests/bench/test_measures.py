@@ -16,7 +16,10 @@ from unbackdoor.bench.measures import Probe, linear_cka
 from unbackdoor.bench.plan import Plan
 from unbackdoor.core.errors import ParameterError, UnknownNameError
 from unbackdoor.core.images import Images, Triggered
+from unbackdoor.core.measure import Rate
 from unbackdoor.core.run import Run
+from unbackdoor.defenses.base.defense import Repair
+from unbackdoor.defenses.fine_tuning import FineTuning
 from unbackdoor.defenses.fmp import FMP
 
 zoo = test_given.zoo
@@ -73,6 +76,31 @@ def test_the_trigger_is_in_the_channels_that_it_changes():
     assert found.coverage(told) is None
     told[0] = {"name": "head", "silenced": [3]}  # a feature of the classifier, no channel
     assert found.coverage(told) is None
+
+
+def test_of_a_model_that_came_back_as_it_was_only_coverage_is_told():
+    told = probe(Net()).of_repaired(None, [{"name": "conv", "silenced": [0]}], ALL[2:])
+    assert told == {
+        "reactivation": None,
+        "existence": None,
+        "coverage": {"hits": 1, "total": 1, "value": 1.0},
+    }
+
+
+def test_what_an_undone_repair_pruned_is_in_its_record(bench, tiny, monkeypatch):
+    def mend(self, model, clean, run):
+        return Repair(model, pruned={"net.conv1": torch.tensor([True, False])})
+
+    monkeypatch.setattr(FineTuning, "mend", mend)
+    monkeypatch.setattr(victims, "linear_of", lambda *_: Rate(1, 3))
+    cell = grid.chosen(grid.cells(tiny()), "badnets*fine_tuning")[0]
+    asked = {"measures": ("existence", "coverage"), "clean": None}  # so nothing more is planted
+    cell = replace(cell, victim=replace(cell.victim, **asked))
+    ((_, record, _),) = worked(bench, [cell])
+    assert "unchanged" in record["flags"] and record["layers"] == []
+    assert [layer["silenced"] for layer in record["pruned"] if layer["silenced"]] == [[0]]
+    assert record["measures"]["existence"] is None
+    assert record["measures"]["coverage"]["total"] > 0
 
 
 def test_a_model_without_the_channel_holds_no_backdoor():

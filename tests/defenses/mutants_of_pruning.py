@@ -217,8 +217,8 @@ MUTANTS = (
         "ranking/test_scores.py",
     ),
     Mutant(
-        "FMP's rate ends above zero",
-        D + "fmp.py",
+        "a rate ends above zero",
+        D + "base/plain.py",
         "return end + (1 - end) * cosine(step, steps)",
         "return cosine(step, steps)",
         T + "fmp_readings.py",

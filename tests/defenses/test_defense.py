@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -65,6 +67,20 @@ def test_a_destroyed_model_comes_back_as_it_came():
     assert repaired.notes["held_out_acc_after"] < 0.8
     for one, two in zip(net.parameters(), repaired.model.parameters(), strict=True):
         assert torch.equal(one, two) and one is not two
+
+
+def test_what_an_undone_repair_pruned_is_kept():
+    clean, net = bright()
+    mask = {"1": torch.tensor([True, False])}
+
+    class Pruning(Scaling):
+        def mend(self, model, clean, run):
+            return replace(super().mend(model, clean, run), silenced=mask, pruned=mask)
+
+    with pytest.warns(UnbackdoorWarning, match="destroyed the model"):
+        repaired = Pruning(factor=-1).repair(net, clean, Run())
+    assert repaired.silenced == {} and repaired.pruned == mask
+    assert Repair(net, mask).pruned == mask and Repair(net).pruned == {}
 
 
 def test_a_drop_within_the_allowance_or_unjudged_is_kept():

@@ -68,6 +68,7 @@ def test_layers_that_lose_nothing_are_said():
         repair = FMP(p=7, epochs=0, ranking_images=8).repair(noisy_net(), noise(), RUN)
     assert {name: int(mask.sum()) for name, mask in repair.silenced.items()} == {"0": 0, "3": 1}
     assert repair.notes["layers"] == 2 and repair.notes["layers_spared"] == 1
+    assert repair.notes["ranking_images"] == 8
 
 
 def test_a_p_that_prunes_nothing_is_refused():
@@ -114,6 +115,8 @@ def test_without_hold_channels_grow_back_and_nothing_else_is_claimed():
     held = FMP(**fields).repair(noisy_net(nn.GELU), noise(), RUN)
     free = FMP(**fields, hold=False).repair(noisy_net(nn.GELU), noise(), RUN)
     assert free.silenced == {}
+    for name, mask in held.pruned.items():  # but what was pruned is known
+        assert mask.any() and torch.equal(mask, free.pruned[name])
     for conv, out in (("0", "1"), ("3", "3")):
         silent = held.silenced[conv]
         assert (maps(held.model, out)[:, silent] == 0).all()
@@ -142,7 +145,9 @@ def test_the_model_and_global_randomness_are_left_alone_and_seeds_decide():
 
 
 def test_fewer_images_than_asked_for_rank_all_the_same():
-    repair = FMP(p=3, epochs=0, ranking_images=500).repair(noisy_net(), noise(5), RUN)
+    with pytest.warns(UnbackdoorWarning, match="has 5 clean images to rank, not 500"):
+        repair = FMP(p=3, epochs=0, ranking_images=500).repair(noisy_net(), noise(5), RUN)
+    assert repair.notes["ranking_images"] == 5
     assert set(repair.scores) == {"0", "3"}
     assert ((repair.scores["0"] * 5).round() / 5 - repair.scores["0"]).abs().max() < 1e-6
 
@@ -159,13 +164,14 @@ def test_progress_counts_every_channel():
 
 
 def test_what_cannot_be_repaired_is_refused():
+    few = {"epochs": 0, "ranking_images": 4}
     flat = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
     with pytest.raises(ModelError, match="no convolution"):
-        FMP(epochs=0).repair(flat, noise(), RUN)
+        FMP(**few).repair(flat, noise(), RUN)
     twice = nn.Conv2d(3, 3, 3, padding=1)
     model = nn.Sequential(twice, nn.ReLU(), twice, nn.Flatten(), nn.Linear(192, 3))
     with pytest.raises(ModelError, match="'0' is called twice"):
-        FMP(epochs=0).repair(model, noise(), RUN)
+        FMP(**few).repair(model, noise(), RUN)
     with pytest.raises(ImagesError, match="needs clean images"):
         FMP(epochs=0).repair(noisy_net(), noise(0), RUN)
     broken = noisy_net()

@@ -12,6 +12,7 @@ from unbackdoor.core.images import Images, to_float
 from unbackdoor.core.method import build
 from unbackdoor.core.run import Run
 from unbackdoor.defenses.base import defense
+from unbackdoor.defenses.fine_tuning import FineTuning
 from unbackdoor.defenses.fmp import FMP
 from unbackdoor.network.layers import find_layers
 from unbackdoor.ranking.ranking import Ranking
@@ -52,7 +53,7 @@ def test_the_share_says_how_many_channels_go(share, count):
 
 
 def test_a_share_that_takes_none_is_said_and_refused():
-    with pytest.raises(ParameterError, match="from 2 of 2 layers, where no few channels"):
+    with pytest.raises(ParameterError, match="from 2 of 2 layers, which have fewer than 10 ch"):
         FMP(**SMALL, share="outliers").repair(noisy_net(), noise(), RUN)  # 6 and 9 channels
     layers = find_layers(noisy_net(), to_float(noise().pixels[:2]))
     with pytest.warns(UnbackdoorWarning, match=r"nothing from 1 of 2 layers.*stand apart \(0\)"):
@@ -74,7 +75,7 @@ def test_batch_norms_change_the_ranking_and_not_the_model():
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert not torch.allclose(plain["3"].loss, other["3"].loss)
     with pytest.raises(ImagesError, match="two ranking images or more"):
-        FMP(p=3, epochs=0, batch_norms=True).repair(model, noise(1), RUN)
+        FMP(**{**SMALL, "ranking_images": 1}, batch_norms=True).repair(model, noise(1), RUN)
 
 
 def test_each_score_is_another_and_names_itself():
@@ -86,11 +87,13 @@ def test_each_score_is_another_and_names_itself():
     assert told["accuracy on the images made for a channel"] != told[next(reversed(told))]
 
 
-def test_tuning_ends_at_the_last_learning_rate(monkeypatch):
+@pytest.mark.parametrize(("made", "more"), [(FMP, SMALL), (FineTuning, {})])
+@pytest.mark.filterwarnings("ignore:fine_tuning changed no weight")
+def test_tuning_ends_at_the_last_learning_rate(monkeypatch, made, more):
     seen = []
     monkeypatch.setattr(defense, "fit", lambda *_, **told: seen.append(told["schedule"]))
     for final in (0.0, 1e-4):
-        FMP(**SMALL, lr=0.01, final_lr=final).repair(noisy_net(), noise(), RUN)
+        made(**more, lr=0.01, final_lr=final).repair(noisy_net(), noise(), RUN)
     assert [schedule(0, 10) for schedule in seen] == [1, 1]
     assert [schedule(10, 10) for schedule in seen] == pytest.approx([0, 0.01])
     assert seen[1](5, 10) == pytest.approx((1 + 0.01) / 2)
@@ -114,6 +117,25 @@ def test_fast_goes_with_the_lowest_accuracies_alone(other):
     assert "\n" not in str(told.value)
 
 
-def test_the_last_learning_rate_is_not_above_the_first():
+def test_a_start_that_eps_cuts_is_refused_with_what_to_do():
+    for void in ({"eps": 0.01}, {"eps": 0.02}, {"alpha": 0.06}):
+        with pytest.raises(ParameterError, match=r"alpha \(.*must be below eps") as told:
+            build("defense", "fmp", void)
+        assert "\n" not in str(told.value)
+    with pytest.raises(ParameterError, match=r"alpha=0\.003, or projected=false"):
+        build("defense", "fmp", {"eps": "0.01"})
+    for fine in ({"eps": 0.01, "alpha": 0.003}, {"eps": 0.01, "projected": False}, {"eps": 0.021}):
+        build("defense", "fmp", fine)
+
+
+@pytest.mark.parametrize("name", ["fmp", "fine_tuning"])
+def test_the_last_learning_rate_is_not_above_the_first(name):
     with pytest.raises(ParameterError, match="cannot be above lr"):
-        build("defense", "fmp", {"lr": 0.01, "final_lr": 0.1})
+        build("defense", name, {"lr": 0.01, "final_lr": 0.1})
+
+
+def test_a_last_learning_rate_of_none_is_told_where_it_always_was():
+    """The identities of results that are there hang on it."""
+    assert FMP().declaration()["final_lr"] == 0
+    assert "final_lr" not in FineTuning().declaration()
+    assert FineTuning(final_lr=1e-4).declaration()["final_lr"] == 1e-4

@@ -145,7 +145,7 @@ def test_images_stay_in_the_ball_and_in_range():
 def scores(model: nn.Module, values: list[int], labels: list[int], **fields) -> Tensor:
     pixels = torch.tensor(values, dtype=torch.uint8).view(-1, 1, 1, 1)
     clean = Images(pixels, torch.tensor(labels), ("a", "b"))
-    defense = FMP(**{"epochs": 0, "p": 2, **fields})
+    defense = FMP(**{"epochs": 0, "p": 2, "ranking_images": len(values), **fields})
     return next(iter(defense.repair(model, clean, RUN).scores.values()))
 
 

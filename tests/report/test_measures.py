@@ -113,6 +113,21 @@ def test_the_summary_is_counted_by_hand():
     ]
 
 
+def test_an_undone_repair_is_marked_and_has_no_measures_of_its_own():
+    gone = replace(ROWS[4], flags=("destroyed",), reactivation=None)
+    head, *lines = summary.table([*ROWS[:4], gone, *ROWS[5:]])
+    assert [line[head.index("undone")] for line in lines] == [
+        *[summary.DASH] * 3,
+        "1",
+        summary.DASH,
+    ]
+    one, both = tables.markdown([gone]), tables.markdown([gone, replace(ROWS[5], asr=0.05)])
+    assert "(n=1, undone)" in one and "(n=2, 1 undone)" in both
+    told = {"reactivation": RATE(0.9, 8000), "existence": 1.0, "coverage": RATE(0.25, 40)}
+    for flag, left in (("destroyed", 1), ("unchanged", 1), ("leak", 3)):
+        assert len(results._own({"flags": [flag], "measures": told})) == left
+
+
 def test_budgets_are_lines_of_their_own_and_times_are_those_of_the_same_budget():
     more = [
         row("none", budget=500, asr=1.0, seconds=None),

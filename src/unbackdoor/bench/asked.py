@@ -19,7 +19,7 @@ OF_CLEAN = ("limit", "visibility", "reactivation", "existence")
 OF_REPAIRED = ("reactivation", "existence", "coverage", "agreement")
 """Measured of each repaired model."""
 FROM_RECORD = {"coverage"}
-"""These need no repaired model: the record of a cell tells which channels were silenced."""
+"""These need no repaired model: the record of a cell tells which channels were pruned."""
 
 
 def of_victim(victim: Victim, record: Mapping[str, Any]) -> list[str]:

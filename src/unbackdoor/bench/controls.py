@@ -21,14 +21,16 @@ from ..core.images import Images, to_float
 from ..core.method import Method
 from ..core.run import Run
 from ..defenses.base.defense import Defense, Repair, Tuning
+from ..defenses.base.plain import Plain
+from ..defenses.base.spared import narrow, said
 from ..network.channels import Mask, silence_
 from ..network.layers import Layer, find_layers
 from .measures import Probe, top
-from .outcome import ControlFailedError
+from .outcome import ControlFailedError, pruned
 from .store import Record
 
 
-class Control(Tuning):
+class Control(Plain):
     """Channels of every layer are silenced and held silent, then the model is fine-tuned."""
 
     control: ClassVar[bool] = True
@@ -56,7 +58,7 @@ class Control(Tuning):
         """The control with the channels chosen that it will silence in `model`.
 
         `followed` is the result of the defense `like`, on the same model and clean images. Raises
-        `ControlFailedError` where that failed or silenced nothing.
+        `ControlFailedError` where that failed or pruned nothing, or where `p` takes no channel.
         """
         layers = find_layers(model, to_float(test.pixels[:2]))
         counts = _counts(layers, followed) if self.like else {}
@@ -69,7 +71,17 @@ class Control(Tuning):
             )
             for layer in layers
         }
+        self._say([layer for layer in layers if not found._mask[layer.name].any()], layers)
         return found
+
+    def _say(self, spared: Sequence[Layer], layers: Sequence[Layer]) -> None:
+        """Warns of layers too narrow for `p`; raises `ControlFailedError` where all are."""
+        if self.p is None or not spared:  # of those of `like`, what it follows has told
+            return
+        what = said(spared, layers, narrow(f"p = {self.p}"))
+        if len(spared) == len(layers):
+            raise ControlFailedError(f"{self.name()} {what}")
+        self._warn(what)
 
     @abstractmethod
     def scores(
@@ -126,6 +138,9 @@ class Oracle(Control):
         return probe.changes
 
 
+TUNING = frozenset(Plain.model_fields) - frozenset(Defense.model_fields)
+"""The fields of the field's fine-tuning, which every control has."""
+
 CONTROLS: dict[str, type[Control]] = {found.name(): found for found in (RandomPruning, Oracle)}
 
 
@@ -147,6 +162,15 @@ def build(table: Mapping[str, Any]) -> Defense:
     return found
 
 
+def tuning(followed: Mapping[str, Any] | None) -> dict[str, Any]:
+    """How the defense `followed` is fine-tuned, if it is: its control is tuned in the same way."""
+    found = build(followed) if followed else None
+    if not isinstance(found, Tuning):
+        return {}
+    told = {key: value for key, value in found if key in TUNING}
+    return {"final_lr": 0.0, **told}
+
+
 def check(name: str) -> type[Control]:
     """The control called `name`; raises `UnknownNameError` with the nearest name."""
     if name not in CONTROLS:
@@ -155,18 +179,18 @@ def check(name: str) -> type[Control]:
 
 
 def _counts(layers: Sequence[Layer], followed: Record | None) -> dict[str, int]:
-    """How many channels of each layer the result `followed` silenced, there or in its norms."""
+    """How many channels of each layer the result `followed` pruned, there or in its norms."""
     assert followed is not None
     name = followed["cell"]["defense"]["name"]
     if followed["status"] == "failed":
         raise ControlFailedError(f"{name}, which it follows, failed: {followed['error']}")
-    silenced = {layer["name"]: set(layer["silenced"]) for layer in followed["layers"]}
+    gone = {layer["name"]: set(layer["silenced"]) for layer in pruned(followed)}
     found = {
-        layer.name: len(set().union(*(silenced.get(part or "", set()) for part in _parts(layer))))
+        layer.name: len(set().union(*(gone.get(part or "", set()) for part in _parts(layer))))
         for layer in layers
     }
     if not any(found.values()):
-        raise ControlFailedError(f"{name}, which it follows, silenced no channel of a layer")
+        raise ControlFailedError(f"{name}, which it follows, pruned no channel of a layer")
     return found
 
 

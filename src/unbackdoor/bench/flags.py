@@ -68,6 +68,11 @@ FLAGS = {
 }
 
 
+UNDONE = "destroyed"
+SAME_WEIGHTS = frozenset({"unchanged", UNDONE})
+"""Flags of cells whose model is the victim as it came, so that its measures are no repair's."""
+
+
 def ordered(flags: Iterable[str]) -> list[str]:
     """Each flag once, in the order of the table."""
     given = set(flags)

@@ -14,6 +14,7 @@ from ..core.images import Images, Triggered, to_float
 from ..core.measure import Rate, Score, attack_rates, predictions
 from ..core.run import Run
 from ..defenses.base.defense import Defense, Repair
+from ..network.channels import Mask
 from ..network.layers import find_layers
 from .store import Record
 
@@ -82,11 +83,11 @@ def of_repair(
         yield "destroyed" if before - now > defense.max_acc_drop else "unchanged"
 
 
-def layers(victim: nn.Module, repair: Repair, test: Images) -> list[Record]:
-    """The silenced channels of each layer; nothing where no channel was silenced."""
-    if not any(bool(mask.any()) for mask in repair.silenced.values()):
+def layers(victim: nn.Module, silenced: Mask, test: Images) -> list[Record]:
+    """The channels of each layer that are `silenced`; nothing where none is."""
+    if not any(bool(mask.any()) for mask in silenced.values()):
         return []
     found = find_layers(victim, to_float(test.pixels[:1]))
     channels = {layer.name: layer.channels for layer in found}
-    channels |= {name: len(mask) for name, mask in repair.silenced.items()}
-    return record.of_layers(repair.silenced, {}, channels)
+    channels |= {name: len(mask) for name, mask in silenced.items()}
+    return record.of_layers(silenced, {}, channels)

@@ -7,7 +7,7 @@
   clean model learns it.
 * existence (Zhu et al., NeurIPS 2024, 2405.16134): how like the backdoored model's the features of
   triggered images still are, by linear CKA, in the channels that the trigger changes most.
-* coverage: the share of the trigger's channels among those that a defense silenced.
+* coverage: the share of the trigger's channels among those that a defense pruned.
 * agreement: how often the repaired model says what the clean model says of test images, and of
   triggered ones what that says of the same without the trigger. For data with few labels.
 
@@ -79,16 +79,18 @@ class Probe:
     def of_repaired(
         self, repaired: nn.Module | None, layers: Sequence[Record], asked: Sequence[str]
     ) -> Record:
-        """The same of a repaired model, and of the silenced `layers` of a cell's record.
+        """The same of a repaired model, and of the `layers` of a cell's record that were pruned.
 
-        `repaired` may be None where only `coverage` is asked for.
+        `repaired` is None where it is not needed, and where the repair left the model as it came:
+        what is measured would be the victim's, so it is none.
         """
         found: Record = {}
         for name in asked:
             if name == "coverage":
                 found[name] = _told(name, partial(self.coverage, layers))
+            elif repaired is None:
+                found[name] = None
             else:
-                assert repaired is not None
                 found[name] = _told(name, partial(self._of, repaired, name))
         return found
 
@@ -171,10 +173,10 @@ class Probe:
         return sum(found) / len(found)
 
     def coverage(self, layers: Sequence[Record]) -> dict[str, float] | None:
-        """How many of the trigger's channels are among the silenced ones of a cell's `layers`.
+        """How many of the trigger's channels are among those that were pruned of a cell's `layers`.
 
-        A silenced norm counts for the layer that feeds it. None where no layer lost a channel:
-        nothing was silenced, or only features that the classifier sees.
+        A pruned norm counts for the layer that feeds it. None where no layer lost a channel:
+        nothing was pruned, or only features that the classifier sees.
         """
         silenced = {layer["name"]: set(layer["silenced"]) for layer in layers}
         if not any(silenced.values()):

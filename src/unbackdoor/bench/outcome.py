@@ -75,6 +75,12 @@ def of(head: Record, work: Callable[[], Record], run: Run) -> Record:
     }
 
 
+def pruned(told: Record) -> list[Record]:
+    """The layers of a cell's record with what was pruned of each, even if it is back now."""
+    found: list[Record] = told["pruned"] if "pruned" in told else told["layers"]
+    return found
+
+
 @contextmanager
 def warnings_into(warned: list[str]) -> Iterator[None]:
     """What methods warn of inside goes to `warned`, each text once; other warnings go on."""

@@ -179,7 +179,8 @@ class Bench:
         """Adds to a cell's record what can be measured without its repaired model."""
         if lacking:
             with outcome.warnings_into(told["warnings"]):
-                found = self._measures(wanted, sorted(lacking), None, told["layers"], images, run)
+                pruned = outcome.pruned(told)
+                found = self._measures(wanted, sorted(lacking), None, pruned, images, run)
             told["measures"] = {**told.get("measures", {}), **found}
             self.store.write(wanted.kind, wanted.id, told)
 
@@ -238,15 +239,20 @@ class Bench:
         repair = defense.repair(ready.model, clean, run)
         between = time.perf_counter()
         after = judged(repair.model, images.test, ready.stamped, run)
-        layers = judge.layers(ready.model, repair, images.test)
+        layers, pruned = (
+            judge.layers(ready.model, mask, images.test)
+            for mask in (repair.silenced, repair.pruned)
+        )
+        shared = overlap(clean, images.test)
+        own = list(judge.of_repair(defense, ready.model, repair, after, baseline, shared))
+        changed = None if flags.SAME_WEIGHTS & set(own) else repair.model
         names = asked.of_cell(wanted, {"status": "done"})
         names = list(dict.fromkeys([*names, *known.get("measures", {})]))
-        found = self._measures(wanted, names, repair.model, layers, images, run) if names else {}
+        found = self._measures(wanted, names, changed, pruned, images, run) if names else {}
         spent = {"repair": between - start, "measure": time.perf_counter() - between}
         before = _score(victim)
         weak = judge.weak(before.asr, wanted.victim.min_asr)
         theirs = [flag for flag in victim["flags"] if flag != judge.WEAK]
-        own = judge.of_repair(defense, ready.model, repair, after, baseline, shared)
         return {
             "defense": record.of_method(defense),
             "after": record.of_score(after.score),
@@ -255,6 +261,7 @@ class Bench:
             "flags": flags.ordered([*weak, *theirs, *own]),
             "images": {**victim["images"], "clean": len(clean), "clean_in_test": shared},
             "layers": layers,
+            **({"pruned": pruned} if pruned != layers else {}),
             **({"measures": found} if found else {}),
             "notes": {name: note for name, note in repair.notes.items() if name != "seconds"},
             "examples": victims.examples(ready, repair.model, run, pictures=False),

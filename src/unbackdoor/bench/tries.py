@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 from ..attacks.base.attack import Attack
 from ..core import method
 from ..core.errors import ParameterError, UnbackdoorWarning, UnknownNameError
-from ..defenses.base.defense import Augmented, Defense, Tuning
+from ..defenses.base.defense import Augmented, Defense
+from ..defenses.base.plain import Plain
 from . import controls
 from .cell import Cell, Data, Scan, Table, Victim, strict
 from .clean_sets import CleanSet
+from .controls import TUNING
 from .entries import labelled, tables
 from .given import placed
 
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
 
 MOST_IMAGES = 2**40
 
-TUNING = frozenset(Tuning.model_fields) - frozenset(Defense.model_fields)
 AUGMENTATION = frozenset(Augmented.model_fields) - frozenset(Defense.model_fields)
 """Of `[tuning]`, what every defense takes that learns from augmented images."""
 
@@ -69,9 +70,8 @@ def _defenses(grid: Grid, data_set: Data) -> list[tuple[str, Table]]:
 
 def _taken(defense: type[method.Method], given: Table) -> Table:
     """What of `[tuning]` counts for a defense: all for plain fine-tuning, else the augmentation."""
-    plain = issubclass(defense, Tuning) and defense.plain
-    keys = (TUNING if plain else AUGMENTATION) & frozenset(defense.model_fields)
-    return {key: value for key, value in given.items() if key in keys}
+    keys = TUNING if issubclass(defense, Plain) else AUGMENTATION
+    return {key: value for key, value in given.items() if key in keys & defense.model_fields.keys()}
 
 
 def _controls(
@@ -91,7 +91,8 @@ def _controls(
         for label, like in followed:
             told = {**table, "like": label} if like else table
             own = (f" {key}={value}" for key, value in told.items() if key != "name")
-            whole = controls.build({**given, **table, "like": like}).declaration()
+            same = controls.tuning(like)
+            whole = controls.build({**given, **same, **table, "like": like}).declaration()
             found.append((table["name"] + "".join(own), whole))
     return found
 

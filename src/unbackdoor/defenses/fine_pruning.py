@@ -14,14 +14,15 @@ from ..core.modules import in_mode
 from ..core.run import Run
 from ..network.head import features_into, find_head, hide_, width
 from ..network.norms import deepest_cut
-from .base.defense import Repair, Tuning
+from .base.defense import Repair
 from .base.needs import Need
+from .base.plain import Plain
 
 CUTS = 32
 """Shares are tried in steps of 1/32. Ours: BackdoorBench prunes channel by channel."""
 
 
-class FinePruning(Tuning):
+class FinePruning(Plain):
     """Hides from the classifier the features that clean images activate least; fine-tunes.
 
     The features are what goes into the last layer, the one that puts out the logits: the last place
@@ -35,7 +36,6 @@ class FinePruning(Tuning):
     whose logits no layer puts out.
     """
 
-    plain: ClassVar[bool] = True
     paper: ClassVar[str] = (
         "Liu, Dolan-Gavitt, Garg: Fine-Pruning: Defending Against Backdooring Attacks on Deep "
         "Neural Networks, RAID 2018, arXiv 1805.12185"

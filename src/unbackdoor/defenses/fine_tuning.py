@@ -8,17 +8,17 @@ from torch import nn
 
 from ..core.images import Images
 from ..core.run import Run
-from .base.defense import Repair, Tuning
+from .base.defense import Repair
 from .base.needs import Need
+from .base.plain import Plain
 
 
-class FineTuning(Tuning):
+class FineTuning(Plain):
     """Trains all parameters on the clean images: SGD, cosine schedule, crop and flip.
 
     The clean images are `[n, c, h, w]` uint8 with true labels; the last epoch is the result.
     """
 
-    plain: ClassVar[bool] = True
     paper: ClassVar[str] = (
         "the field's baseline; protocol of Wu et al.: BackdoorBench, NeurIPS 2022, arXiv 2206.12654"
     )

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from ..core.errors import ImagesError, ParameterError, listed
+from ..core.errors import ImagesError, ParameterError
 from ..core.images import Images, to_float
 from ..core.method import source
 from ..core.modules import batch_statistics
@@ -22,9 +22,10 @@ from ..network.layers import Layer, find_layers
 from ..ranking.ranking import Kind, Ranker, Ranking
 from ..ranking.reverse import Nudge
 from ..ranking.shares import outliers, smaller_cluster
-from ..training.fit import cosine
-from .base.defense import Repair, Tuning
+from .base.defense import Repair
 from .base.needs import Need
+from .base.plain import Plain
+from .base.spared import narrow, said
 
 SCORES: dict[Kind, str] = {
     "accuracy": "accuracy on the images made for a channel",
@@ -36,8 +37,8 @@ PRUNED = {
     "cluster": "the smaller of two clusters is pruned",
     "outliers": "the tenth furthest from the median is pruned",
 }
-
-
+TENTH = 10
+"""One channel in so many is an outlier."""
 RANKING = {
     *("p", "eps", "alpha", "steps", "step", "projected", "fast"),
     *("share", "score", "sizes", "batch_norms"),
@@ -45,7 +46,7 @@ RANKING = {
 """The fields that a ranking hangs on."""
 
 
-class FMP(Tuning):
+class FMP(Plain):
     """Prunes the channels whose feature maps, when perturbed, lower the accuracy most.
 
     For every channel of every convolution: images made to move its map (`reverse`), the model's
@@ -62,7 +63,6 @@ class FMP(Tuning):
     and the channel can grow back).
     """
 
-    plain: ClassVar[bool] = True
     paper: ClassVar[str] = (
         "Huang, Bu: Adversarial Feature Map Pruning for Backdoor, ICLR 2024, arXiv 2307.11565"
     )
@@ -157,21 +157,19 @@ class FMP(Tuning):
         description="epochs of fine-tuning (the paper: 100)",
         json_schema_extra=source("ours: 20, for time, where the paper takes 100"),
     )
-    final_lr: float = Field(
-        0.0,
-        ge=0,
-        description="learning rate at the end of the cosine schedule",
-        json_schema_extra=source("ours: 0, as BackdoorBench; the released code: 1e-4"),
-    )
     hold: bool = Field(
         True,
         description="keep pruned channels at zero during fine-tuning",
         json_schema_extra=source("ours: pruned is pruned; the released code lets them grow back"),
     )
 
+    def declaration(self) -> dict[str, Any]:
+        """Its name and every field; `final_lr` too, which its results had before all others."""
+        return {**super().declaration(), "final_lr": self.final_lr}
+
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model` with its most suspect channels silenced, fine-tuned."""
-        chosen = clean.sample(self.ranking_images, run.rng("ranking images"))
+        chosen = self._chosen(clean, run)
         layers = find_layers(model, to_float(chosen.pixels[:2]))
         spared = self._spared(layers)
         rankings = self.rankings(model, layers, chosen, run)
@@ -179,16 +177,24 @@ class FMP(Tuning):
         if self.share == "cluster":
             spared = self._say([layer for layer in layers if not mask[layer.name].any()], layers)
         scores = {name: ranking.score for name, ranking in rankings.items()}
-        notes = {"layers": float(len(layers)), "layers_spared": float(spared)}
+        notes = {"layers": len(layers), "layers_spared": spared, "ranking_images": len(chosen)}
         told = f"{SCORES[self.score]}; {PRUNED[self.share]}"
         if self.hold:
             silence_(model, layers, mask)
-            self._tune(model, clean, run, lambda tuned: silence_(tuned, layers, mask))
+            state = self.state_file(model, clean, run)
+            self.tune(model, clean, run, lambda tuned: silence_(tuned, layers, mask), resume=state)
             return Repair(model, mask, scores, notes, told)
         bare = [replace(layer, norm=None, other_norms=()) for layer in layers]
         silence_(model, bare, mask)
-        self._tune(model, clean, run)
-        return Repair(model, {}, scores, notes, told)
+        self.tune(model, clean, run, resume=self.state_file(model, clean, run))
+        return Repair(model, {}, scores, notes, told, pruned=mask)
+
+    def _chosen(self, clean: Images, run: Run) -> Images:
+        """The images that rank; of fewer than asked for all, which is said."""
+        chosen = clean.sample(self.ranking_images, run.rng("ranking images"))
+        if len(chosen) < self.ranking_images:
+            self._warn(f"has {len(chosen)} clean images to rank, not {self.ranking_images}")
+        return chosen
 
     def suspects(self, layer: Layer, ranking: Ranking) -> Tensor:
         """Bool `[channels]`, True for the channels of `layer` that are pruned."""
@@ -204,7 +210,7 @@ class FMP(Tuning):
         return tuple(replace(first, step=m * first.stride) for m in range(1, 1 + self.sizes))
 
     def _count(self, layer: Layer) -> int:
-        return layer.channels // (self.p if self.share == "lowest" else 10)
+        return layer.channels // (self.p if self.share == "lowest" else TENTH)
 
     def _spared(self, layers: Sequence[Layer]) -> int:
         """How many `layers` are too narrow to lose a channel."""
@@ -216,29 +222,16 @@ class FMP(Tuning):
         """How many layers are `spared`, said aloud; raises where all are."""
         if not spared:
             return 0
-        why = "where no few channels stand apart"
-        if self.share == "lowest":
-            why = f"which have fewer than p = {self.p} channels"
-        what = f"prunes nothing from {len(spared)} of {len(layers)} layers, {why}"
+        why = {
+            "lowest": narrow(f"p = {self.p}"),
+            "cluster": "where no few channels stand apart",
+            "outliers": narrow(TENTH),
+        }
+        what = said(spared, layers, why[self.share])
         if len(spared) == len(layers):
-            widest = max(layer.channels for layer in layers)
-            raise ParameterError(f"fmp {what}: the widest layer has {widest} channels")
-        self._warn(f"{what} ({listed(layer.name for layer in spared)})")
+            raise ParameterError(f"fmp {what}")
+        self._warn(what)
         return len(spared)
-
-    def _tune(
-        self,
-        model: nn.Module,
-        clean: Images,
-        run: Run,
-        after_step: Callable[[nn.Module], object] | None = None,
-    ) -> None:
-        state, end = self.state_file(model, clean, run), self.final_lr / self.lr
-
-        def schedule(step: int, steps: int) -> float:
-            return end + (1 - end) * cosine(step, steps)
-
-        self.tune(model, clean, run, after_step, schedule=schedule, resume=state)
 
     def rankings(
         self, model: nn.Module, layers: Sequence[Layer], chosen: Images, run: Run
@@ -290,11 +283,14 @@ class FMP(Tuning):
 
     @model_validator(mode="after")
     def _can_be(self) -> Self:
+        if self.projected and self.alpha >= self.eps:
+            raise ValueError(
+                f"alpha ({self.alpha:g}) must be below eps ({self.eps:g}), which cuts every start: "
+                f"set alpha too, such as alpha={self.eps / 3:.1g}, or projected=false"
+            )
         if self.fast and not self.racing():
             raise ValueError(
                 "fast stops early on channels that are not of the lowest accuracy, so it goes with "
                 "no other share, score, sizes or batch_norms"
             )
-        if self.final_lr > self.lr:
-            raise ValueError("final_lr is the end of the schedule, so it cannot be above lr")
         return self

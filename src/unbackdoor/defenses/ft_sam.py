@@ -13,11 +13,12 @@ from ..core.modules import statistics_kept
 from ..core.run import Run
 from ..training.fit import cross_entropy
 from ..training.sharpness import SharpnessAwareSGD
-from .base.defense import Repair, Tuning
+from .base.defense import Repair
 from .base.needs import Need
+from .base.plain import Plain
 
 
-class FTSAM(Tuning):
+class FTSAM(Plain):
     """Fine-tunes with adaptive sharpness-aware minimization (SAM).
 
     Both passes of a step see the same augmented batch; the norms' running statistics come from
@@ -25,7 +26,6 @@ class FTSAM(Tuning):
     differ in size they are drawn to equal sizes, as many in all. The last epoch is the result.
     """
 
-    plain: ClassVar[bool] = True
     paper: ClassVar[str] = (
         "Zhu, Wei, Shen, Fan, Wu: Enhancing Fine-Tuning Based Backdoor Defense with "
         "Sharpness-Aware Minimization, ICCV 2023, arXiv 2304.11823"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ..bench.flags import SAME_WEIGHTS, UNDONE
 from ..bench.store import Kind, Record
 from ..core.errors import ParameterError
 from ..core.foreign import told_as
@@ -72,6 +73,11 @@ class Row:
     def group(self) -> tuple[Any, ...]:
         """All that it is but its data set and its seed."""
         return (self.arch, self.attack, self.rate, self.budget, self.defense)
+
+    @property
+    def undone(self) -> bool:
+        """Whether its numbers are the victim's, because the repair destroyed the model."""
+        return UNDONE in self.flags
 
     @property
     def attacked(self) -> bool:
@@ -163,7 +169,7 @@ def _row(
         found |= {"der": record["der"], "seconds": whole}
         found["flags"] = tuple(record["flags"])
         clean = victims.get(record["victim"], {}).get("measures", {})
-        found |= _limits(clean) | _measures(record.get("measures", {}), clean)
+        found |= _limits(clean) | _measures(_own(record), clean)
     return Row(
         id=name,
         defense=names.of_defense(victim["data"], told),
@@ -181,6 +187,14 @@ def _limits(clean: Mapping[str, Any]) -> dict[str, float | None]:
     limit = clean.get("limit")
     found = {f"limit_{name}": _value(limit, name) for name in ("asr", "ra")}
     return {**found, "limit_reactivation": _value(clean, "reactivation")}
+
+
+def _own(record: Record) -> Record:
+    """What was measured of a repair; where the model is the victim's, only what was pruned."""
+    found: Record = record.get("measures", {})
+    if not SAME_WEIGHTS & set(record["flags"]):
+        return found
+    return {name: value for name, value in found.items() if name == "coverage"}
 
 
 def _measures(own: Mapping[str, Any], clean: Mapping[str, Any]) -> dict[str, float | None]:

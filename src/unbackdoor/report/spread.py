@@ -66,6 +66,12 @@ class Group:
         return sum(row.status == status for row in self.rows)
 
     @property
+    def undone(self) -> str:
+        """How many of its repairs were undone, where any was; all of them is just `undone`."""
+        many = sum(row.undone for row in self.rows)
+        return "" if not many else "undone" if many == self.n else f"{many} undone"
+
+    @property
     def flags(self) -> list[str]:
         """The flags of its cells, each once, and that of few seeds."""
         found = dict.fromkeys(flag for row in self.rows for flag in row.flags)

@@ -63,11 +63,12 @@ def table(rows: Sequence[Row]) -> list[list[str]]:
 
 
 COLUMNS = (
-    *("method", "cells", "ACC lost", "ASR", "worst ASR", f"ASR below {100 * LOW:g}"),
+    *("method", "cells", "undone", "ACC lost", "ASR", "worst ASR", f"ASR below {100 * LOW:g}"),
     *("RA below limit", "ASR re-activated", "existence", "coverage", "agreement"),
     *("agreement, triggered", "time"),
 )
-"""RA's limit is a clean model's on the same images; `time` is the median of the ratio to `BASE`."""
+"""RA's limit is a clean model's on the same images; `time` is the median of the ratio to `BASE`;
+`undone` are repairs that destroyed the model, for which the victim's numbers count."""
 
 
 def _victim(row: Row) -> Key:
@@ -98,6 +99,7 @@ def _line(
     ]
     return {
         **_rates(label, [row.asr for row in rows if row.asr is not None]),
+        "undone": str(undone) if (undone := sum(row.undone for row in rows)) else DASH,
         "ACC lost": _mean(lost),
         "RA below limit": _over(rows, _short),
         "ASR re-activated": _over(rows, lambda row: row.reactivation),

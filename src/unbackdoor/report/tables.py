@@ -94,7 +94,10 @@ def write_parquet(rows: Sequence[Row], path: Path) -> bool:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """A table of one data set: defenses down, attacks across, ACC / ASR / RA in percent."""
+    """A table of one data set: defenses down, attacks across, ACC / ASR / RA in percent.
+
+    The numbers of a repair that was undone are the victim's: they are marked.
+    """
     found = _heat(rows)
     header = ["", *(_name(found, at) for at in range(len(found.columns)))]
     lines = [header, ["---"] * len(header)]
@@ -147,7 +150,8 @@ def _triple(group: Group | None, between: str, sign: str) -> str:
     if not group.n:
         return "failed" if group.count("failed") else "missing"
     found = (group.acc, group.asr, group.ra)
-    return between.join(_mean(part, sign) for part in found) + (f" (n={group.n})")
+    told = ", ".join(part for part in (f"n={group.n}", group.undone) if part)
+    return between.join(_mean(part, sign) for part in found) + f" ({told})"
 
 
 def _mean(found: Spread | None, sign: str) -> str:

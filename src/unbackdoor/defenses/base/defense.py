@@ -41,9 +41,10 @@ FEWEST_HELD_OUT = 8
 class Repair:
     """A repaired model and what was done to it.
 
-    `silenced` says which channels put out nothing now; `scores` holds a method's score of every
-    channel, float32 `[channels]` by layer name; `score_name` tells what the scores are
-    and which end is suspect; `notes` are numbers worth keeping.
+    `silenced` says which channels put out nothing now; `pruned` which were pruned, also where they
+    may have grown back or the repair was undone, and is `silenced` unless it is given; `scores`
+    holds a method's score of every channel, float32 `[channels]` by layer name; `score_name` tells
+    what the scores are and which end is suspect; `notes` are numbers worth keeping.
     """
 
     model: nn.Module
@@ -51,6 +52,11 @@ class Repair:
     scores: Mapping[str, Tensor] = field(default_factory=dict)
     notes: Mapping[str, float] = field(default_factory=dict)
     score_name: str = ""
+    pruned: Mask = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.pruned:
+            object.__setattr__(self, "pruned", self.silenced)
 
 
 class Defense(Method):
@@ -212,10 +218,6 @@ class Augmented(Defense):
 class Tuning(Augmented):
     """A defense that trains on clean images by SGD; it adds the fields of the field's protocol."""
 
-    plain: ClassVar[bool] = False
-    """Whether it is the field's fine-tuning, whose length, rate and batch are no part of the
-    method: a grid's `[tuning]` sets them. Others keep what their authors chose for them."""
-
     epochs: int = Field(
         100,
         ge=0,
@@ -248,6 +250,10 @@ class Tuning(Augmented):
         json_schema_extra=source("BackdoorBench: 5e-4"),
     )
 
+    def falling(self, step: int, steps: int) -> float:
+        """The share of the learning rate left before `step` of `steps`, unless `tune` is told."""
+        return cosine(step, steps)
+
     def tune(
         self,
         model: nn.Module,
@@ -256,7 +262,7 @@ class Tuning(Augmented):
         after_step: Callable[[nn.Module], object] | None = None,
         objective: Objective | None = None,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
-        schedule: Callable[[int, int], float] = cosine,
+        schedule: Callable[[int, int], float] | None = None,
         epochs: int | None = None,
         lr: float | None = None,
         crop: bool = True,
@@ -272,7 +278,7 @@ class Tuning(Augmented):
             after_step=after_step,
             objective=objective,
             optimizer=optimizer,
-            schedule=schedule,
+            schedule=schedule or self.falling,
             epochs=self.epochs if epochs is None else epochs,
             lr=self.lr if lr is None else lr,
             crop=crop,
