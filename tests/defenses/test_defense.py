@@ -1,3 +1,5 @@
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -99,6 +101,20 @@ def test_what_cannot_be_repaired_is_refused():
     net[1].weight.data[0, 0] = float("nan")
     with pytest.raises(ModelError, match="not finite"):
         Scaling().repair(net, clean, Run())
+
+
+def test_mirrored_traffic_signs_are_warned_about_unless_somebody_said():
+    labels = torch.arange(43)
+    signs = Images(labels.to(torch.uint8).view(43, 1, 1, 1), labels, tuple(map(str, range(43))))
+    net = nn.Sequential(nn.Flatten(), nn.Linear(1, 43))
+    with pytest.warns(UnbackdoorWarning, match="flip=false") as told:
+        FineTuning(epochs=1, held_out=0).repair(net, signs, Run())
+    assert len(told) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for flip in (True, False):
+            FineTuning(epochs=1, held_out=0, flip=flip).repair(net, signs, Run())
+        IBAU(epochs=1, held_out=0).repair(net, signs, Run())  # it mirrors none
 
 
 def test_of_few_images_none_is_held_out():

@@ -26,6 +26,7 @@ from ...core.images import Images, to_float
 from ...core.measure import accuracy, check
 from ...core.memory import check_step
 from ...core.method import Method, source
+from ...core.mirrors import warn_of_mirrors
 from ...core.modules import copied, unwrapped
 from ...core.recall import kept_of
 from ...core.run import Run
@@ -150,6 +151,7 @@ class Defense(Method):
         if not len(clean):
             raise ImagesError(f"{self.name()} needs clean images, got none")
         check(model, clean)
+        warn_of_mirrors(self, clean)
 
     def work(self, images: int, classes: int) -> float | None:
         """How many images a repair takes through the model and back.
