@@ -117,6 +117,13 @@ def test_mirrored_traffic_signs_are_warned_about_unless_somebody_said():
         IBAU(epochs=1, held_out=0).repair(net, signs, Run())  # it mirrors none
 
 
+def test_a_batch_of_one_image_is_one_line():
+    clean, net = bright()
+    net.append(nn.BatchNorm1d(2))
+    with pytest.raises(ImagesError, match="fine_tuning came to a batch of one image"):
+        FineTuning(epochs=1).repair(net, clean[:1], Run())
+
+
 def test_of_few_images_none_is_held_out():
     clean, net = bright()
     for n in (1, 31):

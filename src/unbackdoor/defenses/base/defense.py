@@ -33,6 +33,7 @@ from ...core.run import Run
 from ...network.channels import Mask
 from ...training.fit import Objective, cosine, fit
 from .needs import Need
+from .single import batches_of_one_refused
 
 FEWEST_HELD_OUT = 8
 """Fewer images than that tell nothing about a model, so fewer are not held out."""
@@ -99,7 +100,7 @@ class Defense(Method):
         own = copied(model).to(run.device)
         batch = min(getattr(self, "batch", 1), len(clean))
         check_step(own, to_float(clean.pixels[:1]).to(run.device), batch, run)
-        with _images_through(own) as (seen, back):
+        with batches_of_one_refused(self.name()), _images_through(own) as (seen, back):
             repaired = self.mend(own, used, run)
         notes = {
             **repaired.notes,
@@ -138,6 +139,11 @@ class Defense(Method):
             n = 0
         held, rest = clean.split(n, run.rng(purpose))
         return rest, held
+
+    def with_judges(self, clean: Images, run: Run, purpose: str) -> tuple[Images, Images]:
+        """As `divided`; where nothing is held out, the images that are learned from judge."""
+        rest, held = self.divided(clean, run, purpose)
+        return rest, held if len(held) else rest
 
     def _warn(self, what: str) -> None:
         warnings.warn(f"{self.name()} {what}", UnbackdoorWarning, stacklevel=3)
