@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ..core.images import Images, to_float
 from ..core.method import source
 from ..core.run import Run
-from ..network.norms import MaskedNorms, find_norms, prune_below_
+from ..network.norms import CUTS, MaskedNorms, find_norms, prune_below_
 from ..training.fit import constant, fit
 from .base.defense import Augmented, Repair
 from .base.needs import Need
@@ -99,8 +99,12 @@ class ANP(Augmented):
         find_norms(model, to_float(clean.pixels[:2]), self.name())
 
     def work(self, images: int, classes: int) -> float | None:
-        """Each image three times a step: to find the disturbance, without it and under it."""
-        return 3.0 * self.steps * self.batch
+        """Each image three times a step: to find the disturbance, without it and under it.
+
+        And what chooses the threshold, if nobody did.
+        """
+        chosen = self.judging(images, CUTS) if self.threshold is None else 0
+        return 3.0 * self.steps * self.batch + chosen
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model` without the channels whose masks fell."""

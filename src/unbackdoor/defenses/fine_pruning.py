@@ -60,8 +60,8 @@ class FinePruning(Tuning):
         find_head(model, to_float(clean.pixels[:2]), self.name())
 
     def work(self, images: int, classes: int) -> float | None:
-        """Epochs of all images."""
-        return float(self.epochs * images)
+        """Epochs of all images, and what chooses the share."""
+        return self.epochs * images + self.judging(images, CUTS)
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model` without its sleeping features, fine-tuned."""

@@ -134,16 +134,22 @@ class Defense(Method):
         Of few images a larger share is held out, a quarter of at most 40, and of fewer than 32
         none. Methods that tune something hold out images for that in the same way.
         """
-        n = max(round(self.held_out * len(clean)), min(10, len(clean) // 4))
-        if not self.held_out or n < FEWEST_HELD_OUT:
-            n = 0
-        held, rest = clean.split(n, run.rng(purpose))
+        held, rest = clean.split(self._held(len(clean)), run.rng(purpose))
         return rest, held
+
+    def _held(self, images: int) -> int:
+        n = max(round(self.held_out * images), min(10, images // 4))
+        return n if self.held_out and n >= FEWEST_HELD_OUT else 0
 
     def with_judges(self, clean: Images, run: Run, purpose: str) -> tuple[Images, Images]:
         """As `divided`; where nothing is held out, the images that are learned from judge."""
         rest, held = self.divided(clean, run, purpose)
         return rest, held if len(held) else rest
+
+    def judging(self, images: int, cuts: int) -> float:
+        """The work of so many cuts of a model, each judged by `with_judges`, without gradients."""
+        used = images - self._held(images)
+        return cuts * (self._held(used) or used) / 3
 
     def _warn(self, what: str) -> None:
         warnings.warn(f"{self.name()} {what}", UnbackdoorWarning, stacklevel=3)
