@@ -78,6 +78,19 @@ def test_gradients_are_taken_where_training_is_needed(name):
     assert (told(name)[1] > 1) == ("training" in needs(name))
 
 
+class Block(nn.Module):
+    """An encoder block that mixes no tokens: two norms and an MLP."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.up, self.down = nn.LayerNorm(4), nn.Linear(4, 6), nn.Linear(6, 4)
+        self.behind = nn.LayerNorm(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.behind(x + self.down(self.up(self.before(x)).relu()))
+        return found
+
+
 class Bare(nn.Module):
     """Two convolutions without a norm; with `tokens`, a transformer's patches instead."""
 
@@ -87,7 +100,7 @@ class Bare(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self.first = nn.Conv2d(3, 4, 4, 4)
-            self.second = nn.Linear(4, 4) if tokens else nn.Conv2d(4, 4, 1)
+            self.second = Block() if tokens else nn.Conv2d(4, 4, 1)
             self.norm = norm(4) if norm else nn.Identity()
             self.head = nn.Linear(4, 3)
 

@@ -22,6 +22,15 @@ def test_mirrored_digits_and_signs_are_others():
     assert all(data.mirrored(name) for name in ("cifar10", "cifar10:test", "x/gtsrb.parquet", 3))
 
 
+def test_images_carry_whether_they_may_be_mirrored():
+    digits = data.open_images("digits:test")
+    again = data.of_objects(digits, channels=1)
+    assert not any(data.mirrored(images) for images in (digits, digits[:20], again))
+    assert not data.mirrored(data.resized(digits, (16, 16)))
+    plain = data.of_objects((digits.pixels.numpy(), digits.labels.numpy()))
+    assert data.mirrored(plain) and data.mirrored(plain[:20])
+
+
 def test_gray_digits():
     one, three = data.open_images("digits:test", channels=1), data.open_images("digits:test")
     assert one.shape == (1, 32, 32)

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -74,6 +76,22 @@ def test_a_threshold_of_ones_own_is_kept():
     net = with_noisy_channel(net)
     repaired = ANP(steps=4, batch=16, threshold=0.99).repair(net, clean, Run())
     assert repaired.notes["threshold"] == 0.99
+
+
+@pytest.mark.parametrize("held_out", [0.0, 0.1])
+def test_the_threshold_is_as_high_as_the_cost_allows(monkeypatch, held_out):
+    clean, net = task()
+
+    def fit(masked, *_, **__):
+        for mask in masked.masks:
+            mask.data = torch.linspace(0.01, 0.94, len(mask))
+
+    monkeypatch.setattr("unbackdoor.defenses.anp.fit", fit)
+    low, high = (
+        ANP(cost=cost, held_out=held_out).mend(copy.deepcopy(net), clean, Run()).notes["threshold"]
+        for cost in (0.03, 1.0)
+    )
+    assert 0 < low < high == 0.95
 
 
 def test_a_network_without_norms_is_refused_before_any_work():

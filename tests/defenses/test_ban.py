@@ -11,7 +11,7 @@ TOLD = {"epochs": 8, "batch": 20, "lr": 0.02, "radius": 0.5, "weight_decay": 0.0
 
 def lost_under_noise(net, clean):
     x, y = clean.pixels / 255, clean.labels
-    values = scaled_parameters(net)
+    values = scaled_parameters(net, x)
     start = drawn(values, 0.5, torch.Generator().manual_seed(5))
     noise = worst(net, x, y, start, radius=0.5, step=0.1, steps=10)
     return F.cross_entropy(under(net, values, noise, x), y)
@@ -24,6 +24,14 @@ def test_the_model_learns_to_be_right_under_noise():
         BAN(**TOLD, weight=weight).repair(net, clean, run).model.eval() for weight in (0.0, 4.0)
     )
     assert lost_under_noise(trained, clean) < 0.8 * lost_under_noise(plain, clean)
+
+
+def test_a_norm_that_no_pass_calls_is_left_alone():
+    clean, net = task()
+    net[0].register_module("spare", torch.nn.BatchNorm2d(6))
+    repaired = BAN(**TOLD | {"epochs": 1}, held_out=0.0).repair(net, clean, Run()).model
+    assert torch.equal(repaired[0].spare.weight, net[0].spare.weight)
+    assert not torch.equal(repaired[4].weight, net[4].weight)
 
 
 def test_the_statistics_of_norms_are_those_without_noise():

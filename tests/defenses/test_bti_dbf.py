@@ -66,7 +66,7 @@ def inverted(most_change, target=None):
     """(images, what the generator changed of them at first, and at last), and what it took."""
     clean, model = halves(), Two(30.0).eval()
     told = {"identity_epochs": 40, "trigger_epochs": 40, "generator_lr": 0.02}
-    method = BTIDBF(**SHORT, **told, most_change=most_change, most_benign=1e-3)
+    method = BTIDBF(**SHORT, **told, most_change=most_change, most_benign=0.05)
     generator = method._identity(clean, RUN)
     x = clean.pixels / 255
     same = (generator.eval()(x) - x).detach()
@@ -80,6 +80,25 @@ def test_the_generator_moves_the_other_features_and_its_bound_binds():
     assert far[..., 4:].mean().abs() > 1.5 * far[..., :4].mean().abs()
     near = inverted(1e-6)[2]
     assert near.square().mean() < 0.5 * far.square().mean()
+
+
+class Brighter(nn.Module):
+    """A generator that makes all pixels brighter by one number."""
+
+    def __init__(self):
+        super().__init__()
+        self.by = nn.Parameter(torch.tensor(0.3))
+
+    def forward(self, x):
+        return x + self.by
+
+
+def test_the_bound_binds_when_the_target_is_known():
+    clean, model, generator = halves(), Two(30.0).eval(), Brighter()
+    model.scale.data.mul_(0.1)  # so that the target pulls, but not harder than the bound
+    method = BTIDBF(**SHORT, trigger_epochs=20, generator_lr=0.02)
+    method._invert(generator, model, torch.tensor([1.0, 0.0]), 1, clean, RUN, 1)
+    assert generator.by < 0.2  # the bound is 0.012, the square of 0.11
 
 
 def test_the_target_is_the_most_common_answer_to_its_images():
@@ -134,6 +153,30 @@ def test_the_generator_pays_for_benign_features_and_is_answered_with_the_target(
     torch.testing.assert_close(learned[0](Negative(), x, clean.labels), expected)
     expected = expected + F.cross_entropy(model(1 - x), torch.zeros_like(clean.labels))
     torch.testing.assert_close(learned[1](Negative(), x, clean.labels), expected)
+
+
+@pytest.mark.parametrize(("most_change", "most_benign"), [(0.01, 1e9), (1.0, 1e-9), (0.01, 1e-9)])
+def test_what_is_above_its_bound_is_lowered_changes_in_the_authors_units(
+    learned, most_change, most_benign
+):
+    clean, model = halves(), Two(30.0).eval()
+    x, mask = clean.pixels / 255, torch.tensor([0.9, 0.2])
+    method = BTIDBF(**SHORT, most_change=most_change, most_benign=most_benign)
+    for target in (None, 0):
+        method._invert(Negative(), model, mask, target, clean, RUN, 1)
+    away = model.features(1 - x) - model.features(x)
+    expected = F.mse_loss(1 - x, x) / 0.2**2
+    if most_benign < 1:
+        expected = expected + (mask * away).square().mean()
+    torch.testing.assert_close(learned[0](Negative(), x, clean.labels), expected)
+    expected = expected + F.cross_entropy(model(1 - x), torch.zeros_like(clean.labels))
+    torch.testing.assert_close(learned[1](Negative(), x, clean.labels), expected)
+
+
+def test_it_foretells_the_identity_the_masks_the_generator_and_the_unlearning():
+    method = BTIDBF(rounds=2, epochs=5, mask_epochs=30, identity_epochs=7, trigger_epochs=11)
+    assert method.search(10, 3) == 10 * (7 + 10 + 22)
+    assert method.work(10, 3) == 10 * (7 + 2 * (10 + 22 + 10))
 
 
 def test_unlearning_brings_the_features_back_to_those_of_the_images_as_they_were(learned):

@@ -1,3 +1,4 @@
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -115,6 +116,27 @@ def test_what_cannot_be_repaired_is_refused():
     net[1].weight.data[0, 0] = float("nan")
     with pytest.raises(ModelError, match="not finite"):
         Scaling().repair(net, clean, Run())
+
+
+def test_mirrored_traffic_signs_are_warned_about_unless_somebody_said():
+    labels = torch.arange(43)
+    signs = Images(labels.to(torch.uint8).view(43, 1, 1, 1), labels, tuple(map(str, range(43))))
+    net = nn.Sequential(nn.Flatten(), nn.Linear(1, 43))
+    with pytest.warns(UnbackdoorWarning, match="flip=false") as told:
+        FineTuning(epochs=1, held_out=0).repair(net, signs, Run())
+    assert len(told) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for flip in (True, False):
+            FineTuning(epochs=1, held_out=0, flip=flip).repair(net, signs, Run())
+        IBAU(epochs=1, held_out=0).repair(net, signs, Run())  # it mirrors none
+
+
+def test_a_batch_of_one_image_is_one_line():
+    clean, net = bright()
+    net.append(nn.BatchNorm1d(2))
+    with pytest.raises(ImagesError, match="fine_tuning came to a batch of one image"):
+        FineTuning(epochs=1).repair(net, clean[:1], Run())
 
 
 def test_of_few_images_none_is_held_out():

@@ -66,11 +66,11 @@ def test_a_backdoor_in_a_shortcut_is_cut_off():
     assert (repaired.model.eval()(stamped).argmax(1) == 0).float().mean() > 0.9
 
 
-@pytest.mark.parametrize("cost", [0.0, 1.0])
-def test_the_cost_bounds_the_share(cost):
+@pytest.mark.parametrize(("cost", "held_out"), [(0.0, 0.1), (1.0, 0.1), (1.0, 0.0)])
+def test_the_cost_bounds_the_share(cost, held_out):
     clean, net = task(classes=4)
     share = (
-        FinePruning(epochs=1, batch=16, cost=cost, max_acc_drop=1)
+        FinePruning(epochs=1, batch=16, cost=cost, held_out=held_out, max_acc_drop=1)
         .repair(net, clean, Run())
         .notes["share"]
     )

@@ -1,3 +1,5 @@
+import weakref
+
 import torch
 from torch import nn
 
@@ -49,6 +51,28 @@ def test_the_perturbation_takes_one_pass_away_from_what_the_model_answers():
     one, other = (IBAU(batch=20).perturbation(net, images, Run(), 0) for images in (clean, wrong))
     assert torch.equal(one, other)  # labels are not used
     assert passes == [20] * 2 * 4 * 2
+
+
+def test_the_perturbation_holds_few_images_as_floats_and_repeats_its_pass(monkeypatch):
+    clean, net = backdoored(classes=4)
+    made, alive = [], []
+    batches = Images.batches
+
+    def watched(*told):
+        for x, y in batches(*told):
+            made.append(weakref.ref(x))
+            alive.append(sum(one() is not None for one in made))
+            yield x, y
+
+    monkeypatch.setattr(Images, "batches", watched)
+    seen = []
+    net.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach().clone()))
+    IBAU(batch=10, inner_steps=12).perturbation(net, clean, Run(), 0)
+    assert len(alive) == 12 and max(alive) <= 2
+    plain = seen[::2]  # each batch goes through without the perturbation first
+    assert torch.equal(plain[8], plain[0]) and not torch.equal(plain[1], plain[0])
+    first = next(batches(clean, 10, Run().rng("perturbation/0")))[0]
+    assert torch.equal(plain[0], first)
 
 
 class Attending(nn.Module):

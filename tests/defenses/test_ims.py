@@ -169,6 +169,25 @@ def test_a_transformer_has_gates_behind_its_blocks():
     assert torch.equal(repaired.model.patches.weight, Tokens().patches.weight)
 
 
+class Wrapped(nn.Module):
+    """A layer behind a norm, as some transformers are made of: no module is a whole block."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.layer = nn.LayerNorm(4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return x + self.layer(self.norm(x)).relu()
+
+
+def test_a_transformer_without_blocks_is_refused_and_not_masked_at_its_patches():
+    clean, _ = task()
+    net = Tokens()
+    net.blocks = nn.Sequential(Wrapped(), Wrapped())
+    with pytest.raises(ModelError, match="two layer norms themselves; Tokens has none"):
+        IMS().repair(net, clean, RUN)
+
+
 def test_a_network_without_channels_is_refused():
     clean, _ = task()
     tokens = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 4), nn.Flatten())

@@ -54,6 +54,20 @@ def test_a_search_beyond_the_budget_is_refused_with_its_cost(monkeypatch):
         around.check(net, clean)
 
 
+def test_a_long_search_is_announced_with_its_hours(monkeypatch):
+    clean, net = task(n=40, classes=4)
+    monkeypatch.setattr("unbackdoor.defenses.neural_cleanse.seconds_of_step", lambda *_: 45.0)
+    monkeypatch.setattr(NeuralCleanse, "triggers", lambda *_: [Patch(*torch.rand(2, 4), 1.0)] * 4)
+    told = NeuralCleanse(search_epochs=10, search_batch=10)
+    told.mend(net, clean, Run())  # short, so nothing is said
+    monkeypatch.setattr("unbackdoor.defenses.neural_cleanse.LONG", 159)
+    with pytest.warns(UnbackdoorWarning, match="4 classes in 160 steps of 10 images, about 2 hour"):
+        told.mend(net, clean, Run())
+    monkeypatch.setattr("unbackdoor.defenses.neural_cleanse.seconds_of_step", lambda *_: 1.0)
+    with pytest.warns(UnbackdoorWarning, match="less than an hour"):
+        told.mend(net, clean, Run())
+
+
 def test_it_foretells_what_the_classes_cost_and_pam_four_times_that():
     # 80 epochs of a thousand classes with 32 images, and ten epochs of unlearning.
     method = NeuralCleanse()

@@ -88,10 +88,43 @@ def test_unlearning_spends_no_more_than_it_needs():
     assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
 
 
-def test_it_prunes_the_model_as_it_came():
+def test_the_masks_recover_the_copy_that_unlearned(monkeypatch):
+    clean, net = task()
+    seen = []
+
+    def unlearn(_, model, *__):
+        with torch.no_grad():
+            model[8].bias.fill_(7)
+
+    def recover(_, masked, *__):
+        seen.append(masked.model[8].bias.clone())
+        return masked.learned()
+
+    monkeypatch.setattr(RNP, "unlearn", unlearn)
+    monkeypatch.setattr(RNP, "recover", recover)
+    repaired = RNP().mend(net, clean, Run()).model
+    assert (seen[0] == 7).all() and not (repaired[8].bias == 7).any()
+
+
+@pytest.mark.parametrize("held_out", [0.0, 0.1])
+def test_no_channel_goes_whose_mask_ended_above_what_the_paper_cuts(monkeypatch, held_out):
+    clean, net = task()
+    masks = {"1": torch.ones(6), "4": torch.tensor([0.0, 0.1, 0.69, 0.71, 1.0, 1.0, 1.0, 1.0])}
+    monkeypatch.setattr(RNP, "unlearn", lambda *_: None)
+    monkeypatch.setattr(RNP, "recover", lambda *_: masks)
+    # Whatever it costs: on held-out images, and on all where none are held out.
+    repaired = RNP(cost=1.0, held_out=held_out).mend(net, clean, Run())
+    assert repaired.notes["threshold"] == 0.7
+    assert repaired.silenced["4"].tolist() == [True] * 3 + [False] * 5
+    assert not repaired.silenced["1"].any()
+
+
+def test_it_prunes_the_model_as_it_came(monkeypatch):
     clean, net = task()
     net = with_noisy_channel(net)
-    repaired = RNP(epochs=6, batch=16, unlearn_lr=0.5).repair(net, clean, Run())
+    masks = {"1": torch.ones(6), "4": torch.cat([torch.ones(7), torch.zeros(1)])}
+    monkeypatch.setattr(RNP, "recover", lambda *_: masks)
+    repaired = RNP(unlearn_epochs=1, batch=16).repair(net, clean, Run())
     silent = repaired.silenced["4"]
     assert silent.any()
     assert torch.equal(silent, repaired.scores["4"] < repaired.notes["threshold"])

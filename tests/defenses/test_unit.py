@@ -63,6 +63,46 @@ class Tokens(nn.Module):
         return self.head((tokens + self.down(self.up(tokens).relu())).mean(1))
 
 
+class Stemmed(Tokens):
+    """The same behind a stem of convolutions and a norm, and with a norm that is never called."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.BatchNorm2d(1), nn.ReLU())
+        self.spare = nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        return super().forward(self.stem(x))
+
+
+def test_a_stem_of_convolutions_does_not_hide_the_transformer_behind_it():
+    clean, _ = task()
+    found = {spot.name for spot in UNIT()._spots(Stemmed(), clean)}
+    assert found == {"patches", "up", "stem.0"}
+
+
+def test_a_norm_that_no_pass_calls_has_no_bound():
+    clean, net = task()
+    net[0].register_module("spare", nn.BatchNorm2d(6))
+    repaired = UNIT(epochs=1, batch=16).repair(net, clean, Run())
+    assert set(repaired.scores) == {"1", "4"}
+    assert all(share.isfinite().all() for share in repaired.scores.values())
+
+
+class Gated(Tokens):
+    """Its hidden units are gated, which no bound covers."""
+
+    def forward(self, x):
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        return self.head((tokens + self.down(self.up(tokens) * self.up.bias)).mean(1))
+
+
+def test_a_transformer_whose_hidden_units_are_not_found_is_refused():
+    clean, _ = task()
+    with pytest.raises(ModelError, match="unit finds no MLP block behind the patches of Gated"):
+        UNIT().repair(Gated(), clean, Run())
+
+
 def test_the_hidden_units_of_a_transformer_are_bounded_at_every_token():
     clean, _ = task()
     torch.manual_seed(0)

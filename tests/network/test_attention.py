@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from unbackdoor.core.errors import ModelError
 from unbackdoor.models.preact_resnet18 import PreActResNet18
-from unbackdoor.network.attention import attention, stage_maps, stages
+from unbackdoor.network.attention import attention, cuts_patches, refuse_patches, stage_maps, stages
 
 
 def test_attention_of_a_known_activation():
@@ -59,3 +59,33 @@ def test_a_network_without_maps_is_refused_by_name():
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
     with pytest.raises(ModelError, match="nad needs feature maps of an area; Sequential has none"):
         stages(net, torch.rand(2, 1, 2, 2), "nad")
+
+
+def mixing(stem, layers):
+    """Convolutions, then so many linear layers of tokens."""
+    tokens = nn.Sequential(nn.Flatten(2), *(nn.Linear(16, 16) for _ in range(layers)))
+    return nn.Sequential(*stem, tokens, nn.Flatten(), nn.Linear(32, 2))
+
+
+def test_a_transformer_is_known_by_its_tokens_whatever_cuts_its_patches():
+    x = torch.rand(2, 1, 16, 16)
+    one = [nn.Conv2d(1, 2, 4, 4)]
+    stem = [nn.Conv2d(1, 2, 3, 2, 1), nn.Conv2d(2, 2, 3, 2, 1)]
+    none = [nn.Unflatten(2, (4, 4)), nn.Flatten(3), nn.Flatten(1, 2), nn.Conv1d(4, 2, 1)]
+    none += [nn.AdaptiveAvgPool1d(16)]
+    for patches in (one, stem, none):
+        net = mixing(patches, 3)
+        assert cuts_patches(net, x)
+        with pytest.raises(ModelError, match="nad needs feature maps behind the first layers"):
+            refuse_patches(net, x, "nad")
+
+
+def test_tokens_at_the_end_or_in_the_middle_make_no_transformer():
+    x = torch.rand(2, 1, 4, 4)
+    pooling = mixing([nn.Conv2d(1, 2, 3, 1, 1), nn.Conv2d(2, 2, 3, 1, 1)], 1)
+    between = nn.Sequential(
+        *(nn.Conv2d(1, 2, 1), nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)),
+        *(nn.Conv2d(2, 2, 1), nn.Flatten(), nn.Linear(32, 2)),
+    )
+    plain = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Flatten(), nn.Linear(32, 2))
+    assert not any(cuts_patches(net, x) for net in (pooling, between, plain))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,12 +27,14 @@ class Images:
     """Labelled images of one size.
 
     `pixels` is uint8 `[n, c, h, w]`, `labels` int64 `[n]`, each an index into `classes`.
+    `mirrored` says whether a mirror image is of its class still, as far as the source tells.
     Raises `ImagesError` where these do not fit together.
     """
 
     pixels: Tensor
     labels: Tensor
     classes: tuple[str, ...]
+    mirrored: bool = True
 
     def __post_init__(self) -> None:
         if self.pixels.dtype != torch.uint8 or self.pixels.ndim != 4:
@@ -57,7 +59,7 @@ class Images:
         return len(self.labels)
 
     def __getitem__(self, indices: Tensor | slice) -> Images:
-        return Images(self.pixels[indices], self.labels[indices], self.classes)
+        return replace(self, pixels=self.pixels[indices], labels=self.labels[indices])
 
     @property
     def shape(self) -> tuple[int, int, int]:

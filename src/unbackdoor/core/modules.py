@@ -51,6 +51,22 @@ def exact(x: Tensor) -> Tensor:
     return (x.cpu() if x.device.type == "mps" else x).double()
 
 
+def called(model: nn.Module, x: Tensor) -> tuple[str, ...]:
+    """The paths of the modules that a pass on `x` in eval mode calls, in the order they end."""
+    found: dict[str, None] = {}
+    handles = [
+        module.register_forward_hook(lambda *_, name=name: found.setdefault(name))
+        for name, module in model.named_modules()
+    ]
+    try:
+        with in_mode(model, train=False), torch.no_grad():
+            model(x.to(device_of(model)))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return tuple(found)
+
+
 PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 

@@ -155,14 +155,15 @@ def of_objects(
     else:
         raw, what = _objects.read(found, columns), f"the {type(found).__name__}"
     labels, named = matched(what, raw, classes)
-    return Images(pixels_of(what, raw.pictures, size, channels), labels, named)
+    pixels = pixels_of(what, raw.pictures, size, channels)
+    return Images(pixels, labels, named, mirrored(found))
 
 
 def resized(images: Images, size: tuple[int, int]) -> Images:
     """`images` in another size, without a word."""
     from ._pixels import resized as pixels
 
-    return Images(pixels(images.pixels, size), images.labels, images.classes)
+    return replace(images, pixels=pixels(images.pixels, size))
 
 
 def names() -> tuple[str, ...]:
@@ -171,8 +172,13 @@ def names() -> tuple[str, ...]:
 
 
 def mirrored(source: object) -> bool:
-    """Whether a mirrored image of `source` is of its class still, as far as its name tells."""
-    text = source if isinstance(source, str) else ""
+    """Whether a mirrored image of `source` is of its class still.
+
+    As far as `Images` carry that from their source, or the name of the source tells.
+    """
+    if isinstance(source, Images):
+        return source.mirrored
+    text = str(source) if isinstance(source, str | Path) else ""
     known = {name for module in _sources() for name in getattr(module, "UNMIRRORED", ())}
     return known.isdisjoint((text, text.rpartition(":")[0]))
 
@@ -264,7 +270,8 @@ def _images(
     from ._pixels import pixels_of
 
     labels, named = matched(source, raw, classes)
-    return Images(pixels_of(str(source), raw.pictures, size or raw.size, channels), labels, named)
+    pixels = pixels_of(str(source), raw.pictures, size or raw.size, channels)
+    return Images(pixels, labels, named, mirrored(source.name))
 
 
 def _goals(source: object, images: Images, target: Goal | str | None) -> Tensor:

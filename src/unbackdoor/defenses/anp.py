@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ..core.images import Images, to_float
 from ..core.method import source
 from ..core.run import Run
-from ..network.norms import MaskedNorms, find_norms, prune_below_
+from ..network.norms import CUTS, MaskedNorms, find_norms, prune_below_
 from ..training.fit import constant, fit
 from .base.defense import Augmented, Repair
 from .base.needs import Need
@@ -29,8 +29,9 @@ class ANP(Augmented):
     mask ends below `threshold` are pruned from the model as it came. Images are `[n, c, h, w]`.
 
     The paper fixes the threshold at 0.2. By default it is the last of 0.05, 0.1, ... 0.95 before
-    the accuracy on clean images held out from the masks falls by more than `cost` (0.1 in
-    BackdoorBench: it cost width-16 victims 6 to 9 points of ACC). What counts is the number of
+    the accuracy on clean images held out from the masks (on all, where too few to hold any out)
+    falls by more than `cost` (0.1 in BackdoorBench: it cost width-16 victims 6 to 9 points of ACC).
+    What counts is the number of
     steps: it is the paper's, however many images there are. Rate, batch, `eps` and `alpha` are
     those of the authors' published implementation, which lets the disturbance leave `eps` by its
     start and keeps the bias of what it prunes.
@@ -98,12 +99,16 @@ class ANP(Augmented):
         find_norms(model, to_float(clean.pixels[:2]), self.name())
 
     def work(self, images: int, classes: int) -> float | None:
-        """Each image three times a step: to find the disturbance, without it and under it."""
-        return 3.0 * self.steps * self.batch
+        """Each image three times a step: to find the disturbance, without it and under it.
+
+        And what chooses the threshold, if nobody did.
+        """
+        chosen = self.judging(images, CUTS) if self.threshold is None else 0
+        return 3.0 * self.steps * self.batch + chosen
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model` without the channels whose masks fell."""
-        learning, held = self.divided(clean, run, "threshold")
+        learning, held = self.with_judges(clean, run, "threshold")
         masked = MaskedNorms(model, find_norms(model, to_float(clean.pixels[:2]), self.name()))
         rng = run.rng("start of the disturbance")
 

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core.images import Images
+from ..core.images import Images, to_float
 from ..core.method import source
 from ..core.modules import statistics_kept
 from ..core.run import Run
@@ -85,9 +85,10 @@ class BAN(Tuning):
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model`, fine-tuned in place."""
         rng = run.rng("neuron noise")
+        names = tuple(scaled_parameters(model, to_float(clean.pixels[:2])))
 
         def loss(tuned: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-            values = scaled_parameters(tuned)
+            values: dict[str, Tensor] = {name: tuned.get_parameter(name) for name in names}
             with statistics_kept(tuned):
                 noise = worst(
                     tuned,

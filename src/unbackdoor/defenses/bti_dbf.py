@@ -21,6 +21,9 @@ from .base.defense import Repair
 from .base.inverting import Inverting, Trigger
 from .base.needs import Need
 
+STD = 0.2
+"""A change of pixels in [0, 1] is so many times that in the authors' units, CIFAR-10's std."""
+
 
 class BTIDBF(Inverting):
     """Learns a trigger from the features that clean images do not need, and unlearns it.
@@ -36,7 +39,8 @@ class BTIDBF(Inverting):
 
     That is repeated for `rounds`; from the second on G also learns to be answered with the target.
     Images `[n, c, h, w]` are in [0, 1]. The authors bound changes by 0.3 in CIFAR-10's normalised
-    units (std 0.2); here the bound is in pixels. Features are what the last layer sees; a copy of
+    units (std 0.2); here the bound is in pixels, and what is lowered is their mean square change in
+    those units. Features are what the last layer sees; a copy of
     the authors' method takes maps before pooling. Raises `ModelError` where no layer puts out the
     logits.
     """
@@ -46,7 +50,7 @@ class BTIDBF(Inverting):
         "Decoupling Benign Features, ICLR 2024"
     )
     limits: ClassVar[str] = (
-        "370 epochs, 200 of them with a second network: hours without a GPU; retraining on a few "
+        "450 epochs, 200 of them of a second network: hours without a GPU; retraining on a few "
         "triggered images brings the backdoor back (Min et al., arXiv 2410.09838)"
     )
     needs: ClassVar[frozenset[Need]] = frozenset({"labels", "training"})
@@ -149,12 +153,13 @@ class BTIDBF(Inverting):
         find_head(model, to_float(clean.pixels[:2]), self.name())
 
     def work(self, images: int, classes: int) -> float | None:
-        """The mask, unlearning twice, and the generator, which costs as much again as the model."""
-        return self.rounds * (self.search(images, classes) + images * 2 * self.epochs)
+        """What `search` takes, but for the start in each round, and unlearning twice an image."""
+        each = self.mask_epochs / 3 + 2 * self.trigger_epochs + 2 * self.epochs
+        return images * (self.identity_epochs + self.rounds * each)
 
     def search(self, images: int, classes: int) -> float:
-        """The mask, which takes no gradient of the model, and the generator."""
-        return images * (self.mask_epochs / 3 + 2 * self.trigger_epochs)
+        """The mask, which takes no gradient of the model, and the generator, as dear as a model."""
+        return images * (self.identity_epochs + self.mask_epochs / 3 + 2 * self.trigger_epochs)
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model` without what its generator found."""
@@ -225,7 +230,7 @@ class BTIDBF(Inverting):
             benign, other = (own * away).square().mean(), ((1 - own) * away).square().mean()
             change = F.mse_loss(made, x)
             if change > self.most_change or benign > self.most_benign:
-                total = change + benign * (benign > self.most_benign)
+                total = change / STD**2 + benign * (benign > self.most_benign)
             else:
                 total = self.benign * benign - other
             if target is not None:

@@ -30,10 +30,10 @@ class FinePruning(Plain):
     is only a part of one of them; without it the shortcut keeps the feature, and the backdoor,
     alive. The activation of a feature is its mean size over the clean images `[n, c, h, w]`. The
     quietest go, a 32nd of them at a time, until the accuracy on clean images held out from the
-    ranking would fall by more than `cost`. They stay hidden through the fine-tuning.
-    BackdoorBench's bound is a share of the accuracy on the test set, which is none of a defense's
-    business, and it ranks by the mean of the signed activation. Raises `ModelError` for a network
-    whose logits no layer puts out.
+    ranking (on all, where too few to hold any out) would fall by more than `cost`. They stay hidden
+    through the fine-tuning. BackdoorBench's bound is a share of the accuracy on the test set, which
+    is none of a defense's business, and it ranks by the mean of the signed activation. Raises
+    `ModelError` for a network whose logits no layer puts out.
     """
 
     paper: ClassVar[str] = (
@@ -60,12 +60,12 @@ class FinePruning(Plain):
         find_head(model, to_float(clean.pixels[:2]), self.name())
 
     def work(self, images: int, classes: int) -> float | None:
-        """Epochs of all images."""
-        return float(self.epochs * images)
+        """Epochs of all images, and what chooses the share."""
+        return self.epochs * images + self.judging(images, CUTS)
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model` without its sleeping features, fine-tuned."""
-        ranking, held = self.divided(clean, run, "share")
+        ranking, held = self.with_judges(clean, run, "share")
         name, head = find_head(model, to_float(clean.pixels[:2]), self.name())
         activation = activations(model, name, ranking, run)
         quietest_first = activation.argsort(stable=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
-from itertools import cycle, islice
+from itertools import chain, count, islice
 from typing import ClassVar
 
 import torch
@@ -134,10 +135,11 @@ class IBAU(Defense):
     def perturbation(self, model: nn.Module, clean: Images, run: Run, number: int) -> Tensor:
         """The perturbation `[c, h, w]` that harms `model` most, found from none."""
         away = torch.zeros(clean.shape, device=run.device)
-        rng = run.rng(f"perturbation/{number}")
+        shuffled = clean.sample(len(clean), run.rng(f"perturbation/{number}"))
+        passes = (shuffled.batches(self.batch) for _ in count())
+        steps = self.inner_steps or math.ceil(len(clean) / self.batch)
         with in_mode(model, train=False), frozen(model):
-            batches = list(clean.batches(self.batch, rng))
-            for x, _ in islice(cycle(batches), self.inner_steps or len(batches)):
+            for x, _ in islice(chain.from_iterable(passes), steps):
                 away.requires_grad_()
                 x = x.to(run.device)
                 with run.autocast():

@@ -16,6 +16,7 @@ from ..core.images import Images, to_float
 from ..core.method import source
 from ..core.modules import frozen
 from ..core.run import Run
+from ..network.attention import cuts_patches
 from ..network.blocks import find_blocks
 from ..network.gates import Gated, bake_
 from ..network.layers import find_layers
@@ -157,14 +158,18 @@ class IMS(Defense):
         """What has gates behind it, and how many: encoder blocks, or else convolutions."""
         if blocks := find_blocks(model):
             return blocks
-        layers = find_layers(model, to_float(clean.pixels[:2]))
+        x = to_float(clean.pixels[:2])
+        layers = find_layers(model, x)
         found = {
             layer.name: layer.channels
             for layer in layers
             if isinstance(model.get_submodule(layer.name), (nn.Conv1d, nn.Conv2d, nn.Conv3d))
         }
-        if not found:
-            raise ModelError(f"{self.name()} needs convolutions or the blocks of a transformer")
+        if not found or cuts_patches(model, x):
+            raise ModelError(
+                f"{self.name()} needs convolutions or the blocks of a transformer, modules that "
+                f"hold two layer norms themselves; {type(model).__name__} has none behind its input"
+            )
         return found
 
     def _learn(

@@ -21,6 +21,9 @@ from .base.defense import Repair, Tuning
 from .base.inverting import Inverting, Trigger
 from .base.needs import Need
 
+LONG = 50_000
+"""A search of more steps than that, twice those of ten classes, is announced with its hours."""
+
 
 class NeuralCleanse(Tuning, Inverting):
     """Reconstructs a trigger for every class and unlearns those that are unusually small.
@@ -136,18 +139,27 @@ class NeuralCleanse(Tuning, Inverting):
 
     def afford(self, model: nn.Module, clean: Images, searches: int) -> None:
         """Raises `ParameterError` where so many searches would take more than the budget."""
-        classes, images = len(clean.classes), min(len(clean), self.search_images)
-        steps = searches * classes * self.search_epochs * math.ceil(images / self.search_batch)
+        steps = searches * self._steps(clean)
         if steps > self.budget:
-            own = copied(model)
-            x = to_float(clean.pixels[: self.search_batch]).to(device_of(own))
-            hours = steps * seconds_of_step(own, x, Run(device=x.device)) / 3600
             raise ParameterError(
-                f"{self.name()} would search {classes:,} classes in {steps:,} steps of "
-                f"{self.search_batch} images, about {hours:,.0f} hours where the model lies now, "
-                f"more than its budget of {self.budget:,} steps; lower search_epochs or "
-                "search_images, or raise budget"
+                f"{self.name()} would search {self._told(model, clean, steps)} where the "
+                f"model lies now, more than its budget of {self.budget:,} steps; lower "
+                "search_epochs or search_images, or raise budget"
             )
+
+    def _steps(self, clean: Images) -> int:
+        """The steps of one search of all classes."""
+        batches = math.ceil(min(len(clean), self.search_images) / self.search_batch)
+        return len(clean.classes) * self.search_epochs * batches
+
+    def _told(self, model: nn.Module, clean: Images, steps: int) -> str:
+        """What is searched in so many steps, and how long they take where `model` lies."""
+        own = copied(model).requires_grad_()
+        x = to_float(clean.pixels[: self.search_batch]).to(device_of(own))
+        hours = steps * seconds_of_step(own, x, Run(device=x.device)) / 3600
+        told = f"about {hours:,.0f} hours" if hours >= 1 else "less than an hour"
+        each = f"{steps:,} steps of {self.search_batch} images"
+        return f"{len(clean.classes):,} classes in {each}, {told}"
 
     def work(self, images: int, classes: int) -> float | None:
         """The search, and epochs of all images, if there is an outlier."""
@@ -158,7 +170,12 @@ class NeuralCleanse(Tuning, Inverting):
         return float(classes * self.search_epochs * min(images, self.search_images))
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
-        """`model` without what its outlying triggers do."""
+        """`model` without what its outlying triggers do; a long search is announced."""
+        if (steps := self._steps(clean)) > LONG:
+            self._warn(
+                f"searches {self._told(model, clean, steps)}; lower search_epochs or search_images "
+                "for less"
+            )
         patches = self.triggers(model, clean, run)
         sizes = torch.tensor([patch.size for patch in patches])
         index = anomalies(sizes)

@@ -11,11 +11,13 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..core.errors import ModelError
 from ..core.images import Images, to_float
 from ..core.measure import accuracy
 from ..core.method import source
-from ..core.modules import frozen, in_mode
+from ..core.modules import called, frozen, in_mode
 from ..core.run import Run
+from ..network.attention import cuts_patches
 from ..network.inserts import Bound, attach_
 from ..network.layers import Layer, find_layers
 from ..network.moments import moments
@@ -27,8 +29,8 @@ from .base.needs import Need
 class UNIT(Augmented):
     """Clips every channel at a learned upper bound; the weights do not change.
 
-    A bound hangs behind every norm over channels. In a network without such norms it hangs behind
-    every convolution and the hidden units of every MLP block, so in a vision transformer, too. It
+    A bound hangs behind every norm over channels. In a network without such norms, and in a vision
+    transformer, it hangs behind every convolution and the hidden units of every MLP block. It
     starts at the mean of the rectified activation on the clean images plus `spread` standard
     deviations. The objective is cross-entropy plus a price times the sum over layers of the mean
     bound. The price doubles after `patience` batches in a row whose accuracy is within `cost` of
@@ -122,8 +124,7 @@ class UNIT(Augmented):
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model` with a bound behind every norm."""
-        learning, held = self.divided(clean, run, "bounds")
-        held = held if len(held) else learning
+        learning, held = self.with_judges(clean, run, "bounds")
         own = accuracy(model, learning, run).value
         floor = accuracy(model, held, run).value - self.cost
         spots = self._spots(model, clean)
@@ -182,15 +183,23 @@ class UNIT(Augmented):
 
     def _spots(self, model: nn.Module, clean: Images) -> list[Layer]:
         """The norms over channels of feature maps, or else the convolutions and hidden units."""
+        x = to_float(clean.pixels[:2])
+        patches, there = cuts_patches(model, x), set(called(model, x))
         norms = [
             Layer(name, None, module.weight.numel())
             for name, module in model.named_modules()
-            if isinstance(module, (nn.BatchNorm2d, nn.InstanceNorm2d, nn.GroupNorm))
+            if name in there
+            and isinstance(module, (nn.BatchNorm2d, nn.InstanceNorm2d, nn.GroupNorm))
             and isinstance(module.weight, Tensor)
         ]
-        if norms:
+        if norms and not patches:
             return norms
-        layers = find_layers(model, to_float(clean.pixels[:2]))
+        layers = find_layers(model, x)
+        hidden = any(isinstance(model.get_submodule(layer.name), nn.Linear) for layer in layers)
+        if patches and not hidden:
+            raise ModelError(
+                f"{self.name()} finds no MLP block behind the patches of {type(model).__name__}"
+            )
         return [Layer(layer.name, None, layer.channels) for layer in layers]
 
 

@@ -58,17 +58,20 @@ def stages(model: nn.Module, x: Tensor, who: str) -> tuple[str, ...]:
     return tuple(last.values())
 
 
-def refuse_patches(model: nn.Module, x: Tensor, who: str) -> None:
-    """Raises `ModelError`, in the name of `who`, for a network that only cuts images into patches.
+def cuts_patches(model: nn.Module, x: Tensor) -> bool:
+    """Whether the convolutions of `model` only cut images `x` into patches, as in transformers.
 
-    The one convolution of a vision transformer is its first layer; all else happens to tokens.
+    There may be some, as a stem, or none: but all come before the first linear layer that takes
+    tokens, and there are as many of those, or more. Of pooling by attention there are fewer.
     """
-    convolutions, tokens = 0, 0
+    convolutions, tokens, late = 0, 0, False
 
     def count(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        nonlocal convolutions, tokens
-        convolutions += isinstance(module, nn.Conv2d)
-        tokens += isinstance(module, nn.Linear) and args[0].ndim > 2
+        nonlocal convolutions, tokens, late
+        if isinstance(module, nn.Conv2d):
+            convolutions, late = convolutions + 1, late or tokens > 0
+        else:
+            tokens += bool(args) and args[0].ndim > 2
 
     handles = [
         module.register_forward_pre_hook(count)
@@ -81,10 +84,18 @@ def refuse_patches(model: nn.Module, x: Tensor, who: str) -> None:
     finally:
         for handle in handles:
             handle.remove()
-    if convolutions == 1 and tokens:
+    return not late and tokens >= max(1, convolutions)
+
+
+def refuse_patches(model: nn.Module, x: Tensor, who: str) -> None:
+    """Raises `ModelError`, in the name of `who`, for a network that only cuts images into patches.
+
+    All else in it happens to tokens.
+    """
+    if cuts_patches(model, x):
         raise ModelError(
-            f"{who} needs feature maps behind the first layer; the only convolution of "
-            f"{type(model).__name__} cuts the image into patches"
+            f"{who} needs feature maps behind the first layers; {type(model).__name__} only cuts "
+            "the image into patches there"
         )
 
 

@@ -14,7 +14,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from ..core.errors import ModelError
 from ..core.images import Images
 from ..core.measure import accuracy
-from ..core.modules import device_of, in_mode
+from ..core.modules import called, device_of, in_mode
 from ..core.run import Run
 from .channels import Mask
 
@@ -33,24 +33,18 @@ def find_norms(model: nn.Module, x: Tensor, who: str) -> tuple[str, ...]:
     Only norms with a weight and a bias per channel count. Raises `ModelError`, in the name of
     `who`, where there is none.
     """
-    called: dict[str, None] = {}
-    handles = [
-        module.register_forward_hook(lambda *_, name=name: called.setdefault(name))
-        for name, module in model.named_modules()
-        if isinstance(module, _NORMS) and _has_channels(module)
-    ]
-    try:
-        with in_mode(model, train=False), torch.no_grad():
-            model(x.to(device_of(model)))
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not called:
+    modules = dict(model.named_modules())
+    found = tuple(
+        name
+        for name in called(model, x)
+        if isinstance(modules[name], _NORMS) and _has_channels(modules[name])
+    )
+    if not found:
         raise ModelError(
             f"{who} needs norms with a weight and a bias per channel; "
             f"{type(model).__name__} has none"
         )
-    return tuple(called)
+    return found
 
 
 def strangeness(model: nn.Module, x: Tensor) -> tuple[float, float] | None:

@@ -63,7 +63,7 @@ class NeuronNoise(Scanner):
         x = to_float(clean.pixels[: self.images]).to(run.device)
         with torch.no_grad():
             answers = model(x).float().argmax(1)
-        values = scaled_parameters(model)
+        values = scaled_parameters(model, x[:2])
         with run.stage("neuron noise", self.steps) as advance:
             noise = worst(
                 model,

@@ -12,19 +12,25 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from ..core.modules import called
+
 NORMS = (nn.BatchNorm2d, nn.InstanceNorm2d, nn.GroupNorm, nn.LayerNorm)
 
 Noise = dict[str, Tensor]
 """Name of a parameter -> d `[channels]`, the share by which each channel's value grows."""
 
 
-def scaled_parameters(model: nn.Module) -> dict[str, Tensor]:
-    """The weights and biases that the noise scales, by name: those of norms, or of convolutions."""
+def scaled_parameters(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    """The weights and biases that the noise scales, by name: those of norms, or of convolutions.
+
+    Of those alone that a pass on images `x` calls: noise anywhere else does nothing.
+    """
+    there = set(called(model, x))
     for kinds in (NORMS, (nn.Conv2d, nn.Linear)):
         found: dict[str, Tensor] = {
             f"{path}.{name}" if path else name: value
             for path, module in model.named_modules()
-            if isinstance(module, kinds)
+            if path in there and isinstance(module, kinds)
             for name, value in module.named_parameters(recurse=False)
         }
         if found:
@@ -65,7 +71,7 @@ def worst(
 
     It stays within `radius`. `advance` is told of each step.
     """
-    values = {name: value.detach() for name, value in scaled_parameters(model).items()}
+    values = {name: model.get_parameter(name).detach() for name in start}
     noise = start
     for _ in range(steps):
         noise = {name: d.detach().requires_grad_() for name, d in noise.items()}

@@ -14,6 +14,7 @@ from ...core import measure
 from ...core.errors import ParameterError, UnbackdoorWarning
 from ...core.images import Images, to_float
 from ...core.measure import Rate
+from ...core.mirrors import warn_of_mirrors as warn_of_mirrors
 from ...core.modules import unwrapped
 from ...core.run import Run
 from ...core.spec import Spec
@@ -28,9 +29,6 @@ A clean-label attack has no relabelled images: what it learned is seen on trigge
 """
 CALLED = {"training_asr": "triggered"}
 """What a person calls a kind, where it is not its name."""
-
-SIGNS = 43
-"""The classes of GTSRB."""
 
 
 @dataclass(frozen=True)
@@ -113,17 +111,6 @@ def lacking(learned: Mapping[str, Rate]) -> list[str]:
     return [
         kind for kind, wanted in LEARNED.items() if kind in learned and learned[kind].value < wanted
     ]
-
-
-def warn_of_mirrors(attack: Attack, train: Images) -> None:
-    """Warns where traffic signs would be mirrored only because nobody said otherwise."""
-    if len(train.classes) == SIGNS and attack.flip and "flip" not in attack.model_fields_set:
-        warnings.warn(
-            f"{SIGNS} classes are those of GTSRB, whose signs mean something else when mirrored, "
-            "and half of the images will be: -p flip=false",
-            UnbackdoorWarning,
-            stacklevel=2,
-        )
 
 
 def warn_of_weakness(learned: Mapping[str, Rate]) -> None:

@@ -26,12 +26,14 @@ from ...core.images import Images, to_float
 from ...core.measure import accuracy, check
 from ...core.memory import check_step
 from ...core.method import Method, source
+from ...core.mirrors import warn_of_mirrors
 from ...core.modules import copied, unwrapped
 from ...core.recall import kept_of
 from ...core.run import Run
 from ...network.channels import Mask
 from ...training.fit import Objective, cosine, fit
 from .needs import Need
+from .single import batches_of_one_refused
 
 FEWEST_HELD_OUT = 8
 """Fewer images than that tell nothing about a model, so fewer are not held out."""
@@ -104,7 +106,7 @@ class Defense(Method):
         own = copied(model).to(run.device)
         batch = min(getattr(self, "batch", 1), len(clean))
         check_step(own, to_float(clean.pixels[:1]).to(run.device), batch, run)
-        with _images_through(own) as (seen, back):
+        with batches_of_one_refused(self.name()), _images_through(own) as (seen, back):
             repaired = self.mend(own, used, run)
         notes = {
             **repaired.notes,
@@ -138,11 +140,22 @@ class Defense(Method):
         Of few images a larger share is held out, a quarter of at most 40, and of fewer than 32
         none. Methods that tune something hold out images for that in the same way.
         """
-        n = max(round(self.held_out * len(clean)), min(10, len(clean) // 4))
-        if not self.held_out or n < FEWEST_HELD_OUT:
-            n = 0
-        held, rest = clean.split(n, run.rng(purpose))
+        held, rest = clean.split(self._held(len(clean)), run.rng(purpose))
         return rest, held
+
+    def _held(self, images: int) -> int:
+        n = max(round(self.held_out * images), min(10, images // 4))
+        return n if self.held_out and n >= FEWEST_HELD_OUT else 0
+
+    def with_judges(self, clean: Images, run: Run, purpose: str) -> tuple[Images, Images]:
+        """As `divided`; where nothing is held out, the images that are learned from judge."""
+        rest, held = self.divided(clean, run, purpose)
+        return rest, held if len(held) else rest
+
+    def judging(self, images: int, cuts: int) -> float:
+        """The work of so many cuts of a model, each judged by `with_judges`, without gradients."""
+        used = images - self._held(images)
+        return cuts * (self._held(used) or used) / 3
 
     def _warn(self, what: str) -> None:
         warnings.warn(f"{self.name()} {what}", UnbackdoorWarning, stacklevel=3)
@@ -156,6 +169,7 @@ class Defense(Method):
         if not len(clean):
             raise ImagesError(f"{self.name()} needs clean images, got none")
         check(model, clean)
+        warn_of_mirrors(self, clean)
 
     def work(self, images: int, classes: int) -> float | None:
         """How many images a repair takes through the model and back.
