@@ -37,49 +37,26 @@ FEW = 0.5
 class UAT(Passes):
     """Trains the model not to obey single changes of all images that harm it most.
 
-    A backdoor is such a change: one trigger sends all images to one class, and no other change
-    of its size does so much. So the model itself shows where it is weak, without a guess of what
-    the trigger looks like. Two kinds of changes are found in every `every` steps:
+    A backdoor is such a change: one trigger sends all images to one class. Images are
+    `[n, c, h, w]` in [0, 1]; of each batch
 
-    * A universal perturbation from an L2 ball of `radius`: in turn one that raises the loss and
-      one that sends images to one class. A `share` of each batch is moved by it; between searches
-      it follows the gradients of the training steps (Shafahi et al.; `training/universal`).
-    * A patch that sends images to one class: the square in which the gradient pulls most towards
-      it, in colours that the gradient chooses (`training/patches`). Another share of each batch,
-      `patched`, gets one of the patches found so far. Perturbations alone unlearned a white square
-      within 30 steps, but 200 steps later the model obeyed it again. Patches stay in the batches,
-      which slows this and does not stop it.
+    * a `share` is moved by a universal perturbation from an L2 ball of `radius`, in turn one that
+      raises the loss and one that sends images to one class; between searches it follows the
+      gradients of the training steps (Shafahi et al.; `training/universal`);
+    * a share `patched` gets one of the adversarial patches found so far (`training/patches`);
+    * a share `disturbed` is changed at random (`training/disturbance`).
 
-    A third share, `disturbed`, is changed at random: mixed with others, shaded, covered, grained,
-    turned, blurred or sharpened, or of other tones (`training/disturbance`). Without it a faint
-    picture over the whole image was left, and a blur is no pattern that could be added.
+    All keep two answers: their label and, with weight `1 - labels`, what the model said of them
+    before (Hinton et al.). Weights fade by `decay`. Then `settling` epochs of smaller steps on the
+    labels alone win back accuracy, without searches. Below half of `enough_images` images are
+    cropped, mirrored and mixed, and labels weigh less (`training/views`).
 
-    Weights fade a little in each step (`decay`): what clean images do not use should not stay.
-
-    All images `[n, c, h, w]`, in [0, 1], keep two answers: their label and, with weight
-    `1 - labels`, what the model said of them before the repair (Hinton et al.).
-
-    Then `settling` epochs win back accuracy: smaller steps on the labels alone, of patched and
-    disturbed images, without searches. With the old answers in them a backdoor came back in one
-    run (ASR 17 to 40 on a small VGG).
-
-    Few images would be learned by heart. Below half of `enough_images` they are cropped, and
-    mirrored if the model tells mirrored ones as well (`training/views`). While settling they are
-    mixed, too; labels weigh the share of `enough_images` that is there, old answers the rest.
-
-    Three choices make one setting fit every network, and make it last:
-
-    * Norms normalise by their running statistics, and dropout is off. In train mode the statistics
-      of moved images mix with those of others, and small VGGs broke.
-    * But the running statistics follow the clean images, in a pass of its own before each step.
-      Where they stayed as they were, the repair hung on them: on one network, statistics taken
-      anew or two epochs of fine-tuning on clean images brought the backdoor back (ASR 7 to 100).
-    * AdamW's learning rate is relative: in a step a weight moves by about `lr` times the root
-      mean square of its tensor. Adam's usual 0.001 is 0.7 % of the weights of a small VGG, but
-      10 % of those in the last layers of a PreActResNet18, which it destroyed (ACC 36).
+    To fit every network and to last: norms use their running statistics, which follow the clean
+    images in a pass of its own before each step, and dropout is off. AdamW's learning rate is
+    relative: in a step a weight moves by about `lr` times the root mean square of its tensor.
 
     Unlike I-BAU's, the perturbation lives on, is aimed at classes, too, and has no implicit
-    gradient. I-BAU has no patches, old answers or relative rate.
+    gradient. docs/uat.md tells why each part is there, and where a backdoor stays.
     """
 
     paper: ClassVar[str] = (
@@ -267,6 +244,8 @@ class Lesson:
                 universal.search(model, x, y)
                 if method.patched:
                     patches.search(model, whole, y)
+            elif not step:
+                universal.begin(x)
             moved = max(1, int(method.share * len(x)))
             changed = [universal.added(x[:moved]), *self._changed(x[moved:])]
             return self._loss(model(torch.cat(changed)), x, y, method.labels)

@@ -49,6 +49,13 @@ class Universal:
         self.state["found"] += 1
         self.state["away"] = found.requires_grad_()
 
+    def begin(self, x: Tensor) -> None:
+        """Goes on as from a saved state: on the device of the images `x`, without a gradient.
+
+        A gradient is not saved, so a training that is not stopped must not keep one, either.
+        """
+        self.state["away"] = self.state["away"].detach().to(x.device).requires_grad_()
+
     def follow(self) -> None:
         """Moves it up the gradient of the last training step."""
         away = self.state["away"]
