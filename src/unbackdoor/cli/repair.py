@@ -145,7 +145,7 @@ def _hint(console: Console) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        console.say("stopped: the same command goes on after the last layer or epoch done")
+        console.say("stopped: the same command goes on after the last layer or epoch saved")
         raise
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,10 @@ from ..core.run import Run
 
 Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """(model, x, y) -> the loss to minimise, a scalar."""
+
+PAUSE = 20.0
+"""Seconds between two saves of a training's state: a large network's takes one, and few images make
+hundreds of epochs."""
 
 
 def cross_entropy(smoothing: float = 0.0) -> Objective:
@@ -82,7 +87,7 @@ def fit(
 
     `optimizer` makes another one of the parameters; it is stepped with a closure. `after_step` is
     called with the model after every step; after an epoch for which `until` holds, training ends.
-    With `resume`, the state after each epoch is kept in
+    With `resume`, the state after the last epoch, and after one every `PAUSE` seconds, is kept in
     that file, and a later call with the same arguments goes on from there, bit for bit.
     Raises `ModelError` when the loss is no longer finite, `CheckpointError` for a damaged `resume`.
     """
@@ -100,6 +105,7 @@ def fit(
     layout = fast_layout(model)
     lay_out_(model.to(run.device), layout)
     first = _load_state(resume, model, step_with) if resume else 0
+    keeper = _Keeper(resume)
     with (
         in_mode(model, train=True),
         run.stage(stage, epochs * per_epoch, first * per_epoch) as advance,
@@ -120,8 +126,7 @@ def fit(
                     advance(1)
             if not bool(torch.isfinite(loss)):
                 raise ModelError(f"{stage} diverged in epoch {epoch + 1}: the loss is {loss:g}")
-            if resume:
-                _save_state(resume, model, step_with, epoch + 1)
+            keeper.keep(model, step_with, epoch + 1, last=epoch + 1 == epochs)
             if until and until(model):
                 break
 
@@ -183,10 +188,30 @@ def _step(
     return loss
 
 
-def _save_state(path: Path, model: nn.Module, optimizer: Optimizer, epoch: int) -> None:
+class _Keeper:
+    """Saves the state of a training in `path`, if there is one: now and then, and at the end.
+
+    What took less than `PAUSE` may be lost with the power: it is soon made again.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.begun = self.saved = time.monotonic()
+
+    def keep(self, model: nn.Module, optimizer: Optimizer, epoch: int, *, last: bool) -> None:
+        now = time.monotonic()
+        if self.path and (last or now - self.saved >= PAUSE):
+            lasting = now - self.begun >= PAUSE
+            _save_state(self.path, model, optimizer, epoch, lasting=lasting)
+            self.saved = time.monotonic()
+
+
+def _save_state(
+    path: Path, model: nn.Module, optimizer: Optimizer, epoch: int, *, lasting: bool
+) -> None:
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch}
     try:
-        with whole(path) as half, half.open("wb") as file:
+        with whole(path, lasting=lasting) as half, half.open("wb") as file:
             torch.save(state, file)
     except RuntimeError as error:  # torch's way to tell of a full disk
         raise OutputError(f"cannot write to {path.parent}: {error}") from None
