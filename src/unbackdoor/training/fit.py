@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from ..core.errors import CheckpointError, ModelError, OutputError
 from ..core.files import whole
 from ..core.images import Images
-from ..core.modules import fast_layout, in_mode, lay_out_
+from ..core.modules import fast_layout, in_mode, lay_out_, with_gradient
 from ..core.run import Run
 
 Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -37,19 +37,21 @@ def cross_entropy(smoothing: float = 0.0) -> Objective:
     return loss
 
 
-def augment(x: Tensor, rng: torch.Generator, *, flip: bool) -> Tensor:
+def augment(x: Tensor, rng: torch.Generator | None, *, flip: bool) -> Tensor:
     """Each image cropped at an offset of its own from a zero-padded copy, and perhaps mirrored.
 
-    `x` is `[n, c, h, w]`; the padding is an eighth of the height (4 pixels at 32).
+    `x` is `[n, c, h, w]`; the padding is an eighth of the height (4 pixels at 32). `rng` is on its
+    device, or the CPU; None for torch's global generator of the device.
     """
     n, _, h, w = x.shape
     pad = h // 8
     windows = F.pad(x, (pad, pad, pad, pad)).unfold(2, h, 1).unfold(3, w, 1)
-    dy, dx = torch.randint(0, 2 * pad + 1, (2, n), generator=rng)
-    crops = windows[torch.arange(n), :, dy, dx]
+    at = rng.device if rng else x.device
+    dy, dx = torch.randint(0, 2 * pad + 1, (2, n), generator=rng, device=at).to(x.device)
+    crops = windows[torch.arange(n, device=x.device), :, dy, dx]
     if not flip:
         return crops
-    mirrored = torch.rand(n, generator=rng) < 0.5
+    mirrored = torch.rand(n, generator=rng, device=at) < 0.5
     return torch.where(mirrored.view(n, 1, 1, 1).to(x.device), crops.flip(-1), crops)
 
 
@@ -119,8 +121,8 @@ def fit(
                         group["lr"] = rate * schedule(step, epochs * per_epoch)
                     if crop:
                         x = augment(x, rng, flip=flip)
-                    x = x.to(run.device, memory_format=layout)
-                    loss = _step(model, x, y.to(run.device), loss_of, step_with, run)
+                    x, y = _sent(x, run.device, layout), _sent(y, run.device)
+                    loss = _step(model, x, y, loss_of, step_with, run)
                     if after_step:
                         after_step(model)
                     advance(1)
@@ -167,9 +169,17 @@ def follow_norms_(model: nn.Module, x: Tensor, momentum: float) -> None:
         for norm in norms:
             norm.train()
             norm.momentum = momentum
-        model(x)
+        model(x.clone())  # a forward may change its input
     for norm, own in zip(norms, before, strict=True):
         norm.momentum = own
+
+
+def _sent(
+    tensor: Tensor, device: torch.device, layout: torch.memory_format = torch.preserve_format
+) -> Tensor:
+    """`tensor` on `device`; on its way to a GPU no step that is under way there is waited for."""
+    given = tensor.pin_memory() if device.type == "cuda" else tensor
+    return given.to(device, memory_format=layout, non_blocking=True)
 
 
 def _step(
@@ -179,7 +189,7 @@ def _step(
     def closure() -> Any:
         optimizer.zero_grad(set_to_none=True)
         with torch.enable_grad(), run.autocast():
-            loss = loss_of(model, x, y)
+            loss = with_gradient(loss_of(model, x, y))
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..core.modules import with_gradient
 from .adversarial import Ball
 
 FIRST = 0.1
@@ -73,7 +74,7 @@ class Universal:
         away = FIRST * ball.radius * ball.steepest(start)
         for _ in range(self.steps):
             away.requires_grad_()
-            told = model(clipped(x + away)).float()
+            told = with_gradient(model(clipped(x + away))).float()
             if goal is None:
                 goal = torch.full((len(x),), self._next_class(told.shape[1]), device=x.device)
             loss = F.cross_entropy(told, goal)
