@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterable
 from dataclasses import replace
@@ -11,19 +10,19 @@ from itertools import accumulate
 from typing import ClassVar
 
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from ..core.images import Images
 from ..core.method import source
-from ..core.modules import in_mode
+from ..core.modules import copied, in_mode
 from ..core.run import Run
 from ..training import views
 from ..training.disturbance import WAYS, disturbed
 from ..training.fit import fit, follow_norms_
-from ..training.patches import Patches
+from ..training.patches import FIRST, Patches
 from ..training.relative import relative_adam
 from ..training.universal import Universal
 from .base.defense import Repair
@@ -100,15 +99,16 @@ class UAT(Passes):
         0.2,
         ge=0,
         lt=1,
-        description="share of a batch that gets an adversarial patch",
+        description="share of what is not moved that gets an adversarial patch",
         json_schema_extra=source("ours: docs/uat.md tells what was tried"),
     )
     disturbed: float = Field(
         0.6,
         ge=0,
         lt=1,
-        description="share of a batch that is disturbed at random",
+        description="share of what is not moved that is disturbed; with `patched` at most 1",
         json_schema_extra=source("ours: docs/uat.md tells what was tried"),
+        validate_default=True,
     )
     radius: float = Field(
         6.0,
@@ -119,7 +119,7 @@ class UAT(Passes):
     every: int = Field(
         10,
         ge=1,
-        description="steps after which another perturbation is found",
+        description="steps between searches; an epoch begins with one, of shorter epochs not each",
         json_schema_extra=source("ours: between two searches the perturbation follows for free"),
     )
     ascent_steps: int = Field(
@@ -146,7 +146,8 @@ class UAT(Passes):
         0.5,
         ge=0,
         le=1,
-        description="weight of the labels; the rest is of the old answers",
+        description="weight of the labels in a step, else of the old answers; searches and "
+        "settling need labels even at 0",
         json_schema_extra=source("ours: half labels, half the old answers"),
     )
     temperature: float = Field(
@@ -169,13 +170,26 @@ class UAT(Passes):
         json_schema_extra=source("ours: SGD at 0.01 did as well on one network and broke another"),
     )
 
+    @field_validator("disturbed")
+    @classmethod
+    def _fits(cls, disturbed: float, told: ValidationInfo) -> float:
+        patched = told.data.get("patched", 0)
+        if round(patched + disturbed, 6) > 1:
+            raise ValueError(
+                f"patched ({patched:g}) and it are shares of the same images, at most 1"
+            )
+        return disturbed
+
     def work(self, images: int, classes: int) -> float | None:
         """Images, old answers and norms without a gradient, searches; and settling."""
-        patches = (self.ascent_steps + 5) / 2 if self.patched else 0
-        each = 1 + 2 / 3 + (self.ascent_steps + patches) / self.every
+        steps = math.ceil(images / self.batch)
+        searches = math.ceil(steps / self.every) / max(1, self.every // steps)  # of an epoch
+        patch = self.ascent_steps + 5 if self.patched else 0  # the first of all of a batch
+        first = min(classes, FIRST) * patch / steps
+        each = 1 + 2 / 3 + searches * (self.ascent_steps + patch / 2) / steps
         last = 1 + 1 / 3 * (images / self.enough_images < FEW)
-        epochs = self.passes(images, self.epochs) * each + self.passes(images, self.settling) * last
-        return epochs * images
+        epochs, settling = (self.passes(images, n) for n in (self.epochs, self.settling))
+        return (epochs * each + settling * last + first * (epochs > 0)) * images
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model`, trained in place."""
@@ -214,7 +228,7 @@ class Lesson:
         self.method, self.per_epoch = method, per_epoch
         self.view = views.View()
         self.worth = 1.0
-        self.teacher = copy.deepcopy(teacher)
+        self.teacher = copied(teacher)
         self.universal = Universal(method.radius, method.ascent_steps)
         self.patches = Patches(method.ascent_steps)
 
@@ -262,7 +276,8 @@ class Lesson:
         if labels == 1:
             return F.cross_entropy(told, y)
         with torch.no_grad():
-            old = F.softmax(self.teacher(x).float() / temperature, dim=1)
+            told_before = self.teacher(x.clone())  # a forward may change its input
+            old = F.softmax(told_before.float() / temperature, dim=1)
         soft = F.log_softmax(told / temperature, dim=1)
         kept = F.kl_div(soft, old, reduction="batchmean") * temperature**2
         return torch.lerp(kept, F.cross_entropy(told, y), labels)

@@ -132,11 +132,13 @@ class Defense(Method):
         Of few images a larger share is held out, a quarter of at most 40, and of fewer than 32
         none. Methods that tune something hold out images for that in the same way.
         """
-        n = max(round(self.held_out * len(clean)), min(10, len(clean) // 4))
-        if not self.held_out or n < FEWEST_HELD_OUT:
-            n = 0
-        held, rest = clean.split(n, run.rng(purpose))
+        held, rest = clean.split(self.judging(len(clean)), run.rng(purpose))
         return rest, held
+
+    def judging(self, images: int) -> int:
+        """How many of so many clean images `divided` holds out."""
+        n = max(round(self.held_out * images), min(10, images // 4))
+        return n if self.held_out and n >= FEWEST_HELD_OUT else 0
 
     def _warn(self, what: str) -> None:
         warnings.warn(f"{self.name()} {what}", UnbackdoorWarning, stacklevel=3)
