@@ -130,7 +130,7 @@ def test_two_runs_with_one_seed_give_the_same_bits(run, repair, tmp_path):
 def test_a_table_on_stdout_and_the_rest_on_stderr(run, repair, tmp_path):
     done = run(*repair, "--out", tmp_path / "out")
     assert "before" in done.out and "ACC" in done.out and "repairing" not in done.out
-    assert "clean images told as before" in done.out
+    assert "same class as before" in done.out
     assert "repairing with fmp" in done.err
     assert run(*repair, "--out", tmp_path / "quiet", "-q").err == THIN
 

@@ -28,7 +28,7 @@ def shown(agreement: Rate | None = None, **scores: Score) -> Table:
         for name, meaning in MEANINGS.items()
     ]
     if agreement:
-        rows.append(("clean images told as before", *[""] * (len(scores) - 1), _cell(agreement)))
+        rows.append(("same class as before", *[""] * (len(scores) - 1), _cell(agreement)))
     return table(("", *scores), rows)
 
 
