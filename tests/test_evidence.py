@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 import unbackdoor
-from unbackdoor.core.errors import ImagesError, UnbackdoorWarning
+from unbackdoor.core.errors import ImagesError, ModelError, UnbackdoorWarning
 from unbackdoor.core.images import Images
 from unbackdoor.core.run import Run
 from unbackdoor.core.spec import Spec
@@ -134,11 +134,50 @@ def test_a_repair_from_python_says_it_too(tmp_path):
     assert "taken sorted as text" in said and "near the chance" not in said
 
 
+@pytest.mark.parametrize(("right", "warned"), [(0, True), (2, False), (30, False)])
+def test_of_few_images_nearly_all_must_be_told_wrongly(right, warned):
+    labels = LABELS[:30]
+    wrong = (labels + 1) % COUNT
+    given = images(torch.cat([labels[:right], wrong[right:]]), labels)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        read_rightly(MODEL, given, "here", Run())
+    assert any("of 30 images, near the chance" in str(one.message) for one in caught) == warned
+
+
+def test_a_repair_from_python_says_that_classes_are_thin():
+    thin = images(LABELS[: 19 * COUNT % 120])
+    with pytest.warns(UnbackdoorWarning) as told:
+        unbackdoor.repair(MODEL, thin, "fine_tuning", epochs=1)
+    said = [str(each.message) for each in told]
+    assert (
+        sum("12 of 12 classes have fewer than 20 clean images (fewest" in each for each in said)
+        == 1
+    )
+
+
+class Holder(Brightness):
+    """Keeps a tensor of its last pass."""
+
+    def forward(self, x):
+        self.last = super().forward(x)
+        return self.last
+
+
+def test_a_model_that_cannot_be_copied_is_one_line():
+    holder = Holder()
+    holder(torch.zeros(1, 1, 4, 4))
+    with pytest.raises(ModelError, match="Holder cannot be copied"):
+        read_rightly(holder, images(LABELS), "here", Run())
+
+
 def test_classes_of_few_images_are_thin_evidence():
     labels = torch.arange(COUNT * 20) % COUNT
     warn_thin(images(labels))  # warnings are errors here
     with pytest.warns(UnbackdoorWarning, match=r"1 of 12 classes .* \(fewest: 3, 19\)"):
         warn_thin(images(torch.cat([labels[:3], labels[4:]])))
+    with pytest.warns(UnbackdoorWarning, match=r"20 clean images after a loss \(fewest"):
+        warn_thin(images(LABELS), " after a loss")
 
 
 def normed(mean, var):

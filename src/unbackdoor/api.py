@@ -143,8 +143,9 @@ def repair(
 
     `clean` is `Images`, or what `load_images` takes. `model` takes images `[n, c, h, w]` in [0, 1]
     and may be any `nn.Module` that `defense` can handle; `parameters` are the fields of the
-    defense. Warns where the model's answers say that the images are read wrongly. Raises
-    `UnbackdoorError`.
+    defense. Warns where the model's answers say that the images are read wrongly, and of classes
+    with few images (as here). How long it will take is not said: `Run(progress=...)` is told of
+    each step. Raises `UnbackdoorError`.
 
     Examples:
         >>> import torch
@@ -158,7 +159,9 @@ def repair(
     method = build("defense", defense, parameters, mirrored=data.mirrored(clean))
     assert isinstance(method, Defense)
     model, run = unwrapped(model), run or Run()
-    return method.repair(model, evidence.clean_images(model, clean, run), run)
+    images = evidence.clean_images(model, clean, run)
+    evidence.warn_thin(images)
+    return method.repair(model, images, run)
 
 
 def scan(
@@ -190,7 +193,7 @@ def scan(
     assert isinstance(method, Scanner)
     if clean is None:
         method.go_without_images()
-    images = evidence.blank(model) if clean is None else _fitting(model, clean)
+    images = evidence.blank(model) if clean is None else evidence.read(model, clean)
     return judged(method, model, images, run or Run(), known, minutes, real=clean is not None)
 
 
@@ -250,9 +253,9 @@ def attack(
     True
     """
     method, run, model = _attack(attack, parameters, train), run or Run(), unwrapped(model)
-    images = _fitting(model, train)
+    images = evidence.read(model, train)
     planting.warn_of_mirrors(method, images)
-    judged = None if test is None else _fitting(model, test)
+    judged = None if test is None else evidence.read(model, test)
     return planting.completed(method, method.plant(model, images, run), images, judged, run)
 
 
@@ -281,7 +284,7 @@ def evaluate(
         (True, None)
     """
     run, model = run or Run(), unwrapped(model)
-    test = None if test is None else _fitting(model, test)
+    test = None if test is None else evidence.read(model, test)
     if triggered is not None:
         if not isinstance(triggered, Triggered):
             raise ParameterError("triggered must be what load_triggered gives")
@@ -290,11 +293,3 @@ def evaluate(
         if len(triggered.images):
             check(model, triggered.images)
     return score(copied(model).to(run.device), run, test, triggered)
-
-
-def _fitting(model: nn.Module, source: Source) -> Images:
-    """The images of `source`, in what `model` takes as far as it tells."""
-    found, _ = evidence.fitting(model, source)
-    if isinstance(source, str | Path):
-        data.warn_of_numbers(source, evidence.taken(model).get("classes"))
-    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import warnings
 from contextlib import suppress
@@ -15,7 +14,8 @@ from torch import Tensor, nn
 from . import data
 from .core.errors import ImagesError, ParameterError, UnbackdoorWarning
 from .core.images import Images, to_float
-from .core.measure import Rate, check, near_chance, predictions
+from .core.measure import Rate, check, matches, near_chance, predictions
+from .core.modules import copied
 from .core.run import Run
 from .models import Normalized
 from .network.norms import strangeness
@@ -24,7 +24,7 @@ SAMPLE = 500
 """So many images tell near chance from a model that can read them."""
 
 FEWEST = 50
-"""Fewer images are no evidence that a model cannot read them."""
+"""Of fewer images nearly all must be told wrongly, and they tell nothing of batch norms."""
 
 SIDES = (28, 32, 40, 64, 96, 128, 160, 224, 256)
 """Sides of images that networks are made for; tried where the size is a guess and looks wrong."""
@@ -133,10 +133,10 @@ def read_rightly(
     `guessed` and the model is near chance, but surely better at another one.
     """
     sample = images.sample(SAMPLE, run.rng("evidence"))
-    answers = predictions(copy.deepcopy(model).to(run.device), sample, run)
-    rate = _rate(answers, sample.labels)
+    answers = predictions(copied(model).to(run.device), sample, run)
+    rate = matches(answers, sample.labels)
     if as_text is not None and len(as_text) == len(images.classes):
-        other = _rate(answers, as_text[sample.labels])
+        other = matches(answers, as_text[sample.labels])
         if _told(source, rate, other):
             rate = other
             images, sample = (
@@ -151,15 +151,27 @@ def read_rightly(
     return images
 
 
-def warn_thin(clean: Images) -> None:
-    """Warns where a class has fewer than `FEW` of the `clean` images of a repair."""
+def read(model: nn.Module, source: Any) -> Images:
+    """The images of `source`, in what `model` takes as far as it tells; as `fitting`."""
+    found, _ = fitting(model, source)
+    if isinstance(source, str | Path):
+        data.warn_of_numbers(source, taken(model).get("classes"))
+    return found
+
+
+def warn_thin(clean: Images, after: str = "") -> None:
+    """Warns where a class has fewer than `FEW` of the `clean` images of a repair.
+
+    `after` tells what was taken away from them before.
+    """
     counts = clean.labels.bincount(minlength=len(clean.classes))
     poor = int((counts < FEW).sum())
     if poor:
         fewest = int(counts.argmin())
         warnings.warn(
-            f"{poor} of {len(clean.classes)} classes have fewer than {FEW} clean images (fewest: "
-            f"{clean.classes[fewest]}, {int(counts[fewest])}): a repair may cost accuracy on them",
+            f"{poor} of {len(clean.classes)} classes have fewer than {FEW} clean images{after} "
+            f"(fewest: {clean.classes[fewest]}, {int(counts[fewest])}): a repair may cost accuracy "
+            "on them",
             UnbackdoorWarning,
             stacklevel=3,
         )
@@ -168,11 +180,13 @@ def warn_thin(clean: Images) -> None:
 def _near_chance(rate: Rate, classes: int) -> bool:
     """Whether an accuracy is surely too low for a model that reads its images rightly.
 
-    Not with fewer than `FEWEST` images, nor with one class.
+    Not with one class.
     """
-    if classes < 2 or rate.total < FEWEST:
+    if classes < 2:
         return False
     chance, bound = 1 / classes, near_chance(classes)
+    if rate.total < FEWEST:
+        return rate.interval()[1] <= bound
     # Few images: unsure, but hardly chance.
     return rate.interval()[0] < bound and rate.value <= chance + 2 * (bound - chance)
 
@@ -191,18 +205,14 @@ def _told(source: str, rate: Rate, other: Rate) -> bool:
     return as_text
 
 
-def _rate(answers: Tensor, labels: Tensor) -> Rate:
-    return Rate(int(torch.eq(answers, labels).sum()), len(labels))
-
-
 def _check_size(model: nn.Module, sample: Images, source: str, rate: Rate, run: Run) -> None:
     """Raises `ImagesError` where the model is surely better at another size of the images."""
-    own, quiet = copy.deepcopy(model).to(run.device), Run(run.seed, run.device, run.precision)
+    own, quiet = copied(model).to(run.device), Run(run.seed, run.device, run.precision)
     found: list[tuple[int, Rate]] = []
     for side in SIDES:
         with suppress(Exception):  # a network may take no images of that size
             images = data.resized(sample, (side, side))
-            found.append((side, _rate(predictions(own, images, quiet), images.labels)))
+            found.append((side, matches(predictions(own, images, quiet), images.labels)))
     side, best = max(found, key=lambda one: one[1].hits, default=(0, rate))
     if best.interval()[0] > rate.interval()[1]:
         height, width = sample.shape[1:]

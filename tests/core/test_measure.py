@@ -8,8 +8,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from unbackdoor.core.errors import ModelError
 from unbackdoor.core.images import Images, Triggered
-from unbackdoor.core.measure import Rate, Score, accuracy, attack_rates, der, logits, score
+from unbackdoor.core.measure import (
+    Rate,
+    Score,
+    accuracy,
+    attack_rates,
+    check,
+    der,
+    logits,
+    score,
+    seconds_of_step,
+)
 from unbackdoor.core.run import Run
 
 RUN = Run(precision="bf16")  # measuring must not care
@@ -128,3 +139,33 @@ def test_of_no_images_nothing_is_counted():
     none = images([1], [1])[slice(0, 0)]
     assert logits(ByBrightness(), none, RUN).shape == (0, 3)
     assert accuracy(ByBrightness(), none, RUN) == Rate(0, 0)
+
+
+class Wrapped(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.inner, self.kind = ByBrightness(), kind
+
+    def forward(self, x):
+        said = self.inner(x)
+        return {"tuple": (said, x), "dict": {"logits": said}}[self.kind]
+
+
+@pytest.mark.parametrize("kind", ["tuple", "dict"])
+def test_a_model_whose_outputs_are_no_tensor_is_one_line(kind):
+    with pytest.raises(ModelError, match=f"the model gives a {kind}, not logits"):
+        check(Wrapped(kind), images([0, 1], [0, 1]))
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_that_are_not_float32_are_one_line(kind):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).to(kind)
+    name = str(kind).removeprefix("torch.")
+    with pytest.raises(ModelError, match=rf"^weights are {name}; give model\.float\(\)$"):
+        check(model, images([0, 1], [0, 1]))
+    check(model.float(), images([0, 1], [0, 1]))
+
+
+def test_the_time_of_a_step_of_a_forward_without_gradients_is_one_line():
+    with pytest.raises(ModelError, match=r"torch\.no_grad"):
+        seconds_of_step(ByBrightness(), torch.rand(2, 1, 2, 2), RUN)

@@ -101,7 +101,7 @@ MUTANTS = (
     Mutant(
         "the teacher sees the view that the model sees",
         D + "uat.py",
-        "self.teacher(x)",
+        "self.teacher(x.clone())",
         "self.teacher(x.flip(-1))",
         T + "uat.py",
     ),

@@ -279,22 +279,3 @@ def test_the_labels_of_few_images_weigh_what_their_number_is_worth(monkeypatch):
     for enough in (110, 240):
         UAT(batch=80, enough_images=enough, epochs=0, settling=1).repair(net, clean, Run())
     assert seen[0] == 1 and seen[-1] == pytest.approx(70 / 240)
-
-
-def test_a_stopped_repair_goes_on_with_the_same_bits(tmp_path):
-    clean, net = task()
-    method = UAT(**SMALL, epochs=3, every=3)
-    whole = method.repair(net, clean, Run()).model
-
-    class StoppedError(Exception):
-        pass
-
-    def stop(stage, done, total):
-        if stage == "fine-tuning" and done == 6:
-            raise StoppedError
-
-    with pytest.raises(StoppedError):
-        method.repair(net, clean, Run(progress=stop, cache=tmp_path))
-    again = method.repair(net, clean, Run(cache=tmp_path)).model
-    for name, tensor in whole.state_dict().items():
-        assert torch.equal(tensor, again.state_dict()[name]), name

@@ -14,6 +14,7 @@ def test_the_card_tells_what_the_record_holds() -> None:
         "98.7 % (8,883 of 9,000; 98.4 to 98.9 %) | 1.3 % (117 of 9,000; 1.1 to 1.6 %) | −97.4 |"
         in card
     )
+    assert "91.2 % of the test images (9,123 of 10,000) get the class that" in card
     assert "| eps | 0.00392156862745098 |" in card
     assert "| hold | true |" in card
     for text in ("3f" * 32, "d4" * 32, "arXiv 2307.11565", "75 of 4,800 channels", "Seed 7"):

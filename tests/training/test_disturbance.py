@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.nn import functional as F
 
 from unbackdoor.training.disturbance import (
     BLEND,
@@ -14,6 +15,7 @@ from unbackdoor.training.disturbance import (
     toned,
     turned,
 )
+from unbackdoor.training.views import View
 
 
 def images(n: int = 64, channels: int = 3, side: int = 32) -> torch.Tensor:
@@ -103,6 +105,53 @@ def test_an_image_is_turned_about_its_middle_and_keeps_its_colours():
     assert mass.min() < 0.85 * 51 and mass.max() > 1.15 * 51  # smaller and larger
     over = (rows - middle[0, :, None, None]) * (columns - middle[1, :, None, None]) * seen[:, 0]
     assert (over.sum((1, 2)) > 40).any() and (over.sum((1, 2)) < -40).any()  # either way
+
+
+def test_what_is_not_square_is_turned_and_not_sheared(monkeypatch):
+    seen = []
+    grid = F.affine_grid
+    monkeypatch.setattr(
+        F, "affine_grid", lambda *told, **more: seen.append(told[0]) or grid(*told, **more)
+    )
+    turned(torch.rand(50, 1, 16, 64), torch.empty(0))
+    half = torch.tensor([32.0, 8.0])  # pixels of a unit of the grid, across and down
+    steps = seen[0][:, :, :2] * half.view(2, 1) / half  # in pixels
+    lengths, angles = steps.norm(dim=1), (steps[:, :, 0] * steps[:, :, 1]).sum(1)
+    torch.testing.assert_close(lengths[:, 0], lengths[:, 1])
+    torch.testing.assert_close(angles, torch.zeros(50), atol=1e-5, rtol=0)
+    assert steps[:, 0, 1].abs().max() > 0.2
+
+
+def test_a_blur_is_the_mean_of_a_square_by_one_row_and_one_column(monkeypatch):
+    kernels = []
+    pool = F.avg_pool2d
+    monkeypatch.setattr(F, "avg_pool2d", lambda x, k, s: kernels.append(k) or pool(x, k, s))
+    monkeypatch.setattr("unbackdoor.training.disturbance.SHARP", 0.0)
+    monkeypatch.setattr("unbackdoor.training.disturbance._strength", lambda x: torch.ones(1))
+    x = torch.rand(2, 3, 64, 96)
+    soft = softened(x, x)
+    side = max(kernels[0])
+    assert kernels == [(side, 1), (1, side)] and side > 3
+    plain = pool(F.pad(x, (side // 2,) * 4, mode="replicate"), side, 1)
+    torch.testing.assert_close(soft, plain)
+
+
+VIEW = View(cropped=True, mirrored=True, mixed=True)
+
+
+@pytest.mark.parametrize("way", [*WAYS, lambda x, _: disturbed(x, [grained]), lambda x, _: VIEW(x)])
+def test_all_is_drawn_on_the_device_of_the_images(way, monkeypatch):
+    """Else each draw waits for a copy."""
+    to = torch.Tensor.to
+
+    def stays(self, *told, **more):
+        moved = to(self, *told, **more)
+        assert moved.device == self.device
+        return moved
+
+    monkeypatch.setattr(torch.Tensor, "to", stays)
+    x = torch.rand(4, 3, 8, 8, device="meta")
+    assert way(x, x).device.type == "meta"
 
 
 def test_an_image_is_blurred_or_sharpened():

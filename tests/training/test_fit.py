@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from unbackdoor.core.errors import CheckpointError, ModelError
 from unbackdoor.core.images import Images
 from unbackdoor.core.run import Run
+from unbackdoor.training import fit as module
 from unbackdoor.training.fit import (
     augment,
     cosine,
@@ -141,6 +142,30 @@ def test_resuming_gives_the_same_bits(tmp_path: Path):
     done = net()
     fit(done, images(), RUN, **arguments)  # nothing is left to do
     assert same(done, whole)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "epochs", "lasting"),  # that pass in an epoch; those that are saved, and synced
+    [(0, [5], [False]), (8, [3, 5], [True, True]), (30, [1, 2, 3, 4, 5], [True] * 5)],
+)
+def test_the_state_is_saved_now_and_then_and_at_the_end(
+    tmp_path, monkeypatch, seconds, epochs, lasting
+):
+    now, saved, synced = [0.0], [], []
+    save = module.whole
+    monkeypatch.setattr(module, "PAUSE", 20.0)
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(
+        module, "whole", lambda path, *, lasting: synced.append(lasting) or save(path)
+    )
+    monkeypatch.setattr(torch, "save", lambda state, _: saved.append(state["epoch"]))
+
+    def epoch(stage: str, done: int, total: int) -> None:
+        now[0] += seconds * (done > 0)
+
+    watched = Run(precision="fp32", progress=epoch)
+    fit(net(), images(8), watched, epochs=5, lr=0.05, batch=8, resume=tmp_path / "state.pt")
+    assert (saved, synced) == (epochs, lasting)
 
 
 def test_a_damaged_state_is_told_of_and_nothing_is_trained(tmp_path: Path):

@@ -142,3 +142,37 @@ def test_few_and_many_classes(classes):
     assert min(classes, 20) <= len(found.state["found"]) <= KEPT
     assert len(found.state["hits"]) == classes
     assert found.put(clean.pixels[:3] / 255).shape == (3, 1, 8, 8)
+
+
+@pytest.mark.parametrize(("side", "asked"), [(6, 17), (40, 33)])
+def test_a_large_patch_shrinks_in_larger_steps(side, asked):
+    """To the third of it that it needs; one pixel at a time 40 would take over 110."""
+    needed, tried = side // 3, []
+
+    def hits(box):
+        tried.append(box)
+        top, bottom, left, right = box
+        return float(top <= needed and left <= needed and min(bottom, right) >= 2 * needed)
+
+    top, bottom, left, right = module._shrunk((0, side, 0, side), hits)
+    step = max(1, side // 8)
+    assert (
+        needed - step < top == left <= needed and 2 * needed <= bottom == right < 2 * needed + step
+    )
+    assert len(tried) <= asked
+
+
+def test_patches_stay_on_the_device_they_were_found_on(monkeypatch):
+    net, x, y = corner()
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda _: pytest.fail("copied to the CPU"))
+    found = Patches(1)
+    found.search(net, x, y)
+    assert all(values.device == x.device for _, _, values in found.state["found"])
+
+
+def test_patches_of_a_saved_state_go_to_the_device_of_the_images(monkeypatch):
+    found = Patches(1)
+    found.state["found"] = [
+        (1.0, (0, 4, 0, 4), torch.ones(1, 1, 8, 8, device=at)) for at in ("meta", "cpu")
+    ]
+    assert found.put(torch.zeros(6, 1, 8, 8, device="meta")).device.type == "meta"

@@ -106,6 +106,8 @@ class Console:
         now = time.perf_counter()
         if done == 0 or stage not in self._began:
             self._began[stage], self._told[stage] = (now, done), now
+            if 0 < done <= total:
+                self.say(f"{stage}: {100 * done // total} % were done before")
         if self.quiet or not total:
             return
         if self._bars is None:

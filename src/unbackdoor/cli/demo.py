@@ -88,6 +88,8 @@ def demo(
             "warnings": console.warned,
         }
         full = repairing.write(out, outcome.model, told)
-        console.result(full, scores.shown(before=outcome.before, after=outcome.after))
+        console.result(
+            full, scores.shown(outcome.agreement, before=outcome.before, after=outcome.after)
+        )
         console.say(f"see {out / repairing.REPORT}")
         return 0

@@ -85,6 +85,7 @@ def repair(
         from ..core.images import overlap
         from ..core.run import Run, pick_device
         from ..defenses.base.defense import Defense
+        from ..network.norms import keeps_statistics
         from . import inputs, output, repairing, rescanning, scores
 
         asked = o.pairs("-p", parameters)
@@ -110,7 +111,12 @@ def repair(
             judged, seen = inputs.held_out(given, run.rng("held out"))
         stamped = sources.triggered(triggered, target, like=given)
         chosen.check(victim, seen)
-        evidence.warn_thin(seen)
+        evidence.warn_thin(seen, "" if test else " after a tenth was held out to measure ACC")
+        if not keeps_statistics(victim):
+            console.say(
+                "no batch norm of the model keeps statistics, so nothing tells whether the images "
+                "are like those that it was trained on"
+            )
 
         acc_on = "test images" if test else "held-out clean images"
         case = repairing.Case(victim, seen, judged, acc_on, stamped)
@@ -127,7 +133,9 @@ def repair(
                 "warnings": console.warned,
             }
             full = repairing.write(out, outcome.model, told, hub.companions(model))
-        console.result(full, scores.shown(before=outcome.before, after=outcome.after))
+        console.result(
+            full, scores.shown(outcome.agreement, before=outcome.before, after=outcome.after)
+        )
         if full["scan"]:
             for when, said in full["scan"]["lines"].items():
                 console.say(f"scan {when} the repair: {said}")
@@ -145,7 +153,7 @@ def _hint(console: Console) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        console.say("stopped: the same command goes on after the last layer or epoch done")
+        console.say("stopped: the same command goes on after the last layer or epoch saved")
         raise
 
 

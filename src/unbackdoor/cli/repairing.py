@@ -6,20 +6,20 @@ import base64
 import io
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..checkpoints import checkpoint
 from ..core import record
 from ..core.files import sha256
 from ..core.images import Images, Triggered, to_float
-from ..core.measure import Score, der, predictions, score, seconds_of_step
+from ..core.measure import Rate, Score, der, matches, predictions, score, seconds_of_step
 from ..core.modules import copied
 from ..core.run import Run
 from ..defenses.base.defense import Defense, Repair
@@ -51,11 +51,15 @@ class Case:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """A repair, and what was measured before and after it."""
+    """A repair, and what was measured before and after it.
+
+    `agreement` is how many of the judged clean images get the same class before and after.
+    """
 
     repair: Repair
     before: Score
     after: Score
+    agreement: Rate
 
     @property
     def model(self) -> Normalized:
@@ -68,19 +72,27 @@ def treat(case: Case, defense: Defense, run: Run, console: Console) -> Outcome:
     """Measures, repairs and measures again."""
     console.say(f"measuring on {run.device}")
     case.model.to(run.device)
-    before = score(case.model, run, case.judged, case.triggered)
+    said, before = _measured(case.model, case, run)
     console.say(
         f"repairing with {defense.name()}, {len(case.clean)} clean images"
         f"{_how_long(case, defense, run)}"
     )
     repaired = defense.repair(case.model, case.clean, run)
-    after = score(repaired.model, run, case.judged, case.triggered)
-    return Outcome(repaired, before, after)
+    says, after = _measured(repaired.model, case, run)
+    return Outcome(repaired, before, after, matches(said, says))
+
+
+def _measured(model: nn.Module, case: Case, run: Run) -> tuple[Tensor, Score]:
+    """What `model` says of the clean images that judge it, and its score."""
+    said = predictions(model, case.judged, run)
+    attacked = score(model, run, None, case.triggered)
+    return said, replace(attacked, acc=matches(said, case.judged.labels))
 
 
 def _how_long(case: Case, defense: Defense, run: Run) -> str:
     """What to expect, where the defense knows how much it will do: from two timed steps."""
-    work = defense.work(len(case.clean), len(case.clean.classes))
+    used = len(case.clean) - defense.judges(len(case.clean))
+    work = defense.work(used, len(case.clean.classes))
     if not work:
         return ""
     model = copied(case.model).to(run.device)
@@ -100,6 +112,7 @@ def told(case: Case, defense: Defense, outcome: Outcome, run: Run) -> dict[str, 
         "acc_on": case.acc_on,
         "before": record.of_score(outcome.before),
         "after": record.of_score(outcome.after),
+        "agreement": outcome.agreement.as_json(),
         "der": der(outcome.before, outcome.after),
         "layers": record.of_layers(outcome.repair.silenced, outcome.repair.scores, channels),
         "score_name": outcome.repair.score_name or f"score of {defense.name()}",

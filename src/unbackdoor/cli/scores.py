@@ -18,12 +18,17 @@ LEARNED = {
 }
 
 
-def shown(**scores: Score) -> Table:
-    """A row a rate, a column a score: the percentage and its 95 % interval."""
+def shown(agreement: Rate | None = None, **scores: Score) -> Table:
+    """A row a rate, a column a score: the percentage and its 95 % interval.
+
+    `agreement` is how often the model of the last column answers as that of the first.
+    """
     rows = [
         (meaning, *(_cell(getattr(score, name)) for score in scores.values()))
         for name, meaning in MEANINGS.items()
     ]
+    if agreement:
+        rows.append(("same class as before", *[""] * (len(scores) - 1), _cell(agreement)))
     return table(("", *scores), rows)
 
 

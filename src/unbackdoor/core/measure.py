@@ -16,8 +16,8 @@ from .errors import ImagesError, ModelError, UnbackdoorError, UnbackdoorWarning
 from .foreign import place, reason
 from .images import Images, Triggered, to_float
 from .memory import rows_that_fit
-from .modules import device_of, in_mode
-from .outputs import logits_of, probabilities
+from .modules import device_of, in_mode, with_gradient
+from .outputs import probabilities
 from .run import Run
 
 TIMES_CHANCE, PART_OF_REST = 2.0, 0.2
@@ -97,6 +97,9 @@ def check(model: nn.Module, images: Images) -> None:
             raise ModelError(f"{name} has no shape yet; let the model see a batch first")
         if not bool(torch.isfinite(tensor).all()):
             raise ModelError(f"{name} holds values that are not finite")
+    kinds = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+    for kind in kinds - {torch.float32}:
+        raise ModelError(f"weights are {str(kind).removeprefix('torch.')}; give model.float()")
     x = to_float(images.pixels[:2]).to(device_of(model))
     with in_mode(model, train=False), torch.no_grad():
         try:
@@ -107,18 +110,22 @@ def check(model: nn.Module, images: Images) -> None:
             raise ImagesError(
                 f"the model cannot take images {list(x.shape[1:])}{place(error)}: {reason(error)}"
             ) from None
-    outputs = logits_of(found, len(images.classes))
-    if outputs.shape != (len(x), len(images.classes)):
+    if not isinstance(found, Tensor):
+        raise ModelError(
+            f"the model gives a {type(found).__name__}, not logits [n, classes]; give a module "
+            "that returns them alone"
+        )
+    if found.shape != (len(x), len(images.classes)):
         raise ImagesError(
-            f"the model's output is {list(outputs.shape)} for {len(x)} images; "
+            f"the model's output is {list(found.shape)} for {len(x)} images; "
             f"the images have {len(images.classes)} classes"
         )
-    if not bool(torch.isfinite(outputs).all()):
+    if not bool(torch.isfinite(found).all()):
         raise ModelError(
             "the model's outputs are not finite numbers (NaN or infinite): what it would answer "
             "means nothing"
         )
-    if probabilities(outputs):
+    if probabilities(found):
         warnings.warn(
             "the model's outputs are probabilities (a softmax is its last layer), not logits: what "
             "is measured is right, but defenses train on them badly; take the softmax away if you "
@@ -155,7 +162,12 @@ def predictions(model: nn.Module, images: Images, run: Run) -> Tensor:
 
 def accuracy(model: nn.Module, images: Images, run: Run) -> Rate:
     """How many of `images` go to their label."""
-    return Rate(int((predictions(model, images, run) == images.labels).sum()), len(images))
+    return matches(predictions(model, images, run), images.labels)
+
+
+def matches(said: Tensor, wanted: Tensor) -> Rate:
+    """How many of the classes `[n]` are the same."""
+    return Rate(int((said == wanted).sum()), len(said))
 
 
 def attack_rates(model: nn.Module, triggered: Triggered, run: Run) -> tuple[Rate, Rate]:
@@ -199,6 +211,7 @@ def seconds_of_step(model: nn.Module, x: Tensor, run: Run) -> float:
         start = time.perf_counter()
         with in_mode(model, train=False), torch.enable_grad(), run.autocast():
             loss = model(x).float().logsumexp(1).sum()
+        with_gradient(loss)
         loss.backward()
         loss.detach().item()  # waits for the device
         seconds.append(time.perf_counter() - start)

@@ -101,6 +101,16 @@ def copied(model: nn.Module) -> nn.Module:
         ) from None
 
 
+def with_gradient(outputs: Tensor) -> Tensor:
+    """`outputs`; raises `ModelError` where no gradient leads back from them."""
+    if not outputs.requires_grad:
+        raise ModelError(
+            "no gradient leads back through the model: its forward runs under torch.no_grad, or "
+            "detaches what it gives"
+        )
+    return outputs
+
+
 @contextmanager
 def statistics_kept(model: nn.Module) -> Iterator[None]:
     """Passes in train mode inside leave the running statistics of `model`'s norms as they are."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterable
 from dataclasses import replace
@@ -11,19 +10,19 @@ from itertools import accumulate
 from typing import ClassVar
 
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from ..core.images import Images
 from ..core.method import source
-from ..core.modules import in_mode
+from ..core.modules import copied, in_mode
 from ..core.run import Run
 from ..training import views
 from ..training.disturbance import WAYS, disturbed
 from ..training.fit import fit, follow_norms_
-from ..training.patches import Patches
+from ..training.patches import FIRST, Patches
 from ..training.relative import relative_adam
 from ..training.universal import Universal
 from .base.defense import Repair
@@ -37,49 +36,26 @@ FEW = 0.5
 class UAT(Passes):
     """Trains the model not to obey single changes of all images that harm it most.
 
-    A backdoor is such a change: one trigger sends all images to one class, and no other change
-    of its size does so much. So the model itself shows where it is weak, without a guess of what
-    the trigger looks like. Two kinds of changes are found in every `every` steps:
+    A backdoor is such a change: one trigger sends all images to one class. Images are
+    `[n, c, h, w]` in [0, 1]; of each batch
 
-    * A universal perturbation from an L2 ball of `radius`: in turn one that raises the loss and
-      one that sends images to one class. A `share` of each batch is moved by it; between searches
-      it follows the gradients of the training steps (Shafahi et al.; `training/universal`).
-    * A patch that sends images to one class: the square in which the gradient pulls most towards
-      it, in colours that the gradient chooses (`training/patches`). Another share of each batch,
-      `patched`, gets one of the patches found so far. Perturbations alone unlearned a white square
-      within 30 steps, but 200 steps later the model obeyed it again. Patches stay in the batches,
-      which slows this and does not stop it.
+    * a `share` is moved by a universal perturbation from an L2 ball of `radius`, in turn one that
+      raises the loss and one that sends images to one class; between searches it follows the
+      gradients of the training steps (Shafahi et al.; `training/universal`);
+    * a share `patched` gets one of the adversarial patches found so far (`training/patches`);
+    * a share `disturbed` is changed at random (`training/disturbance`).
 
-    A third share, `disturbed`, is changed at random: mixed with others, shaded, covered, grained,
-    turned, blurred or sharpened, or of other tones (`training/disturbance`). Without it a faint
-    picture over the whole image was left, and a blur is no pattern that could be added.
+    All keep two answers: their label and, with weight `1 - labels`, what the model said of them
+    before (Hinton et al.). Weights fade by `decay`. Then `settling` epochs of smaller steps on the
+    labels alone win back accuracy, without searches. Below half of `enough_images` images are
+    cropped, mirrored and mixed, and labels weigh less (`training/views`).
 
-    Weights fade a little in each step (`decay`): what clean images do not use should not stay.
-
-    All images `[n, c, h, w]`, in [0, 1], keep two answers: their label and, with weight
-    `1 - labels`, what the model said of them before the repair (Hinton et al.).
-
-    Then `settling` epochs win back accuracy: smaller steps on the labels alone, of patched and
-    disturbed images, without searches. With the old answers in them a backdoor came back in one
-    run (ASR 17 to 40 on a small VGG).
-
-    Few images would be learned by heart. Below half of `enough_images` they are cropped, and
-    mirrored if the model tells mirrored ones as well (`training/views`). While settling they are
-    mixed, too; labels weigh the share of `enough_images` that is there, old answers the rest.
-
-    Three choices make one setting fit every network, and make it last:
-
-    * Norms normalise by their running statistics, and dropout is off. In train mode the statistics
-      of moved images mix with those of others, and small VGGs broke.
-    * But the running statistics follow the clean images, in a pass of its own before each step.
-      Where they stayed as they were, the repair hung on them: on one network, statistics taken
-      anew or two epochs of fine-tuning on clean images brought the backdoor back (ASR 7 to 100).
-    * AdamW's learning rate is relative: in a step a weight moves by about `lr` times the root
-      mean square of its tensor. Adam's usual 0.001 is 0.7 % of the weights of a small VGG, but
-      10 % of those in the last layers of a PreActResNet18, which it destroyed (ACC 36).
+    To fit every network and to last: norms use their running statistics, which follow the clean
+    images in a pass of its own before each step, and dropout is off. AdamW's learning rate is
+    relative: in a step a weight moves by about `lr` times the root mean square of its tensor.
 
     Unlike I-BAU's, the perturbation lives on, is aimed at classes, too, and has no implicit
-    gradient. I-BAU has no patches, old answers or relative rate.
+    gradient. docs/uat.md tells why each part is there, and where a backdoor stays.
     """
 
     paper: ClassVar[str] = (
@@ -123,15 +99,16 @@ class UAT(Passes):
         0.2,
         ge=0,
         lt=1,
-        description="share of a batch that gets an adversarial patch",
+        description="share of what is not moved that gets an adversarial patch",
         json_schema_extra=source("ours: docs/uat.md tells what was tried"),
     )
     disturbed: float = Field(
         0.6,
         ge=0,
         lt=1,
-        description="share of a batch that is disturbed at random",
+        description="share of what is not moved that is disturbed; with `patched` at most 1",
         json_schema_extra=source("ours: docs/uat.md tells what was tried"),
+        validate_default=True,
     )
     radius: float = Field(
         6.0,
@@ -142,7 +119,7 @@ class UAT(Passes):
     every: int = Field(
         10,
         ge=1,
-        description="steps after which another perturbation is found",
+        description="steps between searches; an epoch begins with one, of shorter epochs not each",
         json_schema_extra=source("ours: between two searches the perturbation follows for free"),
     )
     ascent_steps: int = Field(
@@ -169,7 +146,8 @@ class UAT(Passes):
         0.5,
         ge=0,
         le=1,
-        description="weight of the labels; the rest is of the old answers",
+        description="weight of the labels in a step, else of the old answers; searches and "
+        "settling need labels even at 0",
         json_schema_extra=source("ours: half labels, half the old answers"),
     )
     temperature: float = Field(
@@ -192,13 +170,26 @@ class UAT(Passes):
         json_schema_extra=source("ours: SGD at 0.01 did as well on one network and broke another"),
     )
 
+    @field_validator("disturbed")
+    @classmethod
+    def _fits(cls, disturbed: float, told: ValidationInfo) -> float:
+        patched = told.data.get("patched", 0)
+        if round(patched + disturbed, 6) > 1:
+            raise ValueError(
+                f"patched ({patched:g}) and it are shares of the same images, at most 1"
+            )
+        return disturbed
+
     def work(self, images: int, classes: int) -> float | None:
         """Images, old answers and norms without a gradient, searches; and settling."""
-        patches = (self.ascent_steps + 5) / 2 if self.patched else 0
-        each = 1 + 2 / 3 + (self.ascent_steps + patches) / self.every
+        steps = math.ceil(images / self.batch)
+        searches = math.ceil(steps / self.every) / max(1, self.every // steps)  # of an epoch
+        patch = self.ascent_steps + 5 if self.patched else 0  # the first of all of a batch
+        first = min(classes, FIRST) * patch / steps
+        each = 1 + 2 / 3 + searches * (self.ascent_steps + patch / 2) / steps
         last = 1 + 1 / 3 * (images / self.enough_images < FEW)
-        epochs = self.passes(images, self.epochs) * each + self.passes(images, self.settling) * last
-        return epochs * images
+        epochs, settling = (self.passes(images, n) for n in (self.epochs, self.settling))
+        return (epochs * each + settling * last + first * (epochs > 0)) * images
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model`, trained in place."""
@@ -237,7 +228,7 @@ class Lesson:
         self.method, self.per_epoch = method, per_epoch
         self.view = views.View()
         self.worth = 1.0
-        self.teacher = copy.deepcopy(teacher)
+        self.teacher = copied(teacher)
         self.universal = Universal(method.radius, method.ascent_steps)
         self.patches = Patches(method.ascent_steps)
 
@@ -267,6 +258,8 @@ class Lesson:
                 universal.search(model, x, y)
                 if method.patched:
                     patches.search(model, whole, y)
+            elif not step:
+                universal.begin(x)
             moved = max(1, int(method.share * len(x)))
             changed = [universal.added(x[:moved]), *self._changed(x[moved:])]
             return self._loss(model(torch.cat(changed)), x, y, method.labels)
@@ -283,7 +276,8 @@ class Lesson:
         if labels == 1:
             return F.cross_entropy(told, y)
         with torch.no_grad():
-            old = F.softmax(self.teacher(x).float() / temperature, dim=1)
+            told_before = self.teacher(x.clone())  # a forward may change its input
+            old = F.softmax(told_before.float() / temperature, dim=1)
         soft = F.log_softmax(told / temperature, dim=1)
         kept = F.kl_div(soft, old, reduction="batchmean") * temperature**2
         return torch.lerp(kept, F.cross_entropy(told, y), labels)

@@ -47,6 +47,11 @@ def find_norms(model: nn.Module, x: Tensor, who: str) -> tuple[str, ...]:
     return found
 
 
+def keeps_statistics(model: nn.Module) -> bool:
+    """Whether a batch norm of `model` holds the statistics of what it was trained on."""
+    return any(isinstance(m, _BatchNorm) and m.running_mean is not None for m in model.modules())
+
+
 def strangeness(model: nn.Module, x: Tensor) -> tuple[float, float] | None:
     """How far the images `x` `[n, c, h, w]` are from what the batch norms of `model` learned.
 

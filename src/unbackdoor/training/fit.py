@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,15 @@ from torch.optim import Optimizer
 from ..core.errors import CheckpointError, ModelError, OutputError
 from ..core.files import whole
 from ..core.images import Images
-from ..core.modules import fast_layout, in_mode, lay_out_
+from ..core.modules import fast_layout, in_mode, lay_out_, with_gradient
 from ..core.run import Run
 
 Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """(model, x, y) -> the loss to minimise, a scalar."""
+
+PAUSE = 20.0
+"""Seconds between two saves of a training's state: a large network's takes one, and few images make
+hundreds of epochs."""
 
 
 def cross_entropy(smoothing: float = 0.0) -> Objective:
@@ -32,19 +37,21 @@ def cross_entropy(smoothing: float = 0.0) -> Objective:
     return loss
 
 
-def augment(x: Tensor, rng: torch.Generator, *, flip: bool) -> Tensor:
+def augment(x: Tensor, rng: torch.Generator | None, *, flip: bool) -> Tensor:
     """Each image cropped at an offset of its own from a zero-padded copy, and perhaps mirrored.
 
-    `x` is `[n, c, h, w]`; the padding is an eighth of the height (4 pixels at 32).
+    `x` is `[n, c, h, w]`; the padding is an eighth of the height (4 pixels at 32). `rng` is on its
+    device, or the CPU; None for torch's global generator of the device.
     """
     n, _, h, w = x.shape
     pad = h // 8
     windows = F.pad(x, (pad, pad, pad, pad)).unfold(2, h, 1).unfold(3, w, 1)
-    dy, dx = torch.randint(0, 2 * pad + 1, (2, n), generator=rng)
-    crops = windows[torch.arange(n), :, dy, dx]
+    at = rng.device if rng else x.device
+    dy, dx = torch.randint(0, 2 * pad + 1, (2, n), generator=rng, device=at).to(x.device)
+    crops = windows[torch.arange(n, device=x.device), :, dy, dx]
     if not flip:
         return crops
-    mirrored = torch.rand(n, generator=rng) < 0.5
+    mirrored = torch.rand(n, generator=rng, device=at) < 0.5
     return torch.where(mirrored.view(n, 1, 1, 1).to(x.device), crops.flip(-1), crops)
 
 
@@ -82,7 +89,7 @@ def fit(
 
     `optimizer` makes another one of the parameters; it is stepped with a closure. `after_step` is
     called with the model after every step; after an epoch for which `until` holds, training ends.
-    With `resume`, the state after each epoch is kept in
+    With `resume`, the state after the last epoch, and after one every `PAUSE` seconds, is kept in
     that file, and a later call with the same arguments goes on from there, bit for bit.
     Raises `ModelError` when the loss is no longer finite, `CheckpointError` for a damaged `resume`.
     """
@@ -100,6 +107,7 @@ def fit(
     layout = fast_layout(model)
     lay_out_(model.to(run.device), layout)
     first = _load_state(resume, model, step_with) if resume else 0
+    keeper = _Keeper(resume)
     with (
         in_mode(model, train=True),
         run.stage(stage, epochs * per_epoch, first * per_epoch) as advance,
@@ -113,15 +121,14 @@ def fit(
                         group["lr"] = rate * schedule(step, epochs * per_epoch)
                     if crop:
                         x = augment(x, rng, flip=flip)
-                    x = x.to(run.device, memory_format=layout)
-                    loss = _step(model, x, y.to(run.device), loss_of, step_with, run)
+                    x, y = _sent(x, run.device, layout), _sent(y, run.device)
+                    loss = _step(model, x, y, loss_of, step_with, run)
                     if after_step:
                         after_step(model)
                     advance(1)
             if not bool(torch.isfinite(loss)):
                 raise ModelError(f"{stage} diverged in epoch {epoch + 1}: the loss is {loss:g}")
-            if resume:
-                _save_state(resume, model, step_with, epoch + 1)
+            keeper.keep(model, step_with, epoch + 1, last=epoch + 1 == epochs)
             if until and until(model):
                 break
 
@@ -162,9 +169,17 @@ def follow_norms_(model: nn.Module, x: Tensor, momentum: float) -> None:
         for norm in norms:
             norm.train()
             norm.momentum = momentum
-        model(x)
+        model(x.clone())  # a forward may change its input
     for norm, own in zip(norms, before, strict=True):
         norm.momentum = own
+
+
+def _sent(
+    tensor: Tensor, device: torch.device, layout: torch.memory_format = torch.preserve_format
+) -> Tensor:
+    """`tensor` on `device`; on its way to a GPU no step that is under way there is waited for."""
+    given = tensor.pin_memory() if device.type == "cuda" else tensor
+    return given.to(device, memory_format=layout, non_blocking=True)
 
 
 def _step(
@@ -174,7 +189,7 @@ def _step(
     def closure() -> Any:
         optimizer.zero_grad(set_to_none=True)
         with torch.enable_grad(), run.autocast():
-            loss = loss_of(model, x, y)
+            loss = with_gradient(loss_of(model, x, y))
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
@@ -183,10 +198,30 @@ def _step(
     return loss
 
 
-def _save_state(path: Path, model: nn.Module, optimizer: Optimizer, epoch: int) -> None:
+class _Keeper:
+    """Saves the state of a training in `path`, if there is one: now and then, and at the end.
+
+    What took less than `PAUSE` may be lost with the power: it is soon made again.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.begun = self.saved = time.monotonic()
+
+    def keep(self, model: nn.Module, optimizer: Optimizer, epoch: int, *, last: bool) -> None:
+        now = time.monotonic()
+        if self.path and (last or now - self.saved >= PAUSE):
+            lasting = now - self.begun >= PAUSE
+            _save_state(self.path, model, optimizer, epoch, lasting=lasting)
+            self.saved = time.monotonic()
+
+
+def _save_state(
+    path: Path, model: nn.Module, optimizer: Optimizer, epoch: int, *, lasting: bool
+) -> None:
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch}
     try:
-        with whole(path) as half, half.open("wb") as file:
+        with whole(path, lasting=lasting) as half, half.open("wb") as file:
             torch.save(state, file)
     except RuntimeError as error:  # torch's way to tell of a full disk
         raise OutputError(f"cannot write to {path.parent}: {error}") from None

@@ -76,7 +76,7 @@ class Patches:
             self._search(model, x[:half], y[:half], int(torch.multinomial(weights, 1)))
             return
         with torch.no_grad():
-            classes = model(x[:1]).shape[1]
+            classes = model(x[:1].clone()).shape[1]  # a forward may change its input
         hits.extend([1.0] * classes)
         for towards in torch.randperm(classes)[:FIRST].tolist():
             self._search(model, x, y, towards)
@@ -89,9 +89,9 @@ class Patches:
         """
         found, n = self.state["found"], len(x)
         chances = torch.tensor([hits for hits, _, _ in found]) ** 2 + UNTRIED**2
-        drawn = torch.multinomial(chances, n, replacement=True).tolist()
-        values = torch.cat([found[place][2] for place in drawn]).to(x)
-        cover = torch.cat([covering(found[place][1], x) for place in drawn])
+        drawn = torch.multinomial(chances, n, replacement=True).to(x.device)
+        values = torch.cat([values.to(x) for _, _, values in found])[drawn]  # saved on the CPU
+        cover = torch.cat([covering(box, x) for _, box, _ in found])[drawn]
         changed = (_draw(x) < 0.5).to(x)
         holes = torch.rand(cover.shape, device=x.device) < 0.4 * changed * _draw(x)
         cover = cover * ~holes * (1 - 0.6 * changed * _draw(x))
@@ -107,13 +107,13 @@ class Patches:
         box, values = found_patch(model, x, towards, self.steps)
         share = hits(values, box)
         self.state["hits"][towards] = share
-        found = [(share, box, values.cpu())]
+        found = [(share, box, values)]
         if share > OBEYED:
             plain = [colour.expand_as(values) for colour in _colours(x)]
             good = [each for each in plain if hits(each, box) > OBEYED]
             for each in (values, *good):
                 small = _shrunk(box, partial(hits, each))
-                found.append((hits(each, small), small, each.cpu()))
+                found.append((hits(each, small), small, each))
         found = [*self.state["found"], *found]
         self.state["found"] = sorted(found, key=lambda one: one[0])[-KEPT:]
 
@@ -175,10 +175,11 @@ def _shrunk(box: Box, hits: Callable[[Box], float]) -> Box:
     """The smallest rectangle within `box`, by one side after the other, that keeps its hits."""
     least = LOST * hits(box)
     places = list(range(4))
+    step = max(1, (box[1] - box[0]) // 8)  # of large images, for time
     while places:
         place = places.pop(0)
         smaller = list(box)
-        smaller[place] += 1 if place in (0, 2) else -1
+        smaller[place] += step if place in (0, 2) else -step
         top, bottom, left, right = smaller
         if min(bottom - top, right - left) < 2 or hits((top, bottom, left, right)) < least:
             continue

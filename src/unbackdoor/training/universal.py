@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..core.modules import with_gradient
 from .adversarial import Ball
 
 FIRST = 0.1
@@ -49,6 +50,13 @@ class Universal:
         self.state["found"] += 1
         self.state["away"] = found.requires_grad_()
 
+    def begin(self, x: Tensor) -> None:
+        """Goes on as from a saved state: on the device of the images `x`, without a gradient.
+
+        A gradient is not saved, so a training that is not stopped must not keep one, either.
+        """
+        self.state["away"] = self.state["away"].detach().to(x.device).requires_grad_()
+
     def follow(self) -> None:
         """Moves it up the gradient of the last training step."""
         away = self.state["away"]
@@ -66,7 +74,7 @@ class Universal:
         away = FIRST * ball.radius * ball.steepest(start)
         for _ in range(self.steps):
             away.requires_grad_()
-            told = model(clipped(x + away)).float()
+            told = with_gradient(model(clipped(x + away))).float()
             if goal is None:
                 goal = torch.full((len(x),), self._next_class(told.shape[1]), device=x.device)
             loss = F.cross_entropy(told, goal)

@@ -24,7 +24,7 @@ class View:
     """Images `[n, c, h, w]` in [0, 1] -> as many of that shape, each seen anew.
 
     Each is `cropped` at random, half of them `mirrored`, and each `mixed` with up to `MOST` of
-    another one, seen anew, too. Draws come from torch's global generator, on the CPU.
+    another one, seen anew, too. Draws come from torch's global generator of their device.
     """
 
     cropped: bool = False
@@ -36,8 +36,8 @@ class View:
         seen = self._moved(x)
         if not self.mixed:
             return seen
-        shares = MOST * torch.rand(len(x), 1, 1, 1)
-        others = self._moved(x)[torch.randperm(len(x)).to(x.device)]
+        shares = MOST * torch.rand(len(x), 1, 1, 1, device=x.device)
+        others = self._moved(x)[torch.randperm(len(x), device=x.device)]
         return torch.lerp(seen, others, shares.to(x))
 
     def notes(self) -> dict[str, float]:
@@ -45,7 +45,7 @@ class View:
         return {name: float(done) for name, done in asdict(self).items()}
 
     def _moved(self, x: Tensor) -> Tensor:
-        return augment(x, torch.default_generator, flip=self.mirrored) if self.cropped else x
+        return augment(x, None, flip=self.mirrored) if self.cropped else x
 
 
 def for_few(model: nn.Module, images: Images, run: Run) -> View:

@@ -9,10 +9,8 @@ from __future__ import annotations
 import time
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -32,6 +30,7 @@ from ...core.recall import kept_of
 from ...core.run import Run
 from ...network.channels import Mask
 from ...training.fit import Objective, cosine, fit
+from .counted import images_through
 from .needs import Need
 from .single import batches_of_one_refused
 
@@ -106,7 +105,7 @@ class Defense(Method):
         own = copied(model).to(run.device)
         batch = min(getattr(self, "batch", 1), len(clean))
         check_step(own, to_float(clean.pixels[:1]).to(run.device), batch, run)
-        with batches_of_one_refused(self.name()), _images_through(own) as (seen, back):
+        with batches_of_one_refused(self.name()), images_through(own) as (seen, back):
             repaired = self.mend(own, used, run)
         notes = {
             **repaired.notes,
@@ -140,10 +139,11 @@ class Defense(Method):
         Of few images a larger share is held out, a quarter of at most 40, and of fewer than 32
         none. Methods that tune something hold out images for that in the same way.
         """
-        held, rest = clean.split(self._held(len(clean)), run.rng(purpose))
+        held, rest = clean.split(self.judges(len(clean)), run.rng(purpose))
         return rest, held
 
-    def _held(self, images: int) -> int:
+    def judges(self, images: int) -> int:
+        """How many of so many clean images `divided` holds out."""
         n = max(round(self.held_out * images), min(10, images // 4))
         return n if self.held_out and n >= FEWEST_HELD_OUT else 0
 
@@ -154,8 +154,8 @@ class Defense(Method):
 
     def judging(self, images: int, cuts: int) -> float:
         """The work of so many cuts of a model, each judged by `with_judges`, without gradients."""
-        used = images - self._held(images)
-        return cuts * (self._held(used) or used) / 3
+        used = images - self.judges(images)
+        return cuts * (self.judges(used) or used) / 3
 
     def _warn(self, what: str) -> None:
         warnings.warn(f"{self.name()} {what}", UnbackdoorWarning, stacklevel=3)
@@ -189,28 +189,6 @@ def _same(model: nn.Module, other: nn.Module) -> bool:
     return one.keys() == two.keys() and all(
         torch.equal(one[key].cpu(), two[key].cpu()) for key in one
     )
-
-
-@contextmanager
-def _images_through(model: nn.Module) -> Iterator[tuple[list[int], list[int]]]:
-    """Collects the number of images of every pass through `model`, or a copy, forth and back."""
-    seen: list[int] = []
-    back: list[int] = []
-
-    def count(_: nn.Module, args: tuple[Tensor, ...], told: object) -> None:
-        seen.append(len(args[0]))
-        if isinstance(told, Tensor) and told.requires_grad:
-            told.register_hook(partial(_add, back, len(args[0])))  # type: ignore[no-untyped-call]
-
-    handle = model.register_forward_hook(count)
-    try:
-        yield seen, back
-    finally:
-        handle.remove()
-
-
-def _add(counts: list[int], images: int, _: Tensor) -> None:
-    counts.append(images)
 
 
 class Augmented(Defense):

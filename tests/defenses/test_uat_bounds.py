@@ -1,0 +1,74 @@
+"""What UAT says beforehand, and what it refuses."""
+
+import pytest
+import torch
+from torch import nn
+
+from defenses.samples import task
+from unbackdoor.core.errors import ModelError, ParameterError
+from unbackdoor.core.method import build
+from unbackdoor.core.run import Run
+from unbackdoor.defenses.uat import UAT, Lesson
+from unbackdoor.training.universal import Universal
+
+
+@pytest.mark.parametrize(
+    ("fields", "images", "classes", "told"),
+    [
+        # 50 steps an epoch, 5 searches: 3 steps of ascent, and (3 + 5) / 2 for a patch
+        ({"epochs": 6}, 5000, 10, 6 * (1 + 2 / 3 + 5 * 7 / 50) + 4 + 10 * 8 / 50),
+        ({"epochs": 6}, 5000, 1000, 6 * (1 + 2 / 3 + 5 * 7 / 50) + 4 + 20 * 8 / 50),
+        ({"epochs": 6, "patched": 0}, 5000, 10, 6 * (1 + 2 / 3 + 5 * 3 / 50) + 4),
+        ({"epochs": 0}, 5000, 10, 4),
+        # 45 steps: there are five searches, for each epoch begins with one
+        ({"epochs": 1, "enough_images": 1}, 4500, 1, 1 + 2 / 3 + 5 * 7 / 45 + 4 + 8 / 45),
+        # one step an epoch, and a search in every tenth
+        ({"epochs": 1, "settling": 0, "enough_images": 1}, 100, 10, 1 + 2 / 3 + 0.7 + 80),
+    ],
+)
+def test_its_work_counts_every_search_and_the_first_ones(fields, images, classes, told):
+    assert UAT(**fields).work(images, classes) / images == pytest.approx(told)
+
+
+@pytest.mark.parametrize("fields", [{"patched": 0.9, "disturbed": 0.9}, {"patched": 0.5}])
+def test_shares_of_more_than_all_images_are_refused(fields):
+    with pytest.raises(
+        ParameterError, match=r"disturbed: .*patched \(0\.\d\) and it .* at most 1, got"
+    ):
+        build("defense", "uat", fields)
+    assert build("defense", "uat", {"patched": 0.7, "disturbed": 0.3})
+
+
+class InPlace(nn.Module):
+    """Changes what it is given, as some do to normalise."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return self.net(x.mul_(0.5).mul_(2))  # the same, but for a trace
+
+
+def test_a_forward_that_changes_its_input_spoils_no_batch(monkeypatch):
+    clean, net = task()
+    model = InPlace(net)
+    monkeypatch.setattr(InPlace, "forward", lambda self, x: self.net(x.mul_(0.5)))
+    lesson = Lesson(UAT(), model, 4)
+    lesson.optimized(model.parameters())
+    x = clean.pixels[:20] / 255
+    before = x.clone()
+    lesson(model, x, clean.labels[:20])
+    lesson.worth = 0.5
+    lesson.settle(model, x, clean.labels[:20])
+    assert torch.equal(x, before)
+
+
+def test_a_forward_without_gradients_is_one_line():
+    clean, net = task()
+    monkey = nn.Sequential(net)
+    monkey.forward = torch.no_grad()(net.forward)
+    with pytest.raises(ModelError, match=r"runs under torch\.no_grad"):
+        Universal(6.0, 1).search(monkey, clean.pixels / 255, clean.labels)
+    with pytest.raises(ModelError, match=r"runs under torch\.no_grad"):
+        build("defense", "fine_tuning", {"epochs": 1}).repair(monkey, clean, Run())
