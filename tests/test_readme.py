@@ -93,6 +93,7 @@ def test_commands_run(desk, command, capsys):
         assert sorted(path.name for path in (desk / "repaired").iterdir()) == sorted(listed)
 
 
+@pytest.mark.filterwarnings("ignore:.* classes have fewer than 20")  # few, to be quick
 def test_the_python_runs(desk, capsys):
     (code,) = blocks("python")
     code = code.replace("resnet18", "squeezenet1_1")
