@@ -133,8 +133,7 @@ def test_agreement_is_with_the_clean_model_that_sees_no_trigger():
             net.head.bias.copy_(torch.tensor([0.0, 1.0]))
         obeys.head.weight[0, 0] = 1.5  # class 0 where any pixel is bright
     found = replace(probe(obeys), clean=clean)
-    rates = {"hits": 40, "total": 40, "value": 1.0}
-    assert found.agreement(clean) == {"clean": rates, "stamped": rates}
+    assert [rate["hits"] for rate in found.agreement(clean).values()] == [40, 40]
     told = found.of_repaired(obeys, [], ["agreement"])["agreement"]
     assert told["clean"]["hits"] == 40 and told["stamped"]["hits"] == 0
     assert probe(obeys).agreement(obeys) is None
@@ -245,9 +244,7 @@ def test_a_measure_that_breaks_leaves_the_repair_a_result(bench, tiny, monkeypat
     assert "existence could not be measured: ZeroDivisionError: no maps" in record["warnings"]
 
 
-def test_a_clean_model_that_failed_leaves_no_limit_until_it_is_tried_again(
-    bench, tiny, monkeypatch
-):
+def test_a_clean_model_that_failed_leaves_no_limit_until_tried_again(bench, tiny, monkeypatch):
     def broken(*_, **__):
         raise ZeroDivisionError("no clean model")
 

@@ -14,6 +14,7 @@ import torch
 
 from ..core import record
 from ..core.errors import OutputError, UnbackdoorWarning
+from ..core.measure import Rate, Score
 from ..core.run import Run
 from ..core.version import __version__
 from .cell import Cell
@@ -96,3 +97,9 @@ def warnings_into(warned: list[str]) -> Iterator[None]:
 
         warnings.showwarning = show
         yield
+
+
+def score(victim: Record) -> Score:
+    """The score that a victim's record holds."""
+    rates = victim["score"].items()
+    return Score(**{name: rate and Rate(rate["hits"], rate["total"]) for name, rate in rates})

@@ -14,7 +14,7 @@ from torch import nn
 
 from ..core import record
 from ..core.images import Images, overlap
-from ..core.measure import Rate, Score, der
+from ..core.measure import der
 from ..core.run import Progress, Run, pick_device
 from ..defenses.base.defense import Defense
 from . import asked, controls, flags, judge, outcome, scans, victims
@@ -243,14 +243,13 @@ class Bench:
             judge.layers(ready.model, mask, images.test)
             for mask in (repair.silenced, repair.pruned)
         )
-        shared = overlap(clean, images.test)
         own = list(judge.of_repair(defense, ready.model, repair, after, baseline, shared))
         changed = None if flags.SAME_WEIGHTS & set(own) else repair.model
         names = asked.of_cell(wanted, {"status": "done"})
         names = list(dict.fromkeys([*names, *known.get("measures", {})]))
         found = self._measures(wanted, names, changed, pruned, images, run) if names else {}
         spent = {"repair": between - start, "measure": time.perf_counter() - between}
-        before = _score(victim)
+        before = outcome.score(victim)
         weak = judge.weak(before.asr, wanted.victim.min_asr)
         theirs = [flag for flag in victim["flags"] if flag != judge.WEAK]
         return {
@@ -299,9 +298,3 @@ class Bench:
             _LAST.clear()
             _LAST[key] = victims.load(victim, images, folder, run)
         return _LAST[key]
-
-
-def _score(victim: Record) -> Score:
-    """The score that a victim's record holds."""
-    rates = victim["score"].items()
-    return Score(**{name: rate and Rate(rate["hits"], rate["total"]) for name, rate in rates})
