@@ -181,7 +181,7 @@ def test_the_parts_of_grids_in_the_documentation_are_read(tmp_path):
     cells = grids.cells(grids.read(path))
     victims = {cell.victim.id: cell.victim for cell in cells}.values()
     planted = [victim for victim in victims if victim.attack]
-    assert planted and all(victim.start and len(victim.measures) == 5 for victim in planted)
+    assert planted and all(victim.start and len(victim.measures) == 6 for victim in planted)
     assert sum(bool(cell.defense.get("control")) for cell in cells) == 2 * (2 + 2 + 1)
 
 

@@ -20,7 +20,7 @@ def test_it_says_how_long_it_may_take_and_that_nothing_tells_of_the_images(
     told = ("repair", tiny.model, "--clean", tiny.clean, "--out")
     images = []
     work = FineTuning.work
-    monkeypatch.setattr(FineTuning, "judging", lambda self, images: images - 5)
+    monkeypatch.setattr(FineTuning, "judges", lambda self, images: images - 5)
     monkeypatch.setattr(
         FineTuning, "work", lambda self, n, classes: images.append(n) or work(self, n, classes)
     )

@@ -64,7 +64,7 @@ MUTANTS = (
     ),
     Mutant(
         "gradients are counted",
-        "defenses/base/defense.py",
+        "defenses/base/counted.py",
         "told.register_hook(partial(",
         "str(partial(",
         T + "defense.py",

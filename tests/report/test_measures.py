@@ -38,6 +38,7 @@ def measured(tmp_path_factory):
             gone = record["cell"]["defense"]["name"] != "fine_tuning"
             wakes = {"badnets": 0.4, "wanet": 0.8}[record["cell"]["victim"]["attack"]["name"]]
             told = {"reactivation": RATE(wakes, 8000), "existence": 0.6}
+            told["agreement"] = {"clean": RATE(0.9, 8000), "stamped": RATE(0.7, 8000)}
             record["measures"] = {**told, "coverage": RATE(0.25, 40) if gone else None}
             store.write("cells", record["id"], record)
     return path
@@ -54,6 +55,7 @@ def test_a_row_has_what_was_measured_of_it_and_of_its_clean_model(measured):
     rows = results.read(measured).rows
     row = next(row for row in rows if row.attacked and row.defense == "fmp" and row.asr)
     assert (row.limit_asr, row.limit_ra, row.coverage) == (0.02, 0.9, 0.25)
+    assert (row.agreement, row.agreement_stamped) == (0.9, 0.7)
     assert row.existence == pytest.approx((0.6 - 0.2) / (1 - 0.2))
     before = next(row for row in rows if row.attacked and row.defense == "none")
     assert before.limit_reactivation == row.limit_reactivation == 0.3

@@ -190,9 +190,9 @@ class FMP(Plain):
         return Repair(model, {}, scores, notes, told, pruned=mask)
 
     def _chosen(self, clean: Images, run: Run) -> Images:
-        """The images that rank; of fewer than asked for all, which is said."""
+        """The images that rank; all where there are fewer, which is said if a person set more."""
         chosen = clean.sample(self.ranking_images, run.rng("ranking images"))
-        if len(chosen) < self.ranking_images:
+        if len(chosen) < self.ranking_images and "ranking_images" in self.model_fields_set:
             self._warn(f"has {len(chosen)} clean images to rank, not {self.ranking_images}")
         return chosen
 
