@@ -23,7 +23,7 @@ SHARED = ROOT.parent / "shared"
 @pytest.fixture(params=KEPT, ids=lambda path: path.name)
 def kept(request, monkeypatch):
     if (
-        request.param.name in ("strangers", "fmp", "defenses")
+        request.param.name in ("strangers", "fmp", "defenses", "published-imagenet")
         and not (SHARED / "zoo-real").is_dir()
     ):
         pytest.skip("the strangers' victims are absent")
