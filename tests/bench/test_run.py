@@ -177,6 +177,12 @@ def test_a_share_of_one_file_judges_and_nobody_else_sees_it(bench, tiny, sources
     assert "judge" not in grid.cells(tiny())[0].victim.data
 
 
+def test_a_share_that_is_no_image_judges_nothing(bench, tiny, sources):
+    one = {"name": "noise", "train": sources["train"], "judge": 0.001}
+    with pytest.raises(ImagesError, match=r"judge = 0\.001 leaves 0 images"):
+        bench.shelf(grid.cells(tiny(data=[one]))[0].victim)
+
+
 @pytest.mark.parametrize("told", [{}, {"test": "x.npz", "judge": 0.2}])
 def test_a_data_set_is_judged_in_one_way(tiny, sources, told):
     one = {"name": "noise", "train": sources["train"], **told}

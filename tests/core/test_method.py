@@ -84,6 +84,11 @@ def test_a_value_out_of_bounds_is_named_in_one_line(given, words):
     assert all(word in message(error) for word in words), message(error)
 
 
+def test_fields_that_do_not_fit_together_are_told_without_all_the_others():
+    with pytest.raises(ParameterError, match=r"^fmp: alpha \(0.02\) must be below eps[^{]*$"):
+        build("defense", "fmp", {"eps": 0.01})
+
+
 def test_a_method_cannot_change_and_tells_all_of_itself():
     method = FMP(p=8)
     with pytest.raises(ValidationError, match="frozen"):

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from ..attacks.base.planting import lacking
 from ..core import record
 from ..core.images import Images, Triggered, to_float
 from ..core.measure import Rate, Score, attack_rates, predictions
+from ..core.modules import same_weights
 from ..core.run import Run
 from ..defenses.base.defense import Defense, Repair
 from ..network.channels import Mask
@@ -59,14 +59,6 @@ def of_victim(asr: Rate | None, learned: Mapping[str, Rate], min_asr: float) -> 
     yield from weak(asr, min_asr)
     if lacking(learned):
         yield "undertrained-victim"
-
-
-def same_weights(model: nn.Module, other: nn.Module) -> bool:
-    """Whether two models hold the same tensors."""
-    one, two = model.state_dict(), other.state_dict()
-    return one.keys() == two.keys() and all(
-        torch.equal(one[key].cpu(), two[key].cpu()) for key in one
-    )
 
 
 def of_repair(

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from ..attacks.base.visibility import visibility
 from ..core.errors import ModelError, OutputError, UnbackdoorWarning
 from ..core.images import Images, Triggered, to_float
-from ..core.measure import Rate, attack_rates, predictions
+from ..core.measure import Rate, attack_rates, matches, predictions
 from ..core.modules import copied, in_mode
 from ..core.run import Run
 from ..network.channels import feature_maps
@@ -145,14 +145,11 @@ class Probe:
         if count:
             pairs["stamped"] = (images, self.before(torch.arange(count)))
         return {
-            kind: Rate(self._same(model, *both), len(both[0])).as_json()
-            for kind, both in pairs.items()
+            kind: matches(
+                predictions(model, seen, self.run), predictions(self.clean, plain, self.run)
+            ).as_json()
+            for kind, (seen, plain) in pairs.items()
         }
-
-    def _same(self, model: nn.Module, images: Images, plain: Images) -> int:
-        assert self.clean is not None
-        said = predictions(model, images, self.run)
-        return int((said == predictions(self.clean, plain, self.run)).sum())
 
     def likeness(self, model: nn.Module) -> float:
         """Linear CKA in [0, 1] between `model` and the backdoored one, on triggered images.

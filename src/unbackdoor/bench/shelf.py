@@ -70,6 +70,8 @@ def shelf(
     train, test = _read(*sources, told["size"], channels, download, names)
     if judge:
         test, train = train.split(round(judge * len(train)), run.rng("judge"))
+        if not len(test) or not len(train):
+            raise ImagesError(f"judge = {judge:g} leaves {len(test)} images to judge by")
     if not told["reserve"]:
         return Shelf(train, train, train, test)
     kept = round(told["reserve"] * len(train))

@@ -142,9 +142,7 @@ def load(victim: Victim, shelf: Shelf, folder: Path, run: Run) -> Ready:
 def probe(
     victim: Victim, ready: Ready, shelf: Shelf, run: Run, clean: nn.Module | None = None
 ) -> Probe:
-    """The victim, its trigger and perhaps its clean model as the measures take them.
-
-    It must have a trigger.
+    """The victim, its trigger, which it must have, and its clean model as the measures take them.
 
     Of a model that is there already, the clean test image that is nearest to a triggered one and
     of its class stands for that image without the trigger.

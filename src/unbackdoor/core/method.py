@@ -178,8 +178,10 @@ def _listed(value: object) -> object:
 
 def one_line(name: str, error: ValidationError) -> str:
     """What pydantic found wrong with the declaration of `name`, on one line."""
-    return "; ".join(
-        f"{name}: {'.'.join(map(str, found['loc']))}: {found['msg'].lower()}, "
-        f"got {found['input']!r}"
-        for found in error.errors()
-    )
+    told = []
+    for found in error.errors():
+        what = found["msg"].lower().removeprefix("value error, ")
+        if where := ".".join(map(str, found["loc"])):
+            what = f"{where}: {what}, got {found['input']!r}"
+        told.append(f"{name}: {what}")  # of fields that do not fit together all would be shown
+    return "; ".join(told)

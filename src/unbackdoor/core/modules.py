@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.utils.hooks import RemovableHandle
 
 from .errors import ModelError
 
@@ -51,6 +52,16 @@ def exact(x: Tensor) -> Tensor:
     return (x.cpu() if x.device.type == "mps" else x).double()
 
 
+def pass_with(handles: Sequence[RemovableHandle], model: nn.Module, x: Tensor) -> None:
+    """Shows `model` the images `x` in eval mode, and takes the hooks of these `handles` off."""
+    try:
+        with in_mode(model, train=False), torch.no_grad():
+            model(x.to(device_of(model)))
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def called(model: nn.Module, x: Tensor) -> tuple[str, ...]:
     """The paths of the modules that a pass on `x` in eval mode calls, in the order they end."""
     found: dict[str, None] = {}
@@ -58,12 +69,7 @@ def called(model: nn.Module, x: Tensor) -> tuple[str, ...]:
         module.register_forward_hook(lambda *_, name=name: found.setdefault(name))
         for name, module in model.named_modules()
     ]
-    try:
-        with in_mode(model, train=False), torch.no_grad():
-            model(x.to(device_of(model)))
-    finally:
-        for handle in handles:
-            handle.remove()
+    pass_with(handles, model, x)
     return tuple(found)
 
 
@@ -109,6 +115,14 @@ def with_gradient(outputs: Tensor) -> Tensor:
             "detaches what it gives"
         )
     return outputs
+
+
+def same_weights(model: nn.Module, other: nn.Module) -> bool:
+    """Whether two models hold the same tensors."""
+    one, two = model.state_dict(), other.state_dict()
+    return one.keys() == two.keys() and all(
+        torch.equal(one[key].cpu(), two[key].cpu()) for key in one
+    )
 
 
 @contextmanager

@@ -31,10 +31,9 @@ class ANP(Augmented):
     The paper fixes the threshold at 0.2. By default it is the last of 0.05, 0.1, ... 0.95 before
     the accuracy on clean images held out from the masks (on all, where too few to hold any out)
     falls by more than `cost` (0.1 in BackdoorBench: it cost width-16 victims 6 to 9 points of ACC).
-    What counts is the number of
-    steps: it is the paper's, however many images there are. Rate, batch, `eps` and `alpha` are
-    those of the authors' published implementation, which lets the disturbance leave `eps` by its
-    start and keeps the bias of what it prunes.
+    What counts is the number of steps: it is the paper's, however many images there are. Rate,
+    batch, `eps` and `alpha` are those of the authors' published implementation, which lets the
+    disturbance leave `eps` by its start and keeps the bias of what it prunes.
     Raises `ModelError` for a network without norms.
     """
 

@@ -40,9 +40,8 @@ class BTIDBF(Inverting):
     That is repeated for `rounds`; from the second on G also learns to be answered with the target.
     Images `[n, c, h, w]` are in [0, 1]. The authors bound changes by 0.3 in CIFAR-10's normalised
     units (std 0.2); here the bound is in pixels, and what is lowered is their mean square change in
-    those units. Features are what the last layer sees; a copy of
-    the authors' method takes maps before pooling. Raises `ModelError` where no layer puts out the
-    logits.
+    those units. Features are what the last layer sees; a copy of the authors' method takes maps
+    before pooling. Raises `ModelError` where no layer puts out the logits.
     """
 
     paper: ClassVar[str] = (

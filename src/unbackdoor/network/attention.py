@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ..core.errors import ModelError
-from ..core.modules import device_of, in_mode
+from ..core.modules import pass_with
 from .channels import feature_maps
 from .layers import Layer
 
@@ -36,12 +36,7 @@ def stages(model: nn.Module, x: Tensor, who: str) -> tuple[str, ...]:
         for name, module in model.named_modules()
         if name and not isinstance(module, (*_NORMS, nn.Linear))
     ]
-    try:
-        with in_mode(model, train=False), torch.no_grad():
-            model(x.to(device_of(model)))
-    finally:
-        for handle in handles:
-            handle.remove()
+    pass_with(handles, model, x)
     names = [name for name, _ in ended]
     last: dict[tuple[int, int], str] = {}
     height, width = x.shape[2:]
@@ -78,12 +73,7 @@ def cuts_patches(model: nn.Module, x: Tensor) -> bool:
         for module in model.modules()
         if isinstance(module, (nn.Conv2d, nn.Linear))
     ]
-    try:
-        with in_mode(model, train=False), torch.no_grad():
-            model(x.to(device_of(model)))
-    finally:
-        for handle in handles:
-            handle.remove()
+    pass_with(handles, model, x)
     return not late and tokens >= max(1, convolutions)
 
 

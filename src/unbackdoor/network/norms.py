@@ -14,7 +14,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from ..core.errors import ModelError
 from ..core.images import Images
 from ..core.measure import accuracy
-from ..core.modules import called, device_of, in_mode
+from ..core.modules import called, pass_with
 from ..core.run import Run
 from .channels import Mask
 
@@ -77,12 +77,7 @@ def strangeness(model: nn.Module, x: Tensor) -> tuple[float, float] | None:
     handles = [
         norm.register_forward_hook(compare) for norm in norms if norm.running_mean is not None
     ]
-    try:
-        with in_mode(model, train=False), torch.no_grad():
-            model(x.to(device_of(model)))
-    finally:
-        for handle in handles:
-            handle.remove()
+    pass_with(handles, model, x)
     if not found:
         return None
     away, wider = torch.stack(found).mean(0).tolist()

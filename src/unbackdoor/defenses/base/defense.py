@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -25,7 +24,7 @@ from ...core.measure import accuracy, check
 from ...core.memory import check_step
 from ...core.method import Method, source
 from ...core.mirrors import warn_of_mirrors
-from ...core.modules import copied, unwrapped
+from ...core.modules import copied, same_weights, unwrapped
 from ...core.recall import kept_of
 from ...core.run import Run
 from ...network.channels import Mask
@@ -129,7 +128,7 @@ class Defense(Method):
                 )
                 as_it_came = copied(model).to(run.device)
                 return replace(repaired, model=as_it_came, silenced={}, notes=notes)
-        if _same(model, repaired.model):
+        if same_weights(model, repaired.model):
             self._warn("changed no weight")
         return replace(repaired, notes=notes)
 
@@ -182,13 +181,6 @@ class Defense(Method):
         """Where in `run.cache` the tuning of `model` as it is now keeps its state, for `fit`."""
         path = kept_of(model, run, "fine-tuning", self.declaration(), clean).path
         return path and path.with_suffix(".pt")
-
-
-def _same(model: nn.Module, other: nn.Module) -> bool:
-    one, two = model.state_dict(), other.state_dict()
-    return one.keys() == two.keys() and all(
-        torch.equal(one[key].cpu(), two[key].cpu()) for key in one
-    )
 
 
 class Augmented(Defense):
