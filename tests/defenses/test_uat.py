@@ -187,7 +187,7 @@ def test_settling_keeps_the_patches_and_disturbs_but_does_not_search(monkeypatch
 
 def test_few_images_are_passed_over_more_often():
     clean, net = task()
-    told = {"batch": 20, "epochs": 1, "every": 3, "patched": 0, "settling": 0}
+    told = {"batch": 20, "epochs": 1, "every": 3, "patched": 0, "disturbed": 0, "settling": 0}
     few, fewer = (UAT(**told, enough_images=n).repair(net, clean, Run()) for n in (36, 110))
     assert fewer.notes["passes"] == pytest.approx(2 * few.notes["passes"])
 

@@ -1,4 +1,4 @@
-"""What UAT says beforehand, and what it refuses."""
+"""What UAT says beforehand, what it refuses, and what it does with transformations."""
 
 import pytest
 import torch
@@ -8,22 +8,26 @@ from defenses.samples import task
 from unbackdoor.core.errors import ModelError, ParameterError
 from unbackdoor.core.method import build
 from unbackdoor.core.run import Run
+from unbackdoor.defenses import uat
 from unbackdoor.defenses.uat import UAT, Lesson
+from unbackdoor.training.transforms import Transforms
 from unbackdoor.training.universal import Universal
 
 
 @pytest.mark.parametrize(
     ("fields", "images", "classes", "told"),
     [
-        # 50 steps an epoch, 5 searches: 3 steps of ascent, and (3 + 5) / 2 for a patch
-        ({"epochs": 6}, 5000, 10, 6 * (1 + 2 / 3 + 5 * 7 / 50) + 4 + 10 * 8 / 50),
-        ({"epochs": 6}, 5000, 1000, 6 * (1 + 2 / 3 + 5 * 7 / 50) + 4 + 20 * 8 / 50),
-        ({"epochs": 6, "patched": 0}, 5000, 10, 6 * (1 + 2 / 3 + 5 * 3 / 50) + 4),
+        # 50 steps an epoch, 5 searches: 3 steps of ascent, (3 + 5) / 2 for a patch, and 2 for
+        # twelve transformations of half a batch without a gradient; 36 more in the first
+        ({"epochs": 6}, 5000, 10, 6 * (1 + 2 / 3 + 5 * 9 / 50) + 4 + (10 * 8 + 6) / 50),
+        ({"epochs": 6}, 5000, 1000, 6 * (1 + 2 / 3 + 5 * 9 / 50) + 4 + (20 * 8 + 6) / 50),
+        ({"epochs": 6, "patched": 0}, 5000, 10, 6 * (1 + 2 / 3 + 5 * 5 / 50) + 4 + 6 / 50),
+        ({"epochs": 6, "disturbed": 0}, 5000, 10, 6 * (1 + 2 / 3 + 5 * 7 / 50) + 4 + 10 * 8 / 50),
         ({"epochs": 0}, 5000, 10, 4),
         # 45 steps: there are five searches, for each epoch begins with one
-        ({"epochs": 1, "enough_images": 1}, 4500, 1, 1 + 2 / 3 + 5 * 7 / 45 + 4 + 8 / 45),
+        ({"epochs": 1, "enough_images": 1}, 4500, 1, 1 + 2 / 3 + 5 * 9 / 45 + 4 + 14 / 45),
         # one step an epoch, and a search in every tenth
-        ({"epochs": 1, "settling": 0, "enough_images": 1}, 100, 10, 1 + 2 / 3 + 0.7 + 80),
+        ({"epochs": 1, "settling": 0, "enough_images": 1}, 100, 10, 1 + 2 / 3 + 0.9 + 86),
     ],
 )
 def test_its_work_counts_every_search_and_the_first_ones(fields, images, classes, told):
@@ -72,3 +76,24 @@ def test_a_forward_without_gradients_is_one_line():
         Universal(6.0, 1).search(monkey, clean.pixels / 255, clean.labels)
     with pytest.raises(ModelError, match=r"runs under torch\.no_grad"):
         build("defense", "fine_tuning", {"epochs": 1}).repair(monkey, clean, Run())
+
+
+def test_a_turn_that_sends_images_to_a_class_is_found_and_put_on(monkeypatch):
+    clean, net = task()
+    lesson = Lesson(UAT(batch=20, every=1, patched=0, radius=1e-6), net, 4)
+    lesson.optimized(net.parameters())
+    searched, put = [], []
+    monkeypatch.setattr(Transforms, "search", lambda self, _, x, y: searched.append((x, y)))
+    monkeypatch.setattr(Transforms, "put", lambda self, x: put.append(len(x)) or 1 - x)
+    monkeypatch.setattr(uat, "disturbed", lambda x, _: x)
+    x, y = clean.pixels[:20] / 255, clean.labels[:20]
+    lesson(net, x, y)
+    assert torch.equal(searched[0][0], x) and torch.equal(searched[0][1], y) and not put
+    inputs = []
+    net.register_forward_pre_hook(lambda _, x: inputs.append(x[0]))
+    for hits, more in ((0.75, 1), (1.0, 3)):  # the surer, the more
+        lesson.transforms.state["found"] = [(hits, "blur", torch.ones(1, 1))]
+        lesson.settle(net, x, y)
+        assert put.pop() == more
+        torch.testing.assert_close(inputs[-1][:more], 1 - x[:more])
+        assert torch.equal(inputs[-1][more:], x[more:])

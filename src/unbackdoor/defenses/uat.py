@@ -24,6 +24,7 @@ from ..training.disturbance import WAYS, disturbed
 from ..training.fit import fit, follow_norms_
 from ..training.patches import FIRST, Patches
 from ..training.relative import relative_adam
+from ..training.transforms import Transforms, costs
 from ..training.universal import Universal
 from .base.defense import Repair
 from .base.needs import Need
@@ -31,6 +32,11 @@ from .base.passes import Passes
 
 FEW = 0.5
 """Fewer than this share of `enough_images` are few."""
+
+TRANSFORMED = 0.3
+"""The largest share of the disturbed images that gets transformations which were found."""
+
+OURS = source("ours: docs/uat.md tells what was tried")
 
 
 class UAT(Passes):
@@ -43,7 +49,8 @@ class UAT(Passes):
       raises the loss and one that sends images to one class; between searches it follows the
       gradients of the training steps (Shafahi et al.; `training/universal`);
     * a share `patched` gets one of the adversarial patches found so far (`training/patches`);
-    * a share `disturbed` is changed at random (`training/disturbance`).
+    * a share `disturbed` is changed at random (`training/disturbance`); part of it, if there are
+      any, by turns, blurs and tones found to send images to one class (`training/transforms`).
 
     All keep two answers: their label and, with weight `1 - labels`, what the model said of them
     before (Hinton et al.). Weights fade by `decay`. Then `settling` epochs of smaller steps on the
@@ -54,8 +61,8 @@ class UAT(Passes):
     images in a pass of its own before each step, and dropout is off. AdamW's learning rate is
     relative: in a step a weight moves by about `lr` times the root mean square of its tensor.
 
-    Unlike I-BAU's, the perturbation lives on, is aimed at classes, too, and has no implicit
-    gradient. docs/uat.md tells why each part is there, and where a backdoor stays.
+    Unlike I-BAU's, the perturbation lives on, aims at classes, too, without implicit gradients.
+    docs/uat.md tells why each part is there, and where a backdoor stays.
     """
 
     paper: ClassVar[str] = (
@@ -70,10 +77,7 @@ class UAT(Passes):
     needs: ClassVar[frozenset[Need]] = frozenset({"labels", "training"})
 
     epochs: int = Field(
-        6,
-        ge=0,
-        description="passes over the clean images, if they are enough",
-        json_schema_extra=source("ours: docs/uat.md tells what was tried"),
+        6, ge=0, description="passes over the clean images, if enough", json_schema_extra=OURS
     )
     lr: float = Field(
         0.014,
@@ -83,10 +87,7 @@ class UAT(Passes):
         json_schema_extra=source("ours: relative; docs/uat.md tells what was tried"),
     )
     batch: int = Field(
-        100,
-        ge=2,
-        description="images a step",
-        json_schema_extra=source("I-BAU's configuration: 100"),
+        100, ge=2, description="images a step", json_schema_extra=source("I-BAU's authors: 100")
     )
     share: float = Field(
         0.1,
@@ -100,14 +101,14 @@ class UAT(Passes):
         ge=0,
         lt=1,
         description="share of what is not moved that gets an adversarial patch",
-        json_schema_extra=source("ours: docs/uat.md tells what was tried"),
+        json_schema_extra=OURS,
     )
     disturbed: float = Field(
         0.6,
         ge=0,
         lt=1,
         description="share of what is not moved that is disturbed; with `patched` at most 1",
-        json_schema_extra=source("ours: docs/uat.md tells what was tried"),
+        json_schema_extra=OURS,
         validate_default=True,
     )
     radius: float = Field(
@@ -133,7 +134,7 @@ class UAT(Passes):
         ge=0,
         lt=1,
         description="weight decay: each step takes its product with `lr` from the weights",
-        json_schema_extra=source("ours: docs/uat.md tells what was tried"),
+        json_schema_extra=OURS,
     )
     norm_momentum: float = Field(
         0.1,
@@ -157,10 +158,7 @@ class UAT(Passes):
         json_schema_extra=source("ours: 2, within Hinton et al.'s range for small networks"),
     )
     settling: int = Field(
-        4,
-        ge=0,
-        description="epochs without searches that follow; more if images are few",
-        json_schema_extra=source("ours: docs/uat.md tells what was tried"),
+        4, ge=0, description="epochs without searches that follow", json_schema_extra=OURS
     )
     settling_lr: float = Field(
         0.004,
@@ -185,8 +183,9 @@ class UAT(Passes):
         steps = math.ceil(images / self.batch)
         searches = math.ceil(steps / self.every) / max(1, self.every // steps)  # of an epoch
         patch = self.ascent_steps + 5 if self.patched else 0  # the first of all of a batch
-        first = min(classes, FIRST) * patch / steps
-        each = 1 + 2 / 3 + searches * (self.ascent_steps + patch / 2) / steps
+        once, later = costs(self.batch) if self.disturbed else (0, 0)
+        first = (min(classes, FIRST) * patch + once - later) / steps
+        each = 1 + 2 / 3 + searches * (self.ascent_steps + patch / 2 + later) / steps
         last = 1 + 1 / 3 * (images / self.enough_images < FEW)
         epochs, settling = (self.passes(images, n) for n in (self.epochs, self.settling))
         return (epochs * each + settling * last + first * (epochs > 0)) * images
@@ -226,22 +225,21 @@ class Lesson:
 
     def __init__(self, method: UAT, teacher: nn.Module, per_epoch: int) -> None:
         self.method, self.per_epoch = method, per_epoch
-        self.view = views.View()
-        self.worth = 1.0
+        self.view, self.worth = views.View(), 1.0
         self.teacher = copied(teacher)
         self.universal = Universal(method.radius, method.ascent_steps)
-        self.patches = Patches(method.ascent_steps)
+        self.patches, self.transforms = Patches(method.ascent_steps), Transforms()
 
     def optimized(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
         """AdamW with a learning rate for each tensor."""
+        found = [self.universal.state, self.patches.state, self.transforms.state]
         self.adam = relative_adam(parameters, self.method.lr, self.method.decay)
-        kept = {"perturbation": self.universal.state, "patches": self.patches.state, "steps": 0}
-        self.adam.param_groups[0].update(kept)
+        self.adam.param_groups[0].update(found=found, steps=0)
         return self.adam
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """The loss on the images `x` `[n, c, h, w]` with labels `y` `[n]`, a scalar."""
-        method, universal, patches = self.method, self.universal, self.patches
+        method, universal = self.method, self.universal
         group = self.adam.param_groups[0]
         epoch, step = divmod(group["steps"], self.per_epoch)
         group["steps"] += 1
@@ -252,12 +250,13 @@ class Lesson:
             if step:
                 universal.follow()
             else:  # of an epoch's last step there is no gradient where a training goes on
-                universal.state, patches.state = group["perturbation"], group["patches"]
-            # Of epochs with few steps not each begins with a search.
+                self._recall()
             if step % method.every == 0 and epoch % max(1, method.every // self.per_epoch) == 0:
                 universal.search(model, x, y)
+                if method.disturbed:
+                    self.transforms.search(model, x, y)
                 if method.patched:
-                    patches.search(model, whole, y)
+                    self.patches.search(model, whole, y)
             elif not step:
                 universal.begin(x)
             moved = max(1, int(method.share * len(x)))
@@ -266,10 +265,14 @@ class Lesson:
 
     def settle(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """The loss of a step of settling: without searches, and without the perturbation."""
-        self.patches.state = self.adam.param_groups[0]["patches"]
+        self._recall()
         x = replace(self.view, mixed=self.worth < 1)(x)
         with in_mode(model, train=False), in_mode(self.teacher, train=False):
             return self._loss(model(torch.cat(self._changed(x))), x, y, self.worth)
+
+    def _recall(self) -> None:
+        found = self.adam.param_groups[0]["found"]
+        self.universal.state, self.patches.state, self.transforms.state = found
 
     def _loss(self, logits: Tensor, x: Tensor, y: Tensor, labels: float) -> Tensor:
         temperature, told = self.method.temperature, logits.float()
@@ -283,12 +286,15 @@ class Lesson:
         return torch.lerp(kept, F.cross_entropy(told, y), labels)
 
     def _changed(self, x: Tensor) -> list[Tensor]:
-        """`x` in order: some with a patch, some disturbed, some as they are."""
-        share = self.method.patched if self.patches.state["found"] else 0
-        sizes = (int(share * len(x)) for share in (share, self.method.disturbed))
-        patched, shaken, plain = x.tensor_split(list(accumulate(sizes)))
+        """`x` in order: with a patch, transformed, disturbed at random, as they are."""
+        share, sure = self.method.disturbed, TRANSFORMED * self.transforms.share
+        patches = self.method.patched if self.patches.state["found"] else 0
+        shares = (patches, share * sure, share * (1 - sure))
+        sizes = accumulate(int(share * len(x)) for share in shares)
+        patched, turned, shaken, plain = x.tensor_split(list(sizes))
         return [
             self.patches.put(patched) if len(patched) else patched,
+            self.transforms.put(turned) if len(turned) else turned,
             disturbed(shaken, WAYS) if len(shaken) else shaken,
             plain,
         ]

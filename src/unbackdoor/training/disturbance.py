@@ -94,24 +94,40 @@ def grained(x: Tensor, others: Tensor) -> Tensor:
 
 def turned(x: Tensor, others: Tensor) -> Tensor:
     """Each turned, made larger or smaller, and moved."""
-    n, _, h, w = x.shape
     angle = math.radians(ANGLE) * _either(x)
     size = 1 + ZOOM * _either(x)
+    return moved(x, angle, size, SHIFT * _either(x), SHIFT * _either(x))
+
+
+def moved(x: Tensor, angle: Tensor, size: Tensor, across: Tensor, down: Tensor) -> Tensor:
+    """Each image turned by an `angle` in radians, made smaller by `size`, and moved.
+
+    All are `[n]`; `across` and `down` are shares of half of the image's side.
+    """
+    n, _, h, w = x.shape
     cos, sin = (size * part for part in (angle.cos(), angle.sin()))
-    across, down = -sin * (h / w), sin * (w / h)  # a grid has two units along every side
-    rows = torch.stack([cos, across, SHIFT * _either(x), down, cos, SHIFT * _either(x)], 1)
+    right, left = -sin * (h / w), sin * (w / h)  # a grid has two units along every side
+    rows = torch.stack([cos, right, across, left, cos, down], 1)
     grid = F.affine_grid(rows.view(n, 2, 3), list(x.shape), align_corners=False).to(x)
     return F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
 
 
 def softened(x: Tensor, others: Tensor) -> Tensor:
     """Each blurred or sharpened."""
-    sides = [max(3, round(side * min(x.shape[2:]) / 32) // 2 * 2 + 1) for side in SOFT]
-    side = sides[int(torch.randint(len(sides), ()))]
+    side = SOFT[int(torch.randint(len(SOFT), ()))]
+    return blurred(x, side, (1 + SHARP) * _strength(x) - SHARP)
+
+
+def blurred(x: Tensor, side: int, weight: Tensor) -> Tensor:
+    """Each image with a `weight` `[n, 1, 1, 1]` of a mean over squares; less than 0 sharpens.
+
+    `side` is that of the squares, of 32 pixels.
+    """
+    side = max(3, round(side * min(x.shape[2:]) / 32) // 2 * 2 + 1)
     soft = F.pad(x, (side // 2,) * 4, mode="replicate")
     for kernel in ((side, 1), (1, side)):  # a square's mean, in a fraction of the time
         soft = F.avg_pool2d(soft, kernel, 1)
-    return x + ((1 + SHARP) * _strength(x) - SHARP) * (soft - x)
+    return x + weight * (soft - x)
 
 
 def toned(x: Tensor, others: Tensor) -> Tensor:
