@@ -129,7 +129,7 @@ MUTANTS = (
     Mutant(
         "few labels weigh little while UAT settles",
         D + "uat.py",
-        "lesson.worth, lesson.view = there,",
+        "lesson.worth, lesson.view = len(clean) / PLENTY,",
         "lesson.worth, lesson.view = 1.0,",
         T + "uat.py",
     ),

@@ -16,6 +16,12 @@ from unbackdoor.training.views import View
 SMALL = {"batch": 20, "enough_images": 80}
 
 
+@pytest.fixture(autouse=True)
+def plenty(monkeypatch):
+    """As if the samples' 60 images were not few."""
+    monkeypatch.setattr(uat, "PLENTY", 80)
+
+
 def test_it_raises_the_loss_and_stays_in_its_ball():
     clean, net = backdoored(classes=4)
     x, y = clean.pixels / 255, clean.labels
@@ -205,10 +211,13 @@ def test_epochs_of_few_steps_do_not_search_more_often(monkeypatch, per_epoch, se
     assert len(found) == searches
 
 
-@pytest.mark.parametrize(("enough", "cropped"), [(110, 0.0), (160, 1.0)])
-def test_few_images_are_shown_in_other_views(enough, cropped):
+@pytest.mark.parametrize(("plenty", "cropped"), [(110, 0.0), (160, 1.0)])
+def test_few_images_are_shown_in_other_views_however_many_are_called_enough(
+    monkeypatch, plenty, cropped
+):
     clean, net = task()  # 60 images are taught
-    method = UAT(batch=20, enough_images=enough, epochs=1, settling=1)
+    monkeypatch.setattr(uat, "PLENTY", plenty)
+    method = UAT(batch=20, enough_images=60, epochs=1, settling=1)
     notes = method.repair(net, clean, Run()).notes
     assert notes["cropped"] == notes["mixed"] == cropped and notes["mirrored"] in (0, cropped)
 
@@ -276,6 +285,7 @@ def test_the_labels_of_few_images_weigh_what_their_number_is_worth(monkeypatch):
     monkeypatch.setattr(
         Lesson, "settle", lambda self, *told: seen.append(self.worth) or settle(self, *told)
     )
-    for enough in (110, 240):
-        UAT(batch=80, enough_images=enough, epochs=0, settling=1).repair(net, clean, Run())
+    for plenty in (110, 240):
+        monkeypatch.setattr(uat, "PLENTY", plenty)
+        UAT(batch=80, enough_images=60, epochs=0, settling=1).repair(net, clean, Run())
     assert seen[0] == 1 and seen[-1] == pytest.approx(70 / 240)

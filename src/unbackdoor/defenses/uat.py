@@ -30,8 +30,8 @@ from .base.defense import Repair
 from .base.needs import Need
 from .base.passes import Passes
 
-FEW = 0.5
-"""Fewer than this share of `enough_images` are few."""
+PLENTY = 5000
+"""Fewer clean images than half of it are few, also where `enough_images` is lowered for time."""
 
 TRANSFORMED = 0.3
 """The largest share of the disturbed images that gets transformations which were found."""
@@ -54,8 +54,8 @@ class UAT(Passes):
 
     All keep two answers: their label and, with weight `1 - labels`, what the model said of them
     before (Hinton et al.). Weights fade by `decay`. Then `settling` epochs of smaller steps on the
-    labels alone win back accuracy, without searches. Below half of `enough_images` images are
-    cropped, mirrored and mixed, and labels weigh less (`training/views`).
+    labels alone win back accuracy, without searches. Fewer than 2,500 images are cropped, mirrored
+    and mixed, and labels weigh less (`training/views`).
 
     To fit every network and to last: norms use their running statistics, which follow the clean
     images in a pass of its own before each step, and dropout is off. AdamW's learning rate is
@@ -186,15 +186,15 @@ class UAT(Passes):
         once, later = costs(self.batch) if self.disturbed else (0, 0)
         first = (min(classes, FIRST) * patch + once - later) / steps
         each = 1 + 2 / 3 + searches * (self.ascent_steps + patch / 2 + later) / steps
-        last = 1 + 1 / 3 * (images / self.enough_images < FEW)
+        last = 1 + 1 / 3 * (images < PLENTY / 2)
         epochs, settling = (self.passes(images, n) for n in (self.epochs, self.settling))
         return (epochs * each + settling * last + first * (epochs > 0)) * images
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model`, trained in place."""
         lesson = Lesson(self, model, math.ceil(len(clean) / self.batch))
-        if (there := len(clean) / self.enough_images) < FEW:
-            lesson.worth, lesson.view = there, views.for_few(model, clean, run)
+        if len(clean) < PLENTY / 2:
+            lesson.worth, lesson.view = len(clean) / PLENTY, views.for_few(model, clean, run)
         settling = partial(relative_adam, rate=self.settling_lr)
         for stage, epochs, lr, objective, optimizer in (
             ("fine-tuning", self.epochs, self.lr, lesson, lesson.optimized),
