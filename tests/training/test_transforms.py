@@ -104,7 +104,7 @@ def test_dark_and_blurred_images_are_found_too(channels):
         assert (values[0, 1:] == 0).any()
 
 
-def test_the_weakest_goes_not_the_oldest_and_neighbours_are_tried(monkeypatch):
+def test_no_more_than_some_are_kept_in_order_and_neighbours_are_tried(monkeypatch):
     torch.manual_seed(0)
     x, y = bars(), torch.zeros(40).long()
     transforms = found(obeys_a_turn, x, y, 1)
