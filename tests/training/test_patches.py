@@ -34,6 +34,63 @@ def test_the_gradient_tells_place_and_values_of_a_trigger():
         assert (net(stamped).argmax(1) == 1).all()
 
 
+def test_a_trigger_is_found_where_the_gradient_hardly_pulls():
+    """What a model knows well may lie behind units that are silent on images without it."""
+    torch.manual_seed(0)
+
+    def net(x):
+        centre, trigger = x[..., 12:20, 12:20].sum((1, 2, 3)), x[..., -6:, -6:].mean((1, 2, 3))
+        known = 100 * (trigger - 0.6).relu() + 1e-4 * trigger
+        return torch.stack([torch.full((len(x),), 2.0), 0.005 * centre + known], 1)
+
+    x = torch.rand(40, 3, 32, 32) * 0.2
+    square, values = found_patch(net, x, 1, 3)
+    assert min(square[0], square[2]) >= 24
+    assert (net(torch.lerp(x, values, module.covering(square, x))).argmax(1) == 1).all()
+
+
+def test_a_step_that_leads_away_is_not_taken(monkeypatch):
+    net, x, _ = corner()
+    monkeypatch.setattr(module, "stepped", lambda values, _: torch.zeros_like(values))
+    square, values = found_patch(net, x, 1, 3)
+    assert (net(torch.lerp(x, values, module.covering(square, x))).argmax(1) == 1).all()
+
+
+@pytest.mark.parametrize(("size", "places"), [((32, 32), 196), ((28, 20), 196), ((224, 160), 49)])
+def test_squares_cover_the_whole_image(size, places):
+    squares = module._squares(torch.rand(1, 3, *size))
+    assert len(set(squares)) == places
+    cover = sum(module.covering(each, torch.rand(1, 3, *size)) for each in squares)
+    assert cover.min() >= 1
+    sides = {(bottom - top, right - left) for top, bottom, left, right in squares}
+    assert sides == {(round(0.2 * min(size)),) * 2}
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_images_too_small_for_so_many_places(size):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * size * size, 2))
+    (top, bottom, left, right), _ = found_patch(net, torch.rand(3, 3, size, size), 1, 1)
+    assert bottom == top + 1 <= size and right == left + 1 <= size
+
+
+def test_costs_count_what_a_search_does():
+    """One that works costs more, for it is made smaller: this net obeys nothing."""
+    done = []
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 30))
+    for parameter in net.parameters():
+        parameter.data.zero_()
+
+    def counted(_, given):
+        done.append(len(given[0]) * (1 if torch.is_grad_enabled() else 1 / 3))
+
+    net.register_forward_pre_hook(counted)
+    patches, x, y = Patches(3), torch.rand(100, 3, 32, 32), torch.zeros(100, dtype=torch.long)
+    for cost in Patches(3).costs(30, 100):
+        done.clear()
+        patches.search(net, x, y)
+        assert sum(done) / 100 == pytest.approx(cost, rel=0.1)
+
+
 def test_the_first_search_tries_every_class_and_later_ones_prefer_what_worked():
     torch.manual_seed(0)
     net, x, y = corner()
@@ -131,7 +188,7 @@ def test_of_larger_images_fewer_are_searched(size, first):
     net = nn.Sequential(nn.Flatten(), nn.Linear(3 * size * size, 2))
     net.register_forward_pre_hook(lambda _, x: seen.append(len(x[0])))
     Patches(1).search(net, torch.rand(40, 3, size, size), torch.zeros(40, dtype=torch.long))
-    assert set(seen) == {1, first}  # one image tells how many classes there are
+    assert max(seen) == first
 
 
 @pytest.mark.parametrize("classes", [2, 30])

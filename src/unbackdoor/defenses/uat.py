@@ -22,7 +22,7 @@ from ..core.run import Run
 from ..training import views
 from ..training.disturbance import WAYS, disturbed
 from ..training.fit import fit, follow_norms_
-from ..training.patches import FIRST, Patches
+from ..training.patches import Patches
 from ..training.relative import relative_adam
 from ..training.transforms import Transforms, costs
 from ..training.universal import Universal
@@ -182,13 +182,13 @@ class UAT(Passes):
         """Images, old answers and norms without a gradient, searches; and settling."""
         steps = math.ceil(images / self.batch)
         searches = math.ceil(steps / self.every) / max(1, self.every // steps)  # of an epoch
-        patch = self.ascent_steps + 5 if self.patched else 0  # the first of all of a batch
-        once, later = costs(self.batch) if self.disturbed else (0, 0)
-        first = (min(classes, FIRST) * patch + once - later) / steps
-        each = 1 + 2 / 3 + searches * (self.ascent_steps + patch / 2 + later) / steps
-        last = 1 + 1 / 3 * (images < PLENTY / 2)
+        patch, turn = Patches(self.ascent_steps).costs(classes, self.batch), costs(self.batch)
+        used = self.patched > 0, self.disturbed > 0
+        once, later = (used[0] * p + used[1] * t for p, t in zip(patch, turn, strict=True))
+        each = 1 + 2 / 3 + searches * (self.ascent_steps + later) / steps
         epochs, settling = (self.passes(images, n) for n in (self.epochs, self.settling))
-        return (epochs * each + settling * last + first * (epochs > 0)) * images
+        first = (once - later) * (epochs > 0) / steps
+        return (epochs * each + settling * (1 + (images < PLENTY / 2) / 3) + first) * images
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model`, trained in place."""

@@ -10,11 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-SIDES = (0.1, 0.2)
-"""Sides of the squares, of the image's shorter side, at least and at most (3 to 6 of 32 pixels)."""
+SIDE = 0.2
+"""Side of the square, of the image's shorter side (6 of 32 pixels); what it does not need goes."""
 
-PLACES = 3
-"""So many squares of each side are tried."""
+ACROSS = 14
+"""So many places are tried along each side of an image; of larger images than `SMALL` half."""
+
+GLANCED, LIKELY, LOOKED = 4, 8, 32
+"""Each place is tried on `GLANCED` images, the `LIKELY` best of them on so many."""
 
 STEP = 0.5
 """How far a value of the patch moves in a step, of [0, 1]."""
@@ -53,10 +56,11 @@ class Patches:
     longer lead there. So a patch stays after it was found.
 
     `search` looks for one more, towards a class that is drawn by how well patches led to it so far;
-    the first one does so for many classes. The place is the square in which the gradient, times the
-    room that is left to black or white, pulls most towards the class; a few steps then choose the
-    values. Where that works, plain colours are tried in the same place, for what the gradient chose
-    may not look like a trigger; and all that works shrinks to the rectangle that it needs.
+    the first one does so for many classes. Squares all over the images are tried: of a trigger that
+    the model knows well hardly any gradient is left on images without it, so the gradient chooses
+    the values to begin with, not the place. A few steps then change the values. Where that works,
+    plain colours are tried in the same place, for what the gradient chose may not look like a
+    trigger; and all that works shrinks to the rectangle that it needs.
 
     `state` holds all that changes, so that it can be saved with an optimizer's.
     """
@@ -80,6 +84,15 @@ class Patches:
         hits.extend([1.0] * classes)
         for towards in torch.randperm(classes)[:FIRST].tolist():
             self._search(model, x, y, towards)
+
+    def costs(self, classes: int, batch: int) -> tuple[float, float]:
+        """What the first search and a later one cost, in batches of so many images with a gradient.
+
+        Of small images, and without what it takes to make smaller what was found.
+        """
+        place = (ACROSS**2 * GLANCED + LIKELY * LOOKED) / 3 / batch
+        steps = self.steps + 1 + 2 / 3
+        return min(classes, FIRST) * (steps + place), steps / 2 + place
 
     def put(self, x: Tensor) -> Tensor:
         """The images `x` `[n, c, h, w]` with a patch each, the better ones more often.
@@ -121,33 +134,51 @@ class Patches:
 def found_patch(model: nn.Module, x: Tensor, towards: int, steps: int) -> tuple[Box, Tensor]:
     """A square of the images `x` `[n, c, h, w]` in [0, 1], and values that send them to a class.
 
-    The values are `[1, c, h, w]`, of which those in the square count. It costs `steps + 1`
-    gradients, and a pass without one for each of the `SIDES` and `PLACES`.
+    The values are `[1, c, h, w]`, of which those in the square count.
     """
     goal = torch.full((len(x),), towards, device=x.device)
 
-    def told(images: Tensor) -> Tensor:
-        logits: Tensor = model(images)
-        return logits.float()
-
-    def slope(values: Tensor, images: Tensor) -> Tensor:
-        return torch.autograd.grad(F.cross_entropy(told(images), goal), values)[0].float()
+    def loss(images: Tensor) -> Tensor:
+        told: Tensor = model(images)
+        return F.cross_entropy(told.float(), goal)
 
     change = torch.zeros_like(x[:1]).requires_grad_()
-    pull = slope(change, x + change)
+    pull = torch.autograd.grad(loss(x + change), change)[0].float()
     values = (pull < 0).to(x)
-    room = torch.where(pull < 0, 1 - x, x).mean(0, keepdim=True)
-    squares = _strongest((pull.abs() * room).sum(1, keepdim=True))
-    with torch.no_grad():
-        tried = [torch.lerp(x, values, covering(each, x)) for each in squares]
-        won = [told(each).softmax(1)[:, towards].mean() for each in tried]
-    square = squares[int(torch.stack(won).argmax())]
+    square = _place(model, x, values, towards)
     cover = covering(square, x)
+    tried = []
     for _ in range(steps):
         values.requires_grad_()
-        pull = slope(values, torch.lerp(x, values, cover))
-        values = stepped(values, pull)
-    return square, values
+        lost = loss(torch.lerp(x, values, cover))
+        tried.append((lost.detach(), values.detach()))
+        values = stepped(values, torch.autograd.grad(lost, values)[0].float())
+    with torch.no_grad():  # a step may lead away: the best counts
+        tried.append((loss(torch.lerp(x, values, cover)), values))
+    best = int(torch.stack([lost for lost, _ in tried]).argmin())
+    return square, tried[best][1]
+
+
+@torch.no_grad()
+def _place(model: nn.Module, x: Tensor, values: Tensor, towards: int) -> Box:
+    """The square in which the `values` `[1, c, h, w]` lead best to the class.
+
+    All are tried on a few of the images `x` `[n, c, h, w]`, the best of them on more.
+    """
+
+    def led(squares: list[Box], images: Tensor) -> Tensor:
+        share = []
+        together = max(1, len(x) // len(images))
+        for at in range(0, len(squares), together):
+            covers = torch.stack([covering(each, x) for each in squares[at : at + together]])
+            told: Tensor = model(torch.lerp(images[None], values[None], covers).flatten(0, 1))
+            share.append(told.float().softmax(1)[:, towards].view(len(covers), -1).mean(1))
+        return torch.cat(share)
+
+    squares = _squares(x)
+    best: list[int] = led(squares, x[:GLANCED]).topk(min(LIKELY, len(squares))).indices.tolist()
+    likely = [squares[at] for at in best]
+    return likely[int(led(likely, x[:LOOKED]).argmax())]
 
 
 def stepped(values: Tensor, slope: Tensor) -> Tensor:
@@ -156,19 +187,16 @@ def stepped(values: Tensor, slope: Tensor) -> Tensor:
     return (values.detach() - moved).clamp(0, 1)
 
 
-def _strongest(strength: Tensor) -> list[Box]:
-    """Squares of the image in which `strength` `[1, 1, h, w]` is greatest, some for each side."""
-    height, width = strength.shape[2:]
-    low, high = (max(1, round(share * min(height, width))) for share in SIDES)
-    found = []
-    for side in sorted({round(low + (high - low) * part / 3) for part in range(4)}):
-        mean = F.avg_pool2d(strength, side, 1)
-        for _ in range(PLACES):
-            top, left = divmod(int(mean.flatten().argmax()), mean.shape[-1])
-            found.append((top, top + side, left, left + side))
-            rows, columns = (slice(max(0, at - side + 1), at + side) for at in (top, left))
-            mean[..., rows, columns] = 0  # the next one does not overlap
-    return found
+def _squares(x: Tensor) -> list[Box]:
+    """The places of a square that are tried on the images `x` `[n, c, h, w]`."""
+    height, width = x.shape[2:]
+    side = max(1, round(SIDE * min(height, width)))
+    across = ACROSS if height * width <= SMALL else ACROSS // 2  # for time
+    tops, lefts = (
+        sorted({round(part * (length - side) / (across - 1)) for part in range(across)})
+        for length in (height, width)
+    )
+    return [(top, top + side, left, left + side) for top in tops for left in lefts]
 
 
 def _shrunk(box: Box, hits: Callable[[Box], float]) -> Box:
