@@ -138,14 +138,20 @@ def found_patch(model: nn.Module, x: Tensor, towards: int, steps: int) -> tuple[
     """
     goal = torch.full((len(x),), towards, device=x.device)
 
+    def told(images: Tensor) -> Tensor:
+        logits: Tensor = model(images)
+        return logits.float()
+
     def loss(images: Tensor) -> Tensor:
-        told: Tensor = model(images)
-        return F.cross_entropy(told.float(), goal)
+        return F.cross_entropy(told(images), goal)
+
+    def away(images: Tensor) -> Tensor:
+        return -told(images).softmax(1)[:, towards]
 
     change = torch.zeros_like(x[:1]).requires_grad_()
     pull = torch.autograd.grad(loss(x + change), change)[0].float()
     values = (pull < 0).to(x)
-    square = _place(model, x, values, towards)
+    square = best_square(away, x[:LOOKED], values, _squares(x), GLANCED, LIKELY)
     cover = covering(square, x)
     tried = []
     for _ in range(steps):
@@ -160,25 +166,32 @@ def found_patch(model: nn.Module, x: Tensor, towards: int, steps: int) -> tuple[
 
 
 @torch.no_grad()
-def _place(model: nn.Module, x: Tensor, values: Tensor, towards: int) -> Box:
-    """The square in which the `values` `[1, c, h, w]` lead best to the class.
+def best_square(
+    losses: Callable[[Tensor], Tensor],
+    x: Tensor,
+    values: Tensor,
+    squares: list[Box],
+    glanced: int,
+    likely: int,
+) -> Box:
+    """That of the `squares` in which the `values` `[1, c, h, w]` lower the losses most.
 
-    All are tried on a few of the images `x` `[n, c, h, w]`, the best of them on more.
+    `losses` takes images `[n, c, h, w]` and tells one `[n]` for each. All squares are tried on the
+    first `glanced` of the images `x`, the `likely` best of them on all.
     """
 
-    def led(squares: list[Box], images: Tensor) -> Tensor:
-        share = []
+    def lost(squares: list[Box], images: Tensor) -> Tensor:
+        means = []
         together = max(1, len(x) // len(images))
         for at in range(0, len(squares), together):
             covers = torch.stack([covering(each, x) for each in squares[at : at + together]])
-            told: Tensor = model(torch.lerp(images[None], values[None], covers).flatten(0, 1))
-            share.append(told.float().softmax(1)[:, towards].view(len(covers), -1).mean(1))
-        return torch.cat(share)
+            told = losses(torch.lerp(images[None], values[None], covers).flatten(0, 1))
+            means.append(told.view(len(covers), -1).mean(1))
+        return torch.cat(means)
 
-    squares = _squares(x)
-    best: list[int] = led(squares, x[:GLANCED]).topk(min(LIKELY, len(squares))).indices.tolist()
-    likely = [squares[at] for at in best]
-    return likely[int(led(likely, x[:LOOKED]).argmax())]
+    few = lost(squares, x[:glanced]).topk(min(likely, len(squares)), largest=False)
+    best: list[Box] = [squares[at] for at in few.indices.tolist()]
+    return best[int(lost(best, x).argmin())]
 
 
 def stepped(values: Tensor, slope: Tensor) -> Tensor:

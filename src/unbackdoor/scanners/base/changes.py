@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...training.adversarial import Ball
-from ...training.patches import Box, covering, stepped
+from ...training.patches import Box, best_square, covering, stepped
 from ...training.universal import REFERENCE, clipped
 
 STEPS = 4
@@ -131,8 +131,6 @@ class Patch(Change):
     """So many places the gradient names, and so many are tried on all images."""
     TRIED = 8
     """Images of 32x32 that each place is first tried on; fewer of larger ones."""
-    AT_ONCE = 16
-    """Places that are tried in one pass."""
 
     def __init__(self, x: Tensor, rng: torch.Generator) -> None:
         self.mask, self.values = torch.zeros_like(x[:1, :1]), x[:1]
@@ -146,7 +144,9 @@ class Patch(Change):
             self.pull = slope.float()
         side = max(1, round(size * min(x.shape[2:]) / SIDE))
         values = (self.pull < 0).to(x)
-        self.mask = self._place(losses, x, values, self._places(x, side))
+        few = max(2, self.TRIED * SIDE**2 // x[0, 0].numel())
+        square = best_square(losses, x, values, self._places(x, side), few, self.BEST)
+        self.mask = covering(square, x)
         for _ in range(STEPS):
             values.requires_grad_()
             (slope,) = torch.autograd.grad(losses(torch.lerp(x, values, self.mask)).mean(), values)
@@ -177,20 +177,6 @@ class Patch(Change):
         height, width = x.shape[2:]
         found += [(top, left) for top in _tiled(height, side) for left in _tiled(width, side)]
         return [(top, top + side, left, left + side) for top, left in found]
-
-    def _place(self, losses: Losses, x: Tensor, values: Tensor, places: list[Box]) -> Tensor:
-        """The mask `[1, 1, h, w]` of the best place."""
-        few = x[: max(2, self.TRIED * SIDE**2 // x[0, 0].numel())]
-        with torch.no_grad():
-            lost = []
-            for start in range(0, len(places), self.AT_ONCE):
-                masks = [covering(place, x) for place in places[start : start + self.AT_ONCE]]
-                told = losses(torch.cat([torch.lerp(few, values, each) for each in masks]))
-                lost.append(told.view(len(masks), -1).mean(1))
-            best = torch.cat(lost).topk(min(self.BEST, len(places)), largest=False).indices
-            masks = [covering(places[place], x) for place in best.tolist()]
-            told = torch.stack([losses(torch.lerp(x, values, each)).mean() for each in masks])
-        return masks[int(told.argmin())]
 
 
 def _tiled(length: int, side: int) -> list[int]:
