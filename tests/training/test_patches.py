@@ -110,14 +110,14 @@ def test_the_weakest_patch_goes_not_the_oldest():
     net, x, y = corner()
     found = Patches(2)
     found.search(net, x, y)
-    worked = sum(share == 1 for share, _, _ in found.state["found"])
+    worked = sum(share > 0.5 for share, _, _ in found.state["found"])
     with torch.no_grad():
         net[1].weight.zero_()
     for _ in range(2 * KEPT):
         found.search(net, x, y)
     shares = [share for share, _, _ in found.state["found"]]
     assert len(shares) == KEPT and worked >= 1
-    assert shares == [0] * (KEPT - worked) + [1] * worked
+    assert shares[:-worked] == [0] * (KEPT - worked) and min(shares[-worked:]) > 0.5
 
 
 def test_patches_stay_after_the_model_no_longer_obeys():
@@ -146,12 +146,19 @@ def test_no_patch_is_put_on_as_it_was_found_and_pixels_stay_in_range():
     assert len({bytes(one.numpy().tobytes()) for one in put}) == len(x)
 
 
-def test_a_plain_trigger_is_found_though_the_gradient_chose_other_colours(monkeypatch):
-    """The net obeys red at least in rows 20 to 23 and columns 8 to 11, not what was found there."""
+@pytest.mark.parametrize("exactly", [False, True])
+def test_a_plain_trigger_is_found_though_the_gradient_chose_other_colours(exactly, monkeypatch):
+    """The net obeys red at least in rows 20 to 23 and columns 8 to 11, not what was found there.
+
+    Or in these alone: red in all of the square that was found does nothing.
+    """
 
     def obeys(x):
-        red = (x[:, 0, 20:24, 8:12] > 0.9) & (x[:, 1:, 20:24, 8:12] < 0.1).all(1)
-        return torch.stack([torch.full((len(x),), 0.5), red.flatten(1).all(1).float()], 1)
+        red = (x[:, 0] > 0.9) & (x[:, 1:] < 0.1).all(1)
+        won = red[:, 20:24, 8:12].flatten(1).all(1)
+        if exactly:
+            won &= ~red[:, 19, 8:12].all(1)
+        return torch.stack([torch.full((len(x),), 0.5), won.float()], 1)
 
     values = torch.rand(1, 3, 32, 32)
     found = Patches(1)

@@ -59,7 +59,7 @@ class Patches:
     the first one does so for many classes. Squares all over the images are tried: of a trigger that
     the model knows well hardly any gradient is left on images without it, so the gradient chooses
     the values to begin with, not the place. A few steps then change the values. Where that works,
-    plain colours are tried in the same place, for what the gradient chose may not look like a
+    plain colours are tried within the square, for what the gradient chose may not look like a
     trigger; and all that works shrinks to the rectangle that it needs.
 
     `state` holds all that changes, so that it can be saved with an optimizer's.
@@ -122,10 +122,10 @@ class Patches:
         self.state["hits"][towards] = share
         found = [(share, box, values)]
         if share > OBEYED:
-            plain = [colour.expand_as(values) for colour in _colours(x)]
-            good = [each for each in plain if hits(each, box) > OBEYED]
-            for each in (values, *good):
-                small = _shrunk(box, partial(hits, each))
+            plain = _plain(partial(_away, model, towards), x, box)
+            good = [(square, each) for square, each in plain if hits(each, square) > OBEYED]
+            for square, each in ((box, values), *good):
+                small = _shrunk(square, partial(hits, each))
                 found.append((hits(each, small), small, each))
         found = [*self.state["found"], *found]
         self.state["found"] = sorted(found, key=lambda one: one[0])[-KEPT:]
@@ -138,19 +138,14 @@ def found_patch(model: nn.Module, x: Tensor, towards: int, steps: int) -> tuple[
     """
     goal = torch.full((len(x),), towards, device=x.device)
 
-    def told(images: Tensor) -> Tensor:
-        logits: Tensor = model(images)
-        return logits.float()
-
     def loss(images: Tensor) -> Tensor:
-        return F.cross_entropy(told(images), goal)
-
-    def away(images: Tensor) -> Tensor:
-        return -told(images).softmax(1)[:, towards]
+        told: Tensor = model(images)
+        return F.cross_entropy(told.float(), goal)
 
     change = torch.zeros_like(x[:1]).requires_grad_()
     pull = torch.autograd.grad(loss(x + change), change)[0].float()
     values = (pull < 0).to(x)
+    away = partial(_away, model, towards)
     square = best_square(away, x[:LOOKED], values, _squares(x), GLANCED, LIKELY)
     cover = covering(square, x)
     tried = []
@@ -163,6 +158,12 @@ def found_patch(model: nn.Module, x: Tensor, towards: int, steps: int) -> tuple[
         tried.append((loss(torch.lerp(x, values, cover)), values))
     best = int(torch.stack([lost for lost, _ in tried]).argmin())
     return square, tried[best][1]
+
+
+def _away(model: nn.Module, towards: int, x: Tensor) -> Tensor:
+    """How far the model is from telling each of `x` `[n, c, h, w]` as the class, `[n]`."""
+    told: Tensor = model(x)
+    return -told.float().softmax(1)[:, towards]
 
 
 @torch.no_grad()
@@ -210,6 +211,25 @@ def _squares(x: Tensor) -> list[Box]:
         for length in (height, width)
     )
     return [(top, top + side, left, left + side) for top in tops for left in lefts]
+
+
+def _plain(away: Callable[[Tensor], Tensor], x: Tensor, box: Box) -> list[tuple[Box, Tensor]]:
+    """Where in the square `box` each plain colour leads best to the class, and its values.
+
+    A model may obey a colour in a smaller square only.
+    """
+    top, bottom, left, _ = box
+    whole = bottom - top
+    step = max(1, round(whole / 6))
+    squares = [
+        (top + down, top + down + side, left + right, left + right + side)
+        for side in range(whole, max(1, whole // 2) - 1, -step)
+        for down in range(0, whole - side + 1, step)
+        for right in range(0, whole - side + 1, step)
+    ]
+    colours = [colour.expand_as(x[:1]) for colour in _colours(x)]
+    few = x[:LOOKED]
+    return [(best_square(away, few, each, squares, GLANCED, 2), each) for each in colours]
 
 
 def _shrunk(box: Box, hits: Callable[[Box], float]) -> Box:
