@@ -72,7 +72,7 @@ class UAT(Passes):
     )
     limits: ClassVar[str] = (
         "costs accuracy, more with few images; a backdoor comes back from a few triggered images; "
-        "Refool stays; docs/uat.md has the figures; of more than 20 classes not all are searched"
+        "Refool stays; docs/uat.md has the figures; of more than 50 classes not all are searched"
     )
     needs: ClassVar[frozenset[Need]] = frozenset({"labels", "training"})
 

@@ -34,8 +34,8 @@ OBEYED = 0.5
 LOST = 0.95
 """A rectangle becomes smaller while it keeps so much of what it sent to its class."""
 
-FIRST = 20
-"""The first search tries so many classes."""
+FIRST = 50
+"""The first search tries so many classes; of larger images than `SMALL` half as many."""
 
 KEPT = 20
 """How many patches are kept; the weakest when it was found goes."""
@@ -72,17 +72,18 @@ class Patches:
     def search(self, model: nn.Module, x: Tensor, y: Tensor) -> None:
         """Finds another for `model`, on the images `x` `[n, c, h, w]` of classes `y` `[n]`."""
         hits: list[float] = self.state["hits"]
-        few = max(FEWEST, int(len(x) * SMALL / x[0, 0].numel()))
+        few = max(FEWEST, int(len(x) * SMALL / x[0, 0].numel()) // 2)  # half are enough
+        first = FIRST if x[0, 0].numel() <= SMALL else FIRST // 2
         x, y = x[:few], y[:few]
         if hits:
             weights = torch.tensor(hits).clamp_min(UNTRIED)
-            half = len(x) // 2 or 1  # for time
-            self._search(model, x[:half], y[:half], int(torch.multinomial(weights, 1)))
-            return
-        with torch.no_grad():
-            classes = model(x[:1].clone()).shape[1]  # a forward may change its input
-        hits.extend([1.0] * classes)
-        for towards in torch.randperm(classes)[:FIRST].tolist():
+            drawn = torch.multinomial(weights, 1)
+        else:
+            with torch.no_grad():
+                classes = model(x[:1].clone()).shape[1]  # a forward may change its input
+            hits.extend([1.0] * classes)
+            drawn = torch.randperm(classes)[:first]
+        for towards in drawn.tolist():
             self._search(model, x, y, towards)
 
     def costs(self, classes: int, batch: int) -> tuple[float, float]:
@@ -90,9 +91,9 @@ class Patches:
 
         Of small images, and without what it takes to make smaller what was found.
         """
-        place = (ACROSS**2 * GLANCED + LIKELY * LOOKED) / 3 / batch
-        steps = self.steps + 1 + 2 / 3
-        return min(classes, FIRST) * (steps + place), steps / 2 + place
+        place = (ACROSS**2 * GLANCED + LIKELY * min(LOOKED, batch // 2)) / 3 / batch
+        each = (self.steps + 1 + 2 / 3) / 2 + place
+        return min(classes, FIRST) * each, each
 
     def put(self, x: Tensor) -> Tensor:
         """The images `x` `[n, c, h, w]` with a patch each, the better ones more often.
