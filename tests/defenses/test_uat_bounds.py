@@ -17,17 +17,17 @@ from unbackdoor.training.universal import Universal
 @pytest.mark.parametrize(
     ("fields", "images", "classes", "told"),
     [
-        # 50 steps an epoch, 5 searches: 3 steps of ascent, (3 + 5) / 2 for a patch, and 2 for
-        # twelve transformations of half a batch without a gradient; 36 more in the first
-        ({"epochs": 6}, 5000, 10, 6 * (1 + 2 / 3 + 5 * 9 / 50) + 4 + (10 * 8 + 6) / 50),
-        ({"epochs": 6}, 5000, 1000, 6 * (1 + 2 / 3 + 5 * 9 / 50) + 4 + (20 * 8 + 6) / 50),
+        # 50 steps an epoch, 5 searches: 3 steps of ascent, 5.8 for a patch, and 2 for twelve
+        # transformations of half a batch without a gradient; 36 more in the first, and each class
+        ({"epochs": 6}, 5000, 10, 6 * (1 + 2 / 3 + 5 * 10.8 / 50) + 4 + (9 * 5.8 + 6) / 50),
+        ({"epochs": 6}, 5000, 1000, 6 * (1 + 2 / 3 + 5 * 10.8 / 50) + 4 + (49 * 5.8 + 6) / 50),
         ({"epochs": 6, "patched": 0}, 5000, 10, 6 * (1 + 2 / 3 + 5 * 5 / 50) + 4 + 6 / 50),
-        ({"epochs": 6, "disturbed": 0}, 5000, 10, 6 * (1 + 2 / 3 + 5 * 7 / 50) + 4 + 10 * 8 / 50),
+        ({"epochs": 6, "disturbed": 0}, 5000, 10, 6 * (5 / 3 + 5 * 8.8 / 50) + 4 + 9 * 5.8 / 50),
         ({"epochs": 0}, 5000, 10, 4),
         # 45 steps: there are five searches, for each epoch begins with one
-        ({"epochs": 1, "enough_images": 1}, 4500, 1, 1 + 2 / 3 + 5 * 9 / 45 + 4 + 14 / 45),
+        ({"epochs": 1, "enough_images": 1}, 4500, 1, 1 + 2 / 3 + 5 * 10.8 / 45 + 4 + 6 / 45),
         # one step an epoch, and a search in every tenth
-        ({"epochs": 1, "settling": 0, "enough_images": 1}, 100, 10, 1 + 2 / 3 + 0.9 + 86),
+        ({"epochs": 1, "settling": 0, "enough_images": 1}, 100, 10, 5 / 3 + 1.08 + 9 * 5.8 + 6),
     ],
 )
 def test_its_work_counts_every_search_and_the_first_ones(fields, images, classes, told):
