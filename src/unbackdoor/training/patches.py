@@ -29,7 +29,7 @@ SMALL, FEWEST = 32 * 32, 16
 """Of larger images fewer are searched, for time, but not fewer than so many."""
 
 OBEYED = 0.5
-"""Where a patch sends more of the images to its class, plain ones are tried in its place."""
+"""Where a patch sends more of the images to its class, plain ones are tried within it."""
 
 LOST = 0.95
 """A rectangle becomes smaller while it keeps so much of what it sent to its class."""
