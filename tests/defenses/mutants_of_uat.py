@@ -71,6 +71,13 @@ MUTANTS = (
         "training/test_patches.py",
     ),
     Mutant(
+        "a patch is put on larger than it must be to work",
+        "training/patches.py",
+        "_between(small, whole), x)",
+        "small, x)",
+        "training/test_patches.py",
+    ),
+    Mutant(
         "UAT puts transformations on",
         D + "uat.py",
         "self.transforms.put(turned) if len(turned) else turned",

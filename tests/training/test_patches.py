@@ -96,12 +96,12 @@ def test_the_first_search_tries_every_class_and_later_ones_prefer_what_worked():
     net, x, y = corner()
     found = Patches(2)
     found.search(net, x, y)
-    assert sum(share <= 0.5 for share, _, _ in found.state["found"]) == 3  # one for other classes
+    assert sum(share <= 0.5 for share, *_ in found.state["found"]) == 3  # one for other classes
     assert found.state["hits"][1] == 1 and found.state["hits"][2] == 0
     for _ in range(40):
         found.search(net, x, y)
     assert len(found.state["found"]) == KEPT
-    shares = [share for share, _, _ in found.state["found"]]
+    shares = [share for share, *_ in found.state["found"]]
     assert sum(share == 1 for share in shares) > KEPT / 2
 
 
@@ -124,12 +124,12 @@ def test_the_weakest_patch_goes_not_the_oldest():
     net, x, y = corner()
     found = Patches(2)
     found.search(net, x, y)
-    worked = sum(share > 0.5 for share, _, _ in found.state["found"])
+    worked = sum(share > 0.5 for share, *_ in found.state["found"])
     with torch.no_grad():
         net[1].weight.zero_()
     for _ in range(2 * KEPT):
         found.search(net, x, y)
-    shares = [share for share, _, _ in found.state["found"]]
+    shares = [share for share, *_ in found.state["found"]]
     assert len(shares) == KEPT and worked >= 1
     assert shares[:-worked] == [0] * (KEPT - worked) and min(shares[-worked:]) > 0.5
 
@@ -181,9 +181,21 @@ def test_a_plain_trigger_is_found_though_the_gradient_chose_other_colours(exactl
     monkeypatch.setattr(module, "OBEYED", -1.0)  # as if the patch had worked
     x, y = torch.rand(20, 3, 32, 32), torch.zeros(20, dtype=torch.long)
     found._search(obeys, x, y, 1)
-    hits, box, colour = found.state["found"][-1]
+    hits, box, _, colour = found.state["found"][-1]
     assert hits == 1 and box == (20, 24, 8, 12)
     assert colour[0, :, 0, 0].tolist() == [1, 0, 0]
+
+
+def test_a_patch_is_put_on_as_small_as_it_works_as_large_as_it_was_found_and_between():
+    torch.manual_seed(0)
+    found = Patches(1)
+    found.state["found"] = [(1.0, (4, 6, 2, 3), (3, 6, 0, 5), torch.ones(1, 1, 8, 8))]
+    drawn = {module._between((4, 6, 2, 3), (3, 6, 0, 5)) for _ in range(500)}
+    tops, bottoms, lefts, rights = map(set, zip(*drawn, strict=True))
+    assert (tops, bottoms, lefts, rights) == ({3, 4}, {6}, {0, 1, 2}, {3, 4, 5})
+    puts = torch.cat([found.put(torch.zeros(4, 1, 8, 8)) for _ in range(100)])
+    sizes = {int(count) for count in (puts == 1).flatten(1).sum(1)}
+    assert {2, 15} <= sizes and max(sizes) == 15  # the smallest, the whole square, no larger one
 
 
 def test_plain_colours_are_tried_only_where_a_patch_works(monkeypatch):
@@ -245,12 +257,13 @@ def test_patches_stay_on_the_device_they_were_found_on(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "cpu", lambda _: pytest.fail("copied to the CPU"))
     found = Patches(1)
     found.search(net, x, y)
-    assert all(values.device == x.device for _, _, values in found.state["found"])
+    assert all(values.device == x.device for *_, values in found.state["found"])
 
 
 def test_patches_of_a_saved_state_go_to_the_device_of_the_images(monkeypatch):
     found = Patches(1)
     found.state["found"] = [
-        (1.0, (0, 4, 0, 4), torch.ones(1, 1, 8, 8, device=at)) for at in ("meta", "cpu")
+        (1.0, (0, 4, 0, 4), (0, 4, 0, 4), torch.ones(1, 1, 8, 8, device=at))
+        for at in ("meta", "cpu")
     ]
     assert found.put(torch.zeros(6, 1, 8, 8, device="meta")).device.type == "meta"

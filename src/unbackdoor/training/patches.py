@@ -60,7 +60,9 @@ class Patches:
     the model knows well hardly any gradient is left on images without it, so the gradient chooses
     the values to begin with, not the place. A few steps then change the values. Where that works,
     plain colours are tried within the square, for what the gradient chose may not look like a
-    trigger; and all that works shrinks to the rectangle that it needs.
+    trigger; and all that works shrinks to the smallest rectangle that works as well. The trigger
+    itself is often larger: a model obeys the half of it, but unlearning the half leaves the whole.
+    So `put` draws a rectangle between the smallest and the square.
 
     `state` holds all that changes, so that it can be saved with an optimizer's.
     """
@@ -102,10 +104,11 @@ class Patches:
         model learns to tell just those patches.
         """
         found, n = self.state["found"], len(x)
-        chances = torch.tensor([hits for hits, _, _ in found]) ** 2 + UNTRIED**2
+        chances = torch.tensor([hits for hits, *_ in found]) ** 2 + UNTRIED**2
         drawn = torch.multinomial(chances, n, replacement=True).to(x.device)
-        values = torch.cat([values.to(x) for _, _, values in found])[drawn]  # saved on the CPU
-        cover = torch.cat([covering(box, x) for _, box, _ in found])[drawn]
+        values = torch.cat([values.to(x) for *_, values in found])[drawn]  # saved on the CPU
+        covers = [covering(_between(small, whole), x) for _, small, whole, _ in found]
+        cover = torch.cat(covers)[drawn]
         changed = (_draw(x) < 0.5).to(x)
         holes = torch.rand(cover.shape, device=x.device) < 0.4 * changed * _draw(x)
         cover = cover * ~holes * (1 - 0.6 * changed * _draw(x))
@@ -121,13 +124,14 @@ class Patches:
         box, values = found_patch(model, x, towards, self.steps)
         share = hits(values, box)
         self.state["hits"][towards] = share
-        found = [(share, box, values)]
+        found = [(share, box, box, values)]
         if share > OBEYED:
             plain = _plain(partial(_away, model, towards), x, box)
             good = [(square, each) for square, each in plain if hits(each, square) > OBEYED]
+            found = []
             for square, each in ((box, values), *good):
                 small = _shrunk(square, partial(hits, each))
-                found.append((hits(each, small), small, each))
+                found.append((hits(each, small), small, square, each))
         found = [*self.state["found"], *found]
         self.state["found"] = sorted(found, key=lambda one: one[0])[-KEPT:]
 
@@ -231,6 +235,14 @@ def _plain(away: Callable[[Tensor], Tensor], x: Tensor, box: Box) -> list[tuple[
     colours = [colour.expand_as(x[:1]) for colour in _colours(x)]
     few = x[:LOOKED]
     return [(best_square(away, few, each, squares, GLANCED, 2), each) for each in colours]
+
+
+def _between(small: Box, whole: Box) -> Box:
+    """A rectangle drawn from those that contain `small` and lie in `whole`."""
+    top, bottom, left, right = (
+        int(torch.randint(min(pair), max(pair) + 1, ())) for pair in zip(small, whole, strict=True)
+    )
+    return top, bottom, left, right
 
 
 def _shrunk(box: Box, hits: Callable[[Box], float]) -> Box:
