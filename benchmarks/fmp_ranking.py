@@ -69,8 +69,7 @@ def plainly(
         model(noisy)
         distance = F.mse_loss(maps[layer.name][:, channel], calm, reduction="sum")
     (gradient,) = torch.autograd.grad(distance, noisy)
-    moved = noisy.detach() + nudge.alpha * gradient.sign()
-    moved = torch.maximum(torch.minimum(moved, x + nudge.eps), x - nudge.eps).clamp(0, 1)
+    moved = nudge.within(noisy.detach() + nudge.stride * gradient.sign(), x)
     with torch.no_grad():
         logits = model(moved)
     hits = (logits.argmax(1) == y).float().mean()
