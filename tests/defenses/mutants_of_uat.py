@@ -73,7 +73,7 @@ MUTANTS = (
     Mutant(
         "a patch is put on larger than it must be to work",
         "training/patches.py",
-        "_between(small, whole), x)",
+        "_size(small, whole), x)",
         "small, x)",
         "training/test_patches.py",
     ),

@@ -190,8 +190,9 @@ def test_a_patch_is_put_on_as_small_as_it_works_as_large_as_it_was_found_and_bet
     torch.manual_seed(0)
     found = Patches(1)
     found.state["found"] = [(1.0, (4, 6, 2, 3), (3, 6, 0, 5), torch.ones(1, 1, 8, 8))]
-    drawn = {module._between((4, 6, 2, 3), (3, 6, 0, 5)) for _ in range(500)}
-    tops, bottoms, lefts, rights = map(set, zip(*drawn, strict=True))
+    drawn = [module._size((4, 6, 2, 3), (3, 6, 0, 5)) for _ in range(900)]
+    assert all(drawn.count(end) > 250 for end in ((4, 6, 2, 3), (3, 6, 0, 5)))
+    tops, bottoms, lefts, rights = map(set, zip(*set(drawn), strict=True))
     assert (tops, bottoms, lefts, rights) == ({3, 4}, {6}, {0, 1, 2}, {3, 4, 5})
     puts = torch.cat([found.put(torch.zeros(4, 1, 8, 8)) for _ in range(100)])
     sizes = {int(count) for count in (puts == 1).flatten(1).sum(1)}

@@ -62,7 +62,7 @@ class Patches:
     plain colours are tried within the square, for what the gradient chose may not look like a
     trigger; and all that works shrinks to the smallest rectangle that works as well. The trigger
     itself is often larger: a model obeys the half of it, but unlearning the half leaves the whole.
-    So `put` draws a rectangle between the smallest and the square.
+    So `put` takes the smallest, the square, or what lies between.
 
     `state` holds all that changes, so that it can be saved with an optimizer's.
     """
@@ -107,7 +107,7 @@ class Patches:
         chances = torch.tensor([hits for hits, *_ in found]) ** 2 + UNTRIED**2
         drawn = torch.multinomial(chances, n, replacement=True).to(x.device)
         values = torch.cat([values.to(x) for *_, values in found])[drawn]  # saved on the CPU
-        covers = [covering(_between(small, whole), x) for _, small, whole, _ in found]
+        covers = [covering(_size(small, whole), x) for _, small, whole, _ in found]
         cover = torch.cat(covers)[drawn]
         changed = (_draw(x) < 0.5).to(x)
         holes = torch.rand(cover.shape, device=x.device) < 0.4 * changed * _draw(x)
@@ -237,8 +237,11 @@ def _plain(away: Callable[[Tensor], Tensor], x: Tensor, box: Box) -> list[tuple[
     return [(best_square(away, few, each, squares, GLANCED, 2), each) for each in colours]
 
 
-def _between(small: Box, whole: Box) -> Box:
-    """A rectangle drawn from those that contain `small` and lie in `whole`."""
+def _size(small: Box, whole: Box) -> Box:
+    """`small`, `whole` or a rectangle that contains the one and lies in the other, a third each."""
+    which = int(torch.randint(3, ()))
+    if which < 2:
+        return (small, whole)[which]
     top, bottom, left, right = (
         int(torch.randint(min(pair), max(pair) + 1, ())) for pair in zip(small, whole, strict=True)
     )
