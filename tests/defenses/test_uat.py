@@ -183,7 +183,7 @@ def test_settling_keeps_the_patches_and_disturbs_but_does_not_search(monkeypatch
     lesson.settle(net, clean.pixels[:20] / 255, clean.labels[:20])
     assert (seen, calls) == ([6], [])  # no patch is known yet
     torch.manual_seed(0)  # a patch may have holes
-    lesson.patches.state["found"] = [(1.0, (0, 4, 0, 4), torch.ones(1, 1, 8, 8))]
+    lesson.patches.state["found"] = [(1.0, (0, 4, 0, 4), (0, 4, 0, 4), torch.ones(1, 1, 8, 8))]
     inputs = []
     net.register_forward_pre_hook(lambda _, x: inputs.append(x[0]))
     lesson.settle(net, clean.pixels[:20] / 255, clean.labels[:20])
