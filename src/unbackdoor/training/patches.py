@@ -128,10 +128,11 @@ class Patches:
         if share > OBEYED:
             plain = _plain(partial(_away, model, towards), x, box)
             good = [(square, each) for square, each in plain if hits(each, square) > OBEYED]
-            found = []
-            for square, each in ((box, values), *good):
-                small = _shrunk(square, partial(hits, each))
-                found.append((hits(each, small), small, square, each))
+            sized = [
+                (_shrunk(square, partial(hits, each)), square, each)
+                for square, each in ((box, values), *good)
+            ]
+            found = [(hits(each, small), small, square, each) for small, square, each in sized]
         found = [*self.state["found"], *found]
         self.state["found"] = sorted(found, key=lambda one: one[0])[-KEPT:]
 
