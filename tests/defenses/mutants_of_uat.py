@@ -29,6 +29,13 @@ MUTANTS = (
         T + "uat.py",
     ),
     Mutant(
+        "UAT's steps are those that the network bears",
+        "training/relative.py",
+        ">= KEPT",
+        ">= 0",
+        "training/test_relative.py",
+    ),
+    Mutant(
         "UAT's norms follow the clean images",
         D + "uat.py",
         "follow_norms_(model, x, method.norm_momentum)",

@@ -8,6 +8,7 @@ from defenses.samples import backdoored, rate, stamped, task
 from unbackdoor.core.run import Run
 from unbackdoor.defenses import uat
 from unbackdoor.defenses.uat import UAT, Lesson
+from unbackdoor.training import relative
 from unbackdoor.training.fit import follow_norms_
 from unbackdoor.training.patches import Patches
 from unbackdoor.training.universal import Universal
@@ -144,6 +145,23 @@ def test_a_step_is_relative_to_the_weights(scale):
     assert groups[1]["lr"] == pytest.approx(0.0015)
 
 
+@pytest.mark.parametrize("part", [1.0, 0.5])
+def test_steps_are_smaller_where_the_network_bears_less(monkeypatch, part):
+    clean, net = task()
+    rates = {}
+    monkeypatch.setattr(uat, "borne", lambda model, images, run, rate: part)
+
+    def fitted(model, images, run, **told):
+        groups = told["optimizer"]([net[3].weight]).param_groups
+        rates[told["stage"]] = told["lr"], groups[0]["lr"] / relative._scale(net[3].weight)
+
+    monkeypatch.setattr(uat, "fit", fitted)
+    notes = UAT(lr=0.01, settling_lr=0.002).mend(net, clean, Run()).notes
+    assert rates["fine-tuning"] == pytest.approx((0.01 * part, 0.01 * part))
+    assert rates["settling"] == pytest.approx((0.002 * part, 0.002 * part))
+    assert (notes["lr"], notes["settling_lr"]) == (0.01 * part, 0.002 * part)
+
+
 def test_matrices_fade_relative_to_the_step_and_vectors_do_not():
     _, net = task()
     weight, bias = net[3].weight, net[3].bias
@@ -195,7 +213,7 @@ def test_few_images_are_passed_over_more_often():
     clean, net = task()
     told = {"batch": 20, "epochs": 1, "every": 3, "patched": 0, "disturbed": 0, "settling": 0}
     few, fewer = (UAT(**told, enough_images=n).repair(net, clean, Run()) for n in (36, 110))
-    assert fewer.notes["passes"] == pytest.approx(2 * few.notes["passes"])
+    assert fewer.notes["passes_back"] == pytest.approx(2 * few.notes["passes_back"])
 
 
 @pytest.mark.parametrize(("per_epoch", "searches"), [(1, 3), (5, 3), (10, 3), (15, 4)])

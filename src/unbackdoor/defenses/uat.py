@@ -23,7 +23,7 @@ from ..training import views
 from ..training.disturbance import WAYS, disturbed
 from ..training.fit import fit, follow_norms_
 from ..training.patches import Patches
-from ..training.relative import relative_adam
+from ..training.relative import borne, relative_adam
 from ..training.transforms import Transforms, costs
 from ..training.universal import Universal
 from .base.defense import Repair
@@ -57,9 +57,9 @@ class UAT(Passes):
     labels alone win back accuracy, without searches. Fewer than 2,500 images are cropped, mirrored
     and mixed, and labels weigh less (`training/views`).
 
-    To fit every network and to last: norms use their running statistics, which follow the clean
-    images in a pass of its own before each step, and dropout is off. AdamW's learning rate is
-    relative: in a step a weight moves by about `lr` times the root mean square of its tensor.
+    To fit every network and to last: norms use running statistics, which follow the clean images
+    in a pass of its own before each step; dropout is off; AdamW's steps are relative to the root
+    mean square of each tensor, and smaller where the network bears less (`training/relative`).
 
     Unlike I-BAU's, the perturbation lives on, aims at classes, too, without implicit gradients.
     docs/uat.md tells why each part is there, and where a backdoor stays.
@@ -83,7 +83,7 @@ class UAT(Passes):
         0.014,
         gt=0,
         lt=1,
-        description="step of Adam relative to the weights, cosine to 0",
+        description="largest step of Adam relative to the weights, cosine to 0",
         json_schema_extra=source("ours: relative; docs/uat.md tells what was tried"),
     )
     batch: int = Field(
@@ -164,7 +164,7 @@ class UAT(Passes):
         0.004,
         gt=0,
         lt=1,
-        description="step of Adam in them, relative to the weights, cosine to 0",
+        description="step of Adam in them, smaller where `lr` is; cosine to 0",
         json_schema_extra=source("ours: SGD at 0.01 did as well on one network and broke another"),
     )
 
@@ -173,9 +173,7 @@ class UAT(Passes):
     def _fits(cls, disturbed: float, told: ValidationInfo) -> float:
         patched = told.data.get("patched", 0)
         if round(patched + disturbed, 6) > 1:
-            raise ValueError(
-                f"patched ({patched:g}) and it are shares of the same images, at most 1"
-            )
+            raise ValueError(f"patched ({patched:g}) and it are shares of the same, at most 1")
         return disturbed
 
     def work(self, images: int, classes: int) -> float | None:
@@ -192,13 +190,15 @@ class UAT(Passes):
 
     def mend(self, model: nn.Module, clean: Images, run: Run) -> Repair:
         """`model`, trained in place."""
-        lesson = Lesson(self, model, math.ceil(len(clean) / self.batch))
+        part = borne(model, clean, run, self.lr)
+        gentle = {"lr": part * self.lr, "settling_lr": part * self.settling_lr}
+        lesson = Lesson(self.model_copy(update=gentle), model, math.ceil(len(clean) / self.batch))
         if len(clean) < PLENTY / 2:
             lesson.worth, lesson.view = len(clean) / PLENTY, views.for_few(model, clean, run)
-        settling = partial(relative_adam, rate=self.settling_lr)
+        settling = partial(relative_adam, rate=gentle["settling_lr"])
         for stage, epochs, lr, objective, optimizer in (
-            ("fine-tuning", self.epochs, self.lr, lesson, lesson.optimized),
-            ("settling", self.settling, self.settling_lr, lesson.settle, settling),
+            ("fine-tuning", self.epochs, gentle["lr"], lesson, lesson.optimized),
+            ("settling", self.settling, gentle["settling_lr"], lesson.settle, settling),
         ):
             fit(
                 model,
@@ -213,7 +213,8 @@ class UAT(Passes):
                 optimizer=optimizer,
                 resume=self.state_file(model, clean, run),
             )
-        return Repair(model, notes=replace(lesson.view, mixed=lesson.worth < 1).notes())
+        seen = replace(lesson.view, mixed=lesson.worth < 1).notes()
+        return Repair(model, notes={**seen, **gentle})
 
 
 class Lesson:
@@ -279,9 +280,8 @@ class Lesson:
         if labels == 1:
             return F.cross_entropy(told, y)
         with torch.no_grad():
-            told_before = self.teacher(x.clone())  # a forward may change its input
-            old = F.softmax(told_before.float() / temperature, dim=1)
-        soft = F.log_softmax(told / temperature, dim=1)
+            answers = self.teacher(x.clone()).float()  # a forward may change its input
+        old, soft = F.softmax(answers / temperature, 1), F.log_softmax(told / temperature, 1)
         kept = F.kl_div(soft, old, reduction="batchmean") * temperature**2
         return torch.lerp(kept, F.cross_entropy(told, y), labels)
 
