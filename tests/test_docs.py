@@ -121,7 +121,7 @@ def test_pictures_are_small():
             assert path.stat().st_size < 150_000, path
 
 
-@pytest.mark.parametrize("name", ["draw", "draw_uat"])
+@pytest.mark.parametrize("name", ["draw", "draw_readings", "draw_uat"])
 def test_what_draws_the_pictures_still_finds_its_parts(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
