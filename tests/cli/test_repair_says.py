@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 from torch import nn
 
 from unbackdoor.core.images import Images
 from unbackdoor.core.run import Run
 from unbackdoor.core.spec import Spec
+from unbackdoor.defenses.base.defense import Repair
+from unbackdoor.defenses.uat import UAT
 from unbackdoor.models import Normalized
 from unbackdoor.network.norms import keeps_statistics
 
@@ -31,6 +35,24 @@ def test_it_says_how_long_it_may_take_and_that_nothing_tells_of_the_images(
     hours = run(*told, tmp_path / "two", "--defense", "clp")
     assert "repairing with clp" in hours.err and "; about" not in hours.err  # nobody knows
     assert hours.err.count("no batch norm of the model keeps statistics") == 1
+
+
+def test_of_a_long_repair_it_says_what_takes_less(run, tiny, tmp_path, monkeypatch):
+    from unbackdoor.cli import repairing
+
+    told = ("repair", tiny.model, "--clean", tiny.clean, "--out")
+    quick = ("-p", "enough_images=9", "-p", "batch=9", "-p", "epochs=1", "-p", "settling=0")
+    monkeypatch.setattr(repairing, "seconds_of_step", lambda model, x, run: 60.0)
+    monkeypatch.setattr(UAT, "repair", lambda self, model, clean, run: Repair(model))
+    slow = run(*told, tmp_path / "slow", "--defense", "uat")
+    hours, minutes = re.search(
+        r"about (\d+) minutes \(-p enough_images=1000 -p batch=25 -p epochs=4 -p settling=2: "
+        r"about (\d+), and a worse repair\)",
+        slow.err,
+    ).groups()
+    assert int(minutes) < int(hours) / 2
+    assert "worse repair" not in run(*told, tmp_path / "quick", *quick).err
+    assert "worse repair" not in run(*told, tmp_path / "other", "--defense", "fine_tuning").err
 
 
 def test_norms_that_keep_nothing_tell_nothing():

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from unbackdoor.training import transforms as module
 from unbackdoor.training.disturbance import moved
-from unbackdoor.training.transforms import FIRST, FRESH, KEPT, NEAR, Transforms, costs
+from unbackdoor.training.transforms import FIRST, FRESH, KEPT, MOST, NEAR, Transforms, costs
 
 
 def bars(n: int = 40) -> Tensor:
@@ -47,7 +47,7 @@ def test_a_turn_that_sends_images_to_a_class_is_found_and_nothing_else_of_it_sta
     assert (obeys_a_turn(x).argmax(1) == 0).all()
     assert (obeys_a_turn(turned(x, -30)).argmax(1) == 1).all()
     transforms = found(obeys_a_turn, x, y)
-    assert transforms.share == 1
+    assert transforms.share == pytest.approx(MOST)
     hits, kind, values = transforms.state["found"][-1]
     assert (hits, kind) == (1, "place")
     angle, size, across, down = values[0].tolist()

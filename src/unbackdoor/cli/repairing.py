@@ -33,6 +33,8 @@ MODEL, REPORT, CARD = "model.safetensors", "report.html", "model_card.md"
 EXAMPLES = 8
 TIMED = 16
 """Images of the step that is timed before a repair."""
+LONG = 20
+"""Minutes from which on a repair says what takes less."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,14 +93,21 @@ def _measured(model: nn.Module, case: Case, run: Run) -> tuple[Tensor, Score]:
 
 def _how_long(case: Case, defense: Defense, run: Run) -> str:
     """What to expect, where the defense knows how much it will do: from two timed steps."""
-    used = len(case.clean) - defense.judges(len(case.clean))
-    work = defense.work(used, len(case.clean.classes))
+    used, classes = len(case.clean) - defense.judges(len(case.clean)), len(case.clean.classes)
+    work = defense.work(used, classes)
     if not work:
         return ""
     model = copied(case.model).to(run.device)
     x = to_float(case.clean.pixels[:TIMED]).to(run.device)
-    minutes = seconds_of_step(model, x, run) / len(x) * work / 60
-    return f"; about {minutes:.0f} minutes" if minutes >= 1.5 else "; about a minute or less"
+    each = seconds_of_step(model, x, run) / len(x) / 60
+    minutes = each * work
+    if minutes < 1.5:
+        return "; about a minute or less"
+    less = each * (defense.model_copy(update=dict(defense.quick)).work(used, classes) or 0)
+    if minutes < LONG or less > minutes / 2:
+        return f"; about {minutes:.0f} minutes"
+    told = " ".join(f"-p {name}={value}" for name, value in defense.quick.items())
+    return f"; about {minutes:.0f} minutes ({told}: about {less:.0f}, and a worse repair)"
 
 
 def told(case: Case, defense: Defense, outcome: Outcome, run: Run) -> dict[str, Any]:

@@ -33,9 +33,6 @@ from .base.passes import Passes
 PLENTY = 5000
 """Fewer clean images than half of it are few, also where `enough_images` is lowered for time."""
 
-TRANSFORMED = 0.3
-"""The largest share of the disturbed images that gets transformations which were found."""
-
 OURS = source("ours: docs/uat.md tells what was tried")
 
 
@@ -75,6 +72,7 @@ class UAT(Passes):
         "Refool stays; docs/uat.md has the figures; of more than 50 classes not all are searched"
     )
     needs: ClassVar[frozenset[Need]] = frozenset({"labels", "training"})
+    quick: ClassVar = {"enough_images": 1000, "batch": 25, "epochs": 4, "settling": 2}
 
     epochs: int = Field(
         6, ge=0, description="passes over the clean images, if enough", json_schema_extra=OURS
@@ -287,7 +285,7 @@ class Lesson:
 
     def _changed(self, x: Tensor) -> list[Tensor]:
         """`x` in order: with a patch, transformed, disturbed at random, as they are."""
-        share, sure = self.method.disturbed, TRANSFORMED * self.transforms.share
+        share, sure = self.method.disturbed, self.transforms.share
         patches = self.method.patched if self.patches.state["found"] else 0
         shares = (patches, share * sure, share * (1 - sure))
         sizes = accumulate(int(share * len(x)) for share in shares)

@@ -31,6 +31,9 @@ lie near to what was found."""
 OBEYED = 0.5
 """One is kept if it sends more of the images of other classes to one class."""
 
+MOST = 0.3
+"""The largest share of the disturbed images that gets one."""
+
 LOST = 0.95
 """It becomes smaller while it keeps so much of what it sent there."""
 
@@ -59,9 +62,12 @@ class Transforms:
 
     @property
     def share(self) -> float:
-        """How sure the best one works: 0 at `OBEYED`, 1 if it sent all images to its class."""
+        """The share of the disturbed images that gets one, the surer the best one works.
+
+        0 at `OBEYED`, `MOST` if it sent all images to its class.
+        """
         found = self.state["found"]
-        return (found[-1][0] - OBEYED) / (1 - OBEYED) if found else 0.0
+        return MOST * (found[-1][0] - OBEYED) / (1 - OBEYED) if found else 0.0
 
     @torch.no_grad()
     def search(self, model: nn.Module, x: Tensor, y: Tensor) -> None:

@@ -67,6 +67,8 @@ class Defense(Method):
 
     needs: ClassVar[frozenset[Need]]
     """What it cannot do without; `needs.NEEDS` says what each means."""
+    quick: ClassVar[Mapping[str, int]] = {}
+    """Parameters for who cannot wait: they take less time, and accuracy or the backdoor tells."""
 
     held_out: float = Field(
         0.1,
