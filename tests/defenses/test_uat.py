@@ -8,7 +8,6 @@ from defenses.samples import backdoored, rate, stamped, task
 from unbackdoor.core.run import Run
 from unbackdoor.defenses import uat
 from unbackdoor.defenses.uat import UAT, Lesson
-from unbackdoor.training import relative
 from unbackdoor.training.fit import follow_norms_
 from unbackdoor.training.patches import Patches
 from unbackdoor.training.universal import Universal
@@ -143,23 +142,6 @@ def test_a_step_is_relative_to_the_weights(scale):
     size = weight.detach().square().mean().sqrt().item()
     assert groups[0]["lr"] == pytest.approx(0.01 * max(size, 1e-3))
     assert groups[1]["lr"] == pytest.approx(0.0015)
-
-
-@pytest.mark.parametrize("part", [1.0, 0.5])
-def test_steps_are_smaller_where_the_network_bears_less(monkeypatch, part):
-    clean, net = task()
-    rates = {}
-    monkeypatch.setattr(uat, "borne", lambda model, images, run, rate: part)
-
-    def fitted(model, images, run, **told):
-        groups = told["optimizer"]([net[3].weight]).param_groups
-        rates[told["stage"]] = told["lr"], groups[0]["lr"] / relative._scale(net[3].weight)
-
-    monkeypatch.setattr(uat, "fit", fitted)
-    notes = UAT(lr=0.01, settling_lr=0.002).mend(net, clean, Run()).notes
-    assert rates["fine-tuning"] == pytest.approx((0.01 * part, 0.01 * part))
-    assert rates["settling"] == pytest.approx((0.002 * part, 0.002 * part))
-    assert (notes["lr"], notes["settling_lr"]) == (0.01 * part, 0.002 * part)
 
 
 def test_matrices_fade_relative_to_the_step_and_vectors_do_not():

@@ -1,4 +1,4 @@
-"""What UAT says beforehand, what it refuses, and what it does with transformations."""
+"""What UAT says beforehand, what it refuses, how large its steps are, and transformations."""
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ from unbackdoor.core.method import build
 from unbackdoor.core.run import Run
 from unbackdoor.defenses import uat
 from unbackdoor.defenses.uat import UAT, Lesson
+from unbackdoor.training import relative
 from unbackdoor.training.transforms import Transforms
 from unbackdoor.training.universal import Universal
 
@@ -97,3 +98,20 @@ def test_a_turn_that_sends_images_to_a_class_is_found_and_put_on(monkeypatch):
         assert put.pop() == more
         torch.testing.assert_close(inputs[-1][:more], 1 - x[:more])
         assert torch.equal(inputs[-1][more:], x[more:])
+
+
+@pytest.mark.parametrize("part", [1.0, 0.5])
+def test_steps_are_smaller_where_the_network_bears_less(monkeypatch, part):
+    clean, net = task()
+    rates = {}
+    monkeypatch.setattr(uat, "borne", lambda model, images, run, rate: part)
+
+    def fitted(model, images, run, **told):
+        groups = told["optimizer"]([net[3].weight]).param_groups
+        rates[told["stage"]] = told["lr"], groups[0]["lr"] / relative._scale(net[3].weight)
+
+    monkeypatch.setattr(uat, "fit", fitted)
+    notes = UAT(lr=0.01, settling_lr=0.002).mend(net, clean, Run()).notes
+    assert rates["fine-tuning"] == pytest.approx((0.01 * part, 0.01 * part))
+    assert rates["settling"] == pytest.approx((0.002 * part, 0.002 * part))
+    assert (notes["lr"], notes["settling_lr"]) == (0.01 * part, 0.002 * part)
