@@ -127,3 +127,8 @@ def test_what_draws_the_pictures_still_finds_its_parts(
 ) -> None:
     monkeypatch.syspath_prepend(DOCS / "pictures")
     assert callable(runpy.run_path(str(DOCS / "pictures" / f"{name}.py"))["main"])
+
+
+def test_the_picture_of_the_readings_is_that_of_the_result_files() -> None:
+    drawn = runpy.run_path(str(DOCS / "pictures" / "draw_readings.py"))["picture"]()
+    assert drawn == (DOCS / "pictures" / "readings.svg").read_text(encoding="utf-8")

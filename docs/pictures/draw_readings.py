@@ -28,8 +28,9 @@ READINGS: dict[str, dict[str, object]] = {
     "one in 8, the oracle's": {"name": "oracle", "p": 8},
 }
 RANDOM: dict[str, dict[str, object]] = {
-    f"one {which}": {"name": "random_pruning", "p": p}
-    for which, p in (("channel in 64", 64), ("in 16", 16), ("in 8", 8))
+    "one channel in 64": {"name": "random_pruning", "p": 64},
+    "one in 16": {"name": "random_pruning", "p": 16},
+    "one in 8": {"name": "random_pruning", "p": 8},
 }
 USUAL: dict[str, object] = {
     "name": "fmp",
@@ -51,14 +52,19 @@ FMP, CHANCE, LINE = "#b3261e", "#5f6368", "#d0d3d6"
 
 
 def main() -> None:
-    """Reads and draws."""
+    """Draws."""
+    (HERE / "readings.svg").write_text(picture(), encoding="utf-8")
+
+
+def picture() -> str:
+    """What the result files tell, as SVG."""
     victims = {path.stem: json.loads(path.read_text()) for path in RESULTS.glob("victims/*.json")}
     cells = [json.loads(path.read_text()) for path in RESULTS.glob("cells/*.json")]
     found = {
         name: [cell for cell in cells if _planted(victims[cell["victim"]]) == name]
         for name in VICTIMS
     }
-    (HERE / "readings.svg").write_text(drawn(found), encoding="utf-8")
+    return drawn(found)
 
 
 def _planted(victim: dict[str, Any]) -> str | None:
